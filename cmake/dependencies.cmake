@@ -1,0 +1,48 @@
+# Debian packages, and libtorch from the PyPI wheel (see scripts/setup).
+find_package(Threads REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(Boost 1.81 REQUIRED)
+find_package(yaml-cpp REQUIRED)
+find_package(SQLiteCpp REQUIRED)
+find_package(MPI REQUIRED COMPONENTS CXX)
+
+find_program(FINESWEEP_CCACHE ccache)
+if(FINESWEEP_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${FINESWEEP_CCACHE})
+endif()
+find_program(FINESWEEP_MOLD mold)
+if(FINESWEEP_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+add_compile_options(-Wall -Wextra -Wno-unused-parameter)
+if(FINESWEEP_SANITIZE STREQUAL "address")
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1)
+  add_link_options(-fsanitize=address,undefined)
+elseif(FINESWEEP_SANITIZE STREQUAL "thread")
+  add_compile_options(-fsanitize=thread -fno-omit-frame-pointer -g1)
+  add_link_options(-fsanitize=thread)
+endif()
+
+# libtorch: headers and the CPU libraries alone. The CUDA library is loaded at run time where a GPU is used, so one
+# build serves machines with and without.
+if(FINESWEEP_ENGINE)
+  if(NOT FINESWEEP_LIBTORCH)
+    file(GLOB candidates ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch)
+    list(GET candidates 0 FINESWEEP_LIBTORCH)
+  endif()
+  if(NOT EXISTS ${FINESWEEP_LIBTORCH}/lib/libtorch_cpu.so)
+    message(FATAL_ERROR "libtorch not found: run scripts/setup, or pass -DFINESWEEP_LIBTORCH=DIR")
+  endif()
+  get_filename_component(FINESWEEP_LIBTORCH ${FINESWEEP_LIBTORCH} REALPATH)
+  add_library(finesweep_libtorch INTERFACE)
+  target_include_directories(finesweep_libtorch SYSTEM INTERFACE ${FINESWEEP_LIBTORCH}/include
+                                                                 ${FINESWEEP_LIBTORCH}/include/torch/csrc/api/include)
+  target_link_libraries(finesweep_libtorch INTERFACE ${FINESWEEP_LIBTORCH}/lib/libtorch_cpu.so
+                                                     ${FINESWEEP_LIBTORCH}/lib/libc10.so)
+  target_link_options(finesweep_libtorch INTERFACE -Wl,--allow-shlib-undefined)
+endif()

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "jobs/job.h"
+#include "jobs/outcome.h"
+
+namespace finesweep::worker {
+
+/// What a runner is asked to do: one attempt at one job. Paths are absolute.
+struct ExecutionRequest {
+  Job job;
+  AttemptNumber attempt = 1;
+  /// This attempt's own folder; it exists and is empty. The artifact goes to staging/artifact (see
+  /// storage/artifact.h), checkpoints to staging/checkpoints (see storage/checkpoint.h). Nothing is written elsewhere.
+  std::filesystem::path staging;
+  /// Published artifact folder of each of job.inputs, and of job.continues.
+  std::map<JobId, std::filesystem::path> artifacts;
+  /// Checkpoint folders of earlier attempts, newest attempt first. The newest valid checkpoint is continued from.
+  std::vector<std::filesystem::path> earlier_checkpoints;
+  /// "cpu" or "cuda:0".
+  std::string device = "cpu";
+  /// libtorch's intra-op threads on a CPU.
+  int threads = 1;
+};
+
+/// The executor's only way out while it works. Called from the thread that executes, at step boundaries.
+class ExecutionControl {
+ public:
+  virtual ~ExecutionControl() = default;
+  /// Cheap enough to be called every step; the implementation limits what it sends.
+  virtual void progress(const Progress& progress) = 0;
+  /// True once the runner was told to stop: write a checkpoint at the next step boundary and return `interrupted`.
+  virtual bool stop_requested() = 0;
+};
+
+/// Runs the job to its end on the calling thread. Never throws: a library's exception, an out-of-memory or a
+/// non-finite loss becomes a failed Outcome with a message for the user.
+Outcome execute(const ExecutionRequest& request, ExecutionControl& control);
+
+/// For `doctor` and for the workers: {"device": "cpu"|"cuda:0", "name", "memory_mb", "bf16", "libtorch", "cuda", …}.
+Json describe_device(const std::string& device);
+
+}  // namespace finesweep::worker
