@@ -31,16 +31,22 @@ Result<JobId> JobId::parse(std::string_view hex) {
   return id;
 }
 
-std::string JobId::hex() const { return to_hex(bytes_.data(), bytes_.size()); }
+std::string JobId::hex() const {
+  return to_hex(bytes_.data(), bytes_.size());
+}
 
-void to_json(Json& json, const JobId& id) { json = id.hex(); }
+void to_json(Json& json, const JobId& id) {
+  json = id.hex();
+}
 void from_json(const Json& json, JobId& id) {
   auto parsed = JobId::parse(json.get<std::string>());
   if (!parsed) throw std::invalid_argument(parsed.error().message);
   id = *parsed;
 }
 
-void to_json(Json& json, const WorkerId& id) { json = Json::array({id.rank, id.incarnation}); }
+void to_json(Json& json, const WorkerId& id) {
+  json = Json::array({id.rank, id.incarnation});
+}
 void from_json(const Json& json, WorkerId& id) {
   id.rank = json.at(0).get<std::int32_t>();
   id.incarnation = json.at(1).get<std::int32_t>();
@@ -49,7 +55,9 @@ std::string to_string(const WorkerId& id) {
   return std::to_string(id.rank) + (id.incarnation > 1 ? "/" + std::to_string(id.incarnation) : "");
 }
 
-void to_json(Json& json, const AttemptKey& key) { json = Json{{"job", key.job}, {"attempt", key.number}}; }
+void to_json(Json& json, const AttemptKey& key) {
+  json = Json{{"job", key.job}, {"attempt", key.number}};
+}
 void from_json(const Json& json, AttemptKey& key) {
   key.job = json.at("job").get<JobId>();
   key.number = json.at("attempt").get<AttemptNumber>();

@@ -26,8 +26,8 @@ struct Job {
   /// jobs/settings.h for reading them. What cannot matter has been dropped.
   Json settings = Json::object();
 
-  /// What the sweep says about model and data, resolved: {"task", "model" (absolute path), "data": {"train": path …,
-  /// "fields", "labels", "limit", …}}. Holds paths; the id covers the files' contents instead.
+  /// What the sweep says about model and data, resolved: {"task", "model" (absolute path), "data": {"train": path
+  /// …, "fields", "labels", "limit", …}}. Holds paths; the id covers the files' contents instead.
   Json context = Json::object();
 
   /// Jobs whose artifacts this one reads. The first, where there is one, left the model that this step acts on;

@@ -8,9 +8,12 @@ namespace finesweep {
 
 std::string_view outcome_kind_name(OutcomeKind kind) {
   switch (kind) {
-    case OutcomeKind::succeeded: return "succeeded";
-    case OutcomeKind::failed: return "failed";
-    case OutcomeKind::interrupted: return "interrupted";
+    case OutcomeKind::succeeded:
+      return "succeeded";
+    case OutcomeKind::failed:
+      return "failed";
+    case OutcomeKind::interrupted:
+      return "interrupted";
   }
   throw std::logic_error("an outcome kind without a name");
 }

@@ -25,8 +25,8 @@ enum class OutcomeKind {
   interrupted,  // stopped on request after writing a checkpoint: charged to nobody
 };
 
-/// What an attempt brings back. Metrics carry no step name: `accuracy`, not `test.accuracy`; the trial that uses the
-/// job adds its step's name. All numbers are finite.
+/// What an attempt brings back. Metrics carry no step name: `accuracy`, not `test.accuracy`; the trial that uses
+/// the job adds its step's name. All numbers are finite.
 struct Outcome {
   OutcomeKind kind = OutcomeKind::failed;
   std::map<std::string, double> metrics;

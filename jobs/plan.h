@@ -35,7 +35,7 @@ struct ReportSettings {
   std::string select;  // metric that chooses the best, "validation.accuracy"; empty: none
   std::string metric;  // metric that is shown; empty: none
   Goal goal = Goal::maximize;
-  std::string baseline;         // a configuration; empty: none
+  std::string baseline;          // a configuration; empty: none
   bool selects_on_test = false;  // the choice is made on the test split: the report warns
 };
 

@@ -10,8 +10,8 @@
 
 namespace finesweep {
 
-// Typed views of a job's resolved settings. A sweep file's names, defaults, ranges and what applies to what stand in
-// jobs/settings_table.h; by the time a job exists every setting that it can use is present in Job::settings, so
+// Typed views of a job's resolved settings. A sweep file's names, defaults, ranges and what applies to what stand
+// in jobs/settings_table.h; by the time a job exists every setting that it can use is present in Job::settings, so
 // nothing here has a default that matters. Reading fails (with the missing or ill-typed key) only for a job that
 // finesweep did not plan.
 
@@ -86,7 +86,7 @@ enum class Task { classification, causal_lm, seq2seq };
 
 /// Job::context, typed.
 struct DataContext {
-  std::optional<std::string> train, validation, test;  // absolute paths
+  std::optional<std::string> train, validation, test;       // absolute paths
   std::string text, text_a, text_b, source, target, label;  // field names; empty where not used
   std::optional<std::vector<std::string>> labels;
   std::optional<std::int64_t> limit_train, limit_validation, limit_test;

@@ -24,7 +24,9 @@ Sha256::~Sha256() = default;
 Sha256::Sha256(Sha256&&) noexcept = default;
 Sha256& Sha256::operator=(Sha256&&) noexcept = default;
 
-void Sha256::update(const void* data, std::size_t bytes) { check(EVP_DigestUpdate(context_->evp, data, bytes)); }
+void Sha256::update(const void* data, std::size_t bytes) {
+  check(EVP_DigestUpdate(context_->evp, data, bytes));
+}
 
 Sha256Digest Sha256::finish() {
   Sha256Digest digest;
@@ -50,6 +52,8 @@ std::string to_hex(const std::uint8_t* data, std::size_t bytes) {
   return text;
 }
 
-std::string to_hex(const Sha256Digest& digest) { return to_hex(digest.data(), digest.size()); }
+std::string to_hex(const Sha256Digest& digest) {
+  return to_hex(digest.data(), digest.size());
+}
 
 }  // namespace finesweep

@@ -1,0 +1,202 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "jobs/job.h"
+#include "jobs/outcome.h"
+
+namespace finesweep::coordinator {
+
+/// Coordinator time: since an arbitrary start, never running backwards. The reactor has no clock; it is told.
+using Instant = std::chrono::nanoseconds;
+using Duration = std::chrono::nanoseconds;
+
+struct ReactorOptions {
+  /// An attempt whose worker does not name it in a heartbeat for this long is lost.
+  Duration lease = std::chrono::seconds(30);
+  /// Losses of workers, nodes and coordinators that one job survives.
+  int max_losses = 5;
+  /// A worker holds work for at least this long beyond its running job, by the mean duration of its latest jobs…
+  Duration backlog = std::chrono::milliseconds(150);
+  /// …but at least one job and at most so many.
+  int max_backlog_jobs = 256;
+};
+
+enum class JobPhase { waiting, ready, running, publishing, succeeded, failed, cancelled };
+
+/// What the store remembers of a job from earlier lives of the coordinator.
+struct JobHistory {
+  JobPhase phase = JobPhase::waiting;  // succeeded, failed, cancelled, or anything else: to be run
+  AttemptNumber attempts = 0;          // the highest number ever given
+  int failures = 0;                    // charged against Job::retries
+  int losses = 0;
+  std::string error;  // of a failed job
+};
+
+struct WorkerInfo {
+  std::string host;
+  std::string device;  // "cpu" or "cuda:<index>"
+};
+
+// ---- events
+// ------------------------------------------------------------------------------------------------------
+
+struct WorkerJoined {
+  WorkerId worker;
+  WorkerInfo info;
+};
+/// The worker is known to be gone (its launcher said so, or it said goodbye while holding work).
+struct WorkerLost {
+  WorkerId worker;
+  std::string reason;
+};
+struct HeartbeatArrived {
+  WorkerId worker;
+  std::vector<std::pair<AttemptKey, Progress>> held;
+};
+struct AttemptFinished {
+  WorkerId worker;
+  AttemptKey attempt;
+  Outcome outcome;
+  bool crashed = false;
+};
+/// The store's answers to Publish.
+struct Published {
+  AttemptKey attempt;
+};
+struct PublishFailed {
+  AttemptKey attempt;
+  std::string error;
+};
+/// Ask every worker to checkpoint and leave; dispatch nothing more.
+struct StopRequested {};
+struct CancelRequested {
+  std::vector<JobId> jobs;
+};
+/// Time passed; leases may have run out.
+struct Tick {};
+
+using Event = std::variant<WorkerJoined, WorkerLost, HeartbeatArrived, AttemptFinished, Published, PublishFailed,
+                           StopRequested, CancelRequested, Tick>;
+
+// ---- effects
+// ----------------------------------------------------------------------------------------------------- The driver
+// carries out the effects of one call in order, with one durable commit for all that must be recorded before
+// anything is sent.
+
+/// Record that the attempt exists; durable before its Dispatch is sent.
+struct RecordAttempt {
+  AttemptKey attempt;
+  WorkerId worker;
+};
+/// Record that the attempt ended without a result.
+struct RecordAttemptEnd {
+  AttemptKey attempt;
+  enum class Reason { failed, interrupted, lost, cancelled } reason = Reason::failed;
+  std::string error;
+  /// The job's counters after it.
+  int failures = 0;
+  int losses = 0;
+};
+/// Record the job's final failure (its own, or that of a job it needs) or cancellation.
+struct RecordJobEnd {
+  JobId job;
+  bool cancelled = false;
+  std::string error;
+};
+/// Verify and publish the attempt's artifact (if the outcome has one) and commit the result; answered by Published
+/// once that is durable, or by PublishFailed.
+struct Publish {
+  AttemptKey attempt;
+  Outcome outcome;
+};
+struct SendDispatch {
+  WorkerId worker;
+  std::vector<AttemptKey> pack;
+};
+struct SendAcknowledge {
+  WorkerId worker;
+  AttemptKey attempt;
+  bool accepted = false;
+};
+struct SendRevoke {
+  WorkerId worker;
+  AttemptKey attempt;
+};
+struct SendStop {
+  WorkerId worker;
+};
+/// This WorkerId is not known (any more): the process behind it must join anew.
+struct SendRejoin {
+  WorkerId worker;
+};
+/// Nothing is left to do (or nothing can be done: stopping, and no attempt is out). Emitted once.
+struct SweepEnded {};
+
+using Effect = std::variant<RecordAttempt, RecordAttemptEnd, RecordJobEnd, Publish, SendDispatch, SendAcknowledge,
+                            SendRevoke, SendStop, SendRejoin, SweepEnded>;
+
+/// What the reactor shows of itself, for status, progress bars and tests.
+struct AttemptView {
+  AttemptKey key;
+  WorkerId worker;
+  Instant lease_end{};
+  Progress progress;
+};
+struct JobView {
+  JobPhase phase = JobPhase::waiting;
+  AttemptNumber attempts = 0;
+  int failures = 0;
+  int losses = 0;
+  std::string error;
+};
+struct Counts {
+  std::int64_t waiting = 0, ready = 0, running = 0, publishing = 0, succeeded = 0, failed = 0, cancelled = 0;
+};
+
+/// Decides what the coordinator does: a deterministic function from (state, event, time) to (state, effects), with
+/// no clock, socket, file or thread of its own, so that whole clusters run in a test under virtual time.
+///
+/// - A job runs once its inputs (and the job it continues) have succeeded. Where one fails or is cancelled, so do
+/// all that need it.
+/// - A dispatched attempt carries a lease. Only the newest attempt, from the worker that holds it, within its
+/// lease, may
+///   be published: fencing. A lost attempt is followed by one with a higher number, elsewhere or there.
+/// - Job::retries bounds failures of the job itself; ReactorOptions::max_losses bounds losses. A pack that crashes
+/// is
+///   split in halves, which run again; only a job that crashed alone is charged.
+/// - Job::isolate on a CPU: alone among the workers of its host.
+///
+/// Work per event is proportional to what changes, not to the number of jobs.
+class Reactor {
+ public:
+  /// `jobs` in plan order (inputs first); earlier jobs are dispatched first. `history` for jobs known from before.
+  Reactor(ReactorOptions options, std::vector<Job> jobs, const std::map<JobId, JobHistory>& history);
+  ~Reactor();
+
+  std::vector<Effect> handle(const Event& event, Instant now);
+
+  const Job& job(const JobId& id) const;
+  JobView view(const JobId& id) const;
+  Counts counts() const;
+  std::vector<AttemptView> attempts() const;  // that are out, by worker
+  bool ended() const;
+  /// When the next lease runs out: a Tick is due then at the latest.
+  std::optional<Instant> next_deadline() const;
+
+  /// Throws std::logic_error where the state contradicts itself; for tests, after every event.
+  void sanity_check() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace finesweep::coordinator

@@ -1,0 +1,203 @@
+#include "jobs/messages.h"
+
+#include <utility>
+
+namespace finesweep {
+
+namespace {
+
+// Numbers on the wire, one for each message; never reused.
+template <typename T>
+constexpr std::uint16_t kType = 0;
+template <>
+constexpr std::uint16_t kType<Hello> = 1;
+template <>
+constexpr std::uint16_t kType<Heartbeat> = 2;
+template <>
+constexpr std::uint16_t kType<Finished> = 3;
+template <>
+constexpr std::uint16_t kType<Goodbye> = 4;
+template <>
+constexpr std::uint16_t kType<Welcome> = 16;
+template <>
+constexpr std::uint16_t kType<Dispatch> = 17;
+template <>
+constexpr std::uint16_t kType<Acknowledge> = 18;
+template <>
+constexpr std::uint16_t kType<Revoke> = 19;
+template <>
+constexpr std::uint16_t kType<Stop> = 20;
+template <>
+constexpr std::uint16_t kType<Rejoin> = 21;
+template <>
+constexpr std::uint16_t kType<RunnerReady> = 32;
+template <>
+constexpr std::uint16_t kType<Execute> = 33;
+template <>
+constexpr std::uint16_t kType<ExecuteProgress> = 34;
+template <>
+constexpr std::uint16_t kType<Executed> = 35;
+template <>
+constexpr std::uint16_t kType<StopExecution> = 36;
+
+Json write(const Hello& m) {
+  return {{"host", m.host}, {"pid", m.pid}, {"node_index", m.node_index}, {"device", m.device}};
+}
+void read(const Json& j, Hello& m) {
+  m = {j.at("host").get<std::string>(), j.at("pid").get<int>(), j.at("node_index").get<int>(),
+       j.at("device").get<std::string>()};
+}
+
+Json write(const Heartbeat& m) {
+  Json held = Json::array();
+  for (const auto& entry : m.held) held.push_back({{"attempt", entry.attempt}, {"progress", entry.progress}});
+  return {{"worker", m.worker}, {"held", std::move(held)}};
+}
+void read(const Json& j, Heartbeat& m) {
+  m.worker = j.at("worker").get<WorkerId>();
+  for (const Json& entry : j.at("held"))
+    m.held.push_back({entry.at("attempt").get<AttemptKey>(), entry.at("progress").get<Progress>()});
+}
+
+Json write(const Finished& m) {
+  return {{"worker", m.worker}, {"attempt", m.attempt}, {"outcome", m.outcome}, {"crashed", m.crashed}};
+}
+void read(const Json& j, Finished& m) {
+  m = {j.at("worker").get<WorkerId>(), j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>(),
+       j.at("crashed").get<bool>()};
+}
+
+Json write(const Goodbye& m) {
+  return {{"worker", m.worker}};
+}
+void read(const Json& j, Goodbye& m) {
+  m.worker = j.at("worker").get<WorkerId>();
+}
+
+Json write(const Welcome& m) {
+  return {{"worker", m.worker},
+          {"run_directory", m.run_directory},
+          {"heartbeat_s", m.heartbeat_s},
+          {"no_progress_s", m.no_progress_s},
+          {"threads", m.threads}};
+}
+void read(const Json& j, Welcome& m) {
+  m = {j.at("worker").get<WorkerId>(), j.at("run_directory").get<std::string>(), j.at("heartbeat_s").get<double>(),
+       j.at("no_progress_s").get<double>(), j.at("threads").get<int>()};
+}
+
+Json write(const Dispatch& m) {
+  Json pack = Json::array();
+  for (const auto& entry : m.pack) pack.push_back({{"job", entry.job}, {"attempt", entry.attempt}});
+  return {{"worker", m.worker}, {"pack", std::move(pack)}};
+}
+void read(const Json& j, Dispatch& m) {
+  m.worker = j.at("worker").get<WorkerId>();
+  for (const Json& entry : j.at("pack"))
+    m.pack.push_back({entry.at("job").get<Job>(), entry.at("attempt").get<AttemptNumber>()});
+}
+
+Json write(const Acknowledge& m) {
+  return {{"attempt", m.attempt}, {"accepted", m.accepted}};
+}
+void read(const Json& j, Acknowledge& m) {
+  m = {j.at("attempt").get<AttemptKey>(), j.at("accepted").get<bool>()};
+}
+
+Json write(const Revoke& m) {
+  return {{"attempt", m.attempt}};
+}
+void read(const Json& j, Revoke& m) {
+  m.attempt = j.at("attempt").get<AttemptKey>();
+}
+
+Json write(const Stop&) {
+  return Json::object();
+}
+void read(const Json&, Stop&) {}
+Json write(const Rejoin&) {
+  return Json::object();
+}
+void read(const Json&, Rejoin&) {}
+
+Json write(const RunnerReady& m) {
+  return {{"device", m.device}};
+}
+void read(const Json& j, RunnerReady& m) {
+  m.device = j.at("device");
+}
+
+Json write(const Execute& m) {
+  return {{"job", m.job},
+          {"attempt", m.attempt},
+          {"staging", m.staging},
+          {"artifacts", m.artifacts},
+          {"earlier_checkpoints", m.earlier_checkpoints},
+          {"log", m.log}};
+}
+void read(const Json& j, Execute& m) {
+  m = {j.at("job").get<Job>(),
+       j.at("attempt").get<AttemptNumber>(),
+       j.at("staging").get<std::string>(),
+       j.at("artifacts").get<std::map<std::string, std::string>>(),
+       j.at("earlier_checkpoints").get<std::vector<std::string>>(),
+       j.at("log").get<std::string>()};
+}
+
+Json write(const ExecuteProgress& m) {
+  return {{"attempt", m.attempt}, {"progress", m.progress}};
+}
+void read(const Json& j, ExecuteProgress& m) {
+  m = {j.at("attempt").get<AttemptKey>(), j.at("progress").get<Progress>()};
+}
+
+Json write(const Executed& m) {
+  return {{"attempt", m.attempt}, {"outcome", m.outcome}};
+}
+void read(const Json& j, Executed& m) {
+  m = {j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>()};
+}
+
+Json write(const StopExecution&) {
+  return Json::object();
+}
+void read(const Json&, StopExecution&) {}
+
+/// Tries the alternatives of Message one after the other until one has the frame's type.
+template <std::size_t index = 0>
+Message read_as(std::uint16_t type, const Json& json) {
+  if constexpr (index == std::variant_size_v<Message>) {
+    throw std::invalid_argument("unknown message type " + std::to_string(type));
+  } else {
+    using Alternative = std::variant_alternative_t<index, Message>;
+    static_assert(kType<Alternative> != 0);
+    if (type != kType<Alternative>) return read_as<index + 1>(type, json);
+    Alternative message;
+    read(json, message);
+    return message;
+  }
+}
+
+}  // namespace
+
+Bytes encode(const Message& message) {
+  return std::visit(
+      [](const auto& m) { return encode_frame(kType<std::decay_t<decltype(m)>>, Json::to_cbor(write(m))); },
+      message);
+}
+
+Result<Message> decode(const Frame& frame) {
+  try {
+    return read_as(frame.type, Json::from_cbor(frame.payload));
+  } catch (const std::exception& e) {
+    return Error{std::string("a message that cannot be read: ") + e.what()};
+  }
+}
+
+Result<Message> decode(const std::uint8_t* data, std::size_t bytes) {
+  auto frame = decode_frame(data, bytes);
+  if (!frame) return frame.error();
+  return decode(*frame);
+}
+
+}  // namespace finesweep

@@ -1,0 +1,131 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "jobs/frame.h"
+#include "jobs/job.h"
+#include "jobs/outcome.h"
+
+namespace finesweep {
+
+// ---- worker → coordinator
+// ----------------------------------------------------------------------------------------
+
+/// First word of a worker, and of one that was given up and comes back. Answered by Welcome.
+struct Hello {
+  std::string host;
+  int pid = 0;
+  /// Index among the workers of its node: the index of its device.
+  int node_index = 0;
+  std::string device;  // "cpu" or "cuda:<index>"
+};
+
+/// Renews the lease of every attempt it names, and of no other. Sent every Welcome::heartbeat_s.
+struct Heartbeat {
+  WorkerId worker;
+  struct Held {
+    AttemptKey attempt;
+    Progress progress;  // done = 0 while it waits
+  };
+  std::vector<Held> held;
+};
+
+/// An attempt's end. Sent again with every heartbeat until it is acknowledged.
+struct Finished {
+  WorkerId worker;
+  AttemptKey attempt;
+  Outcome outcome;
+  /// The runner died under it (a crash, a kill, out of memory): a pack is halved before a job is blamed.
+  bool crashed = false;
+};
+
+/// The worker leaves and holds nothing any more.
+struct Goodbye {
+  WorkerId worker;
+};
+
+// ---- coordinator → worker
+// ----------------------------------------------------------------------------------------
+
+struct Welcome {
+  WorkerId worker;
+  std::string run_directory;  // absolute
+  double heartbeat_s = 1;
+  /// A runner whose progress stands still this long is ended.
+  double no_progress_s = 600;
+  int threads = 1;
+};
+
+/// One job of a pack.
+struct Assignment {
+  Job job;
+  AttemptNumber attempt = 1;
+};
+
+/// Jobs to be run together, after what the worker holds already.
+struct Dispatch {
+  WorkerId worker;
+  std::vector<Assignment> pack;
+};
+
+/// Answer to Finished: the result is durable, or it was refused for good. Either way the worker forgets it.
+struct Acknowledge {
+  AttemptKey attempt;
+  bool accepted = false;
+};
+
+/// Stop working on this attempt and forget it: it was superseded or cancelled.
+struct Revoke {
+  AttemptKey attempt;
+};
+
+/// Write a checkpoint, report what was interrupted, say Goodbye, end.
+struct Stop {};
+
+/// The coordinator does not know this WorkerId (any more): drop everything and say Hello.
+struct Rejoin {};
+
+// ---- worker ↔ runner
+// ---------------------------------------------------------------------------------------------
+
+/// The runner's first word.
+struct RunnerReady {
+  Json device = Json::object();
+};
+
+/// Paths are absolute.
+struct Execute {
+  Job job;
+  AttemptNumber attempt = 1;
+  std::string staging;
+  std::map<std::string, std::string> artifacts;  // job id (hex) → folder
+  std::vector<std::string> earlier_checkpoints;  // newest attempt first
+  std::string log;                               // the runner's standard error goes there
+};
+
+struct ExecuteProgress {
+  AttemptKey attempt;
+  Progress progress;
+};
+
+struct Executed {
+  AttemptKey attempt;
+  Outcome outcome;
+};
+
+/// Checkpoint and come back with an interrupted Outcome.
+struct StopExecution {};
+
+using Message = std::variant<Hello, Heartbeat, Finished, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop,
+                             Rejoin, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution>;
+
+Bytes encode(const Message& message);
+
+/// The Error says what is wrong with the frame's payload or type.
+Result<Message> decode(const Frame& frame);
+Result<Message> decode(const std::uint8_t* data, std::size_t bytes);
+
+}  // namespace finesweep
