@@ -1,0 +1,44 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace finesweep::worker {
+
+/// Where the gradient of one tensor gathers on the way back. Shared by whoever made the tensor and whoever used it.
+struct GradSlot {
+  at::Tensor grad;  // undefined until a consumer has added to it
+  /// Adds `gradient`, in place where nobody else can see the tensor that is already there.
+  void add(const at::Tensor& gradient);
+};
+
+/// A tensor on its way through a model. `slot` is null where nothing that was trained went into it: then no
+/// gradient is computed for it, nor for anything below it.
+struct Var {
+  at::Tensor value;
+  std::shared_ptr<GradSlot> slot;
+
+  Var() = default;
+  explicit Var(at::Tensor value) : value(std::move(value)) {}
+  bool needs_grad() const { return slot != nullptr; }
+};
+
+/// The operations of one forward pass, in order, each with the way back. Not thread-safe: a pass belongs to one
+/// thread. Gradients of parameters go to Parameter::grad; what a step saved is freed as soon as it has run.
+class Tape {
+ public:
+  /// A Var that a recorded step computes a gradient for.
+  Var track(at::Tensor value);
+  void record(std::function<void()> backward) { steps_.push_back(std::move(backward)); }
+  /// Runs every step, last first, and empties the tape.
+  void backward();
+
+ private:
+  std::vector<std::function<void()>> steps_;
+};
+
+}  // namespace finesweep::worker

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "jobs/json.h"
+#include "jobs/result.h"
+#include "jobs/settings.h"
+#include "worker/kernels/ops.h"
+#include "worker/kernels/parameter.h"
+#include "worker/kernels/tape.h"
+
+namespace finesweep::worker {
+
+struct Batch;       // worker/data/batch.h
+struct Pretrained;  // worker/models/pretrained.h
+
+/// What one pass through a model is for.
+struct Pass {
+  /// Null: nothing is kept for a backward pass.
+  Tape* tape = nullptr;
+  /// Dropout: active while training. The masks follow from seed, step, site, row and position alone.
+  DropoutRun dropout;
+  /// Number of this batch's first row within the accumulated batch.
+  std::int64_t first_row = 0;
+  /// Where set, receives the embedding output and each layer's output: [tokens, width], real tokens only.
+  std::vector<at::Tensor>* hidden_states = nullptr;
+};
+
+/// A model that a job trains or evaluates. Frozen weights are shared with every other model made from the same
+/// Pretrained; what is trained is the model's own.
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  /// [rows, labels], fp32.
+  virtual Var logits(const Batch& batch, const Pass& pass) = 0;
+
+  /// The sum over the rows of the batch of each row's loss, divided by `denominator`: the rows of the whole
+  /// accumulated batch. Cross-entropy, or squared error for a regression.
+  virtual Var loss(const Batch& batch, const Pass& pass, double denominator) = 0;
+
+  /// That every id, type, position and label of the batch is one that the model has. The Error names the value.
+  virtual Status check(const Batch& batch) const = 0;
+
+  /// "bert", …
+  virtual std::string_view family() const = 0;
+  /// Names as PEFT matches them, in the order of the model.
+  virtual std::vector<LinearModule*> linear_modules() = 0;
+  /// Every parameter, head included, in the order of the model.
+  virtual std::vector<Parameter*> parameters() = 0;
+  /// The parts of the head that are trained and saved whole under every method: names of modules ("classifier").
+  virtual std::vector<std::string> head_modules() const = 0;
+  /// The targets of LoRA where none are given, as PEFT has them for this family.
+  virtual std::vector<std::string> default_lora_targets() const = 0;
+  /// config.json as Hugging Face reads it, with the number of labels.
+  virtual Json config() const = 0;
+  /// fp32 or bf16: the type that hidden states have.
+  virtual at::ScalarType compute_type() const = 0;
+
+  /// Names of the labels for config.json; empty: LABEL_0, …
+  std::vector<std::string> label_names;
+};
+
+/// Writes config.json and model.safetensors, in fp32 under Hugging Face's names. Trained weights come from the
+/// master copies.
+Status save_pretrained(Model& model, const std::filesystem::path& folder);
+
+/// The trained parameters and their number of values.
+std::vector<Parameter*> trained_parameters(Model& model);
+std::int64_t count_values(const std::vector<Parameter*>& parameters);
+
+}  // namespace finesweep::worker

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "jobs/result.h"
+#include "jobs/settings.h"
+#include "worker/data/batch.h"
+#include "worker/models/model.h"
+#include "worker/training/adamw.h"
+
+namespace finesweep::worker {
+
+/// Learning rate of optimiser step `step` (from 0) in a run of `total`: rises linearly from 0 over `warmup` steps,
+/// then stays (constant), falls linearly to 0, or falls as a half cosine to 0.
+double learning_rate_at(Schedule schedule, double peak, std::int64_t step, std::int64_t warmup, std::int64_t total);
+
+struct StepReport {
+  /// Mean over the rows of the whole accumulated batch, before the step.
+  double loss = 0;
+  double learning_rate = 0;
+  /// Of all trained parameters together, before clipping.
+  double grad_norm = 0;
+  /// False: loss or gradient norm is not a finite number. Then nothing was updated and the step does not count.
+  bool finite = true;
+};
+
+/// Trains the trained parameters of a model: AdamW with decoupled weight decay (https://arxiv.org/abs/1711.05101),
+/// as PyTorch computes it, with a schedule, clipping and accumulation.
+///
+/// Model (and adapter) must outlive it. What one step does follows from the weights, the state, the batches and the
+/// seed alone: on one CPU, with the same number of threads, bit for bit.
+class Trainer {
+ public:
+  /// `total_steps`: optimiser steps of the whole run; the schedule needs it.
+  Trainer(Model& model, std::vector<Parameter*> parameters, const TrainingSettings& settings,
+          std::int64_t total_steps, std::uint64_t seed);
+
+  /// One optimiser step over the batches of one accumulation (usually one). The Error is a batch that does not fit
+  /// the model.
+  Result<StepReport> step(const std::vector<Batch>& batches);
+
+  std::int64_t steps_done() const { return steps_done_; }
+  std::int64_t total_steps() const { return total_steps_; }
+
+  /// The training state: for every trained tensor its fp32 weights under its own name, its moments under
+  /// "optimizer.first_moment.<name>" and "optimizer.second_moment.<name>", and "optimizer.step" (int64 [1]).
+  /// Tensors alias the live ones: write them before the next step.
+  std::vector<std::pair<std::string, at::Tensor>> state() const;
+  /// Continues from a state of the same model, method and optimiser. The Error names the tensor that is missing or
+  /// has another shape; then nothing was changed.
+  Status restore(const std::map<std::string, at::Tensor>& state);
+
+ private:
+  Model& model_;
+  TrainingSettings settings_;
+  std::vector<Parameter*> parameters_;
+  AdamW optimizer_;
+  std::int64_t warmup_ = 0;
+  std::int64_t total_steps_ = 0;
+  std::int64_t steps_done_ = 0;
+  std::uint64_t seed_ = 0;
+};
+
+}  // namespace finesweep::worker
