@@ -1,35 +1,34 @@
 #pragma once
 
 #include <filesystem>
-#include <map>
 #include <string>
 
 #include "jobs/job.h"
 #include "jobs/json.h"
 #include "jobs/outcome.h"
 #include "jobs/result.h"
+#include "storage/sealed_files.h"
 
 namespace finesweep::storage {
 
-/// artifacts/<job id>/manifest.json: the list of files with sizes and SHA-256, what the artifact is, and the outcome
-/// of the job, so that a published artifact whose commit was lost can be adopted from the folder alone.
+/// artifacts/<job id>/manifest.json: the list of files with sizes and SHA-256, what the artifact is, and the
+/// outcome of the job, so that a published artifact whose commit was lost can be adopted from the folder alone.
 ///
 ///   {"version": 1, "job": "<id>", "attempt": 2, "kind": "finetune", "result_version": 1,
 ///    "model": {…},               what later steps need to load it; written and read by the worker's engine
 ///    "outcome": {…},             jobs/outcome.h
-///    "files": {"adapter/adapter_model.safetensors": {"bytes": 123, "sha256": "…"}, …}}
+///    "files": {"adapter/adapter_model.safetensors": {"bytes": 123, "sha256": "…"}, …},
+///    "sha256": "…"}              over the canonical text of all the rest
 struct Manifest {
   JobId job;
   AttemptNumber attempt = 0;
   StepKind kind = StepKind::finetune;
   Json model = Json::object();
   Outcome outcome;
-  struct File {
-    std::uint64_t bytes = 0;
-    std::string sha256;
-  };
-  std::map<std::string, File> files;  // by path relative to the artifact's folder, with '/'
+  SealedFiles files;  // by path relative to the artifact's folder, with '/'
 };
+
+inline constexpr const char* kManifestName = "manifest.json";
 
 /// Called by the runner when every file of `folder` is written: takes sizes and checksums, syncs the files, and
 /// writes manifest.json last. `manifest.files` is filled in.

@@ -11,8 +11,8 @@ namespace finesweep::storage {
 /// Reads a whole file. The Error names the path and the reason.
 Result<std::string> read_file(const std::filesystem::path& path);
 
-/// Write beside, sync, rename over `path`, sync the folder: afterwards `path` holds the old bytes or the new, whatever
-/// happens in between.
+/// Write beside, sync, rename over `path`, sync the folder: afterwards `path` holds the old bytes or the new,
+/// whatever happens in between.
 Status write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
 
 /// fsync of a file or folder.
