@@ -1,0 +1,41 @@
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "jobs/messages.h"
+#include "worker/agent/job_runner.h"
+
+namespace finesweep::worker {
+
+/// The worker's way to its coordinator. Frames arrive whole and in order. Nothing blocks.
+class CoordinatorLink {
+ public:
+  virtual ~CoordinatorLink() = default;
+  virtual void send(Bytes frame) = 0;
+  virtual std::vector<Bytes> receive() = 0;
+};
+
+/// The worker process: owns one device, holds the jobs that the coordinator dispatched to it in a queue, and runs
+/// them one after the other in its runner. It decides nothing about jobs; it keeps leases alive, watches that the
+/// runner makes progress, and repeats a result until it is acknowledged. It never loads libtorch.
+class Agent {
+ public:
+  struct Options {
+    Hello hello;
+  };
+  /// The link and the runner outlive the agent.
+  Agent(boost::asio::io_context& io, CoordinatorLink& link, JobRunner& runner, Options options);
+  ~Agent();
+
+  /// Says Hello and works until the coordinator's Stop has been obeyed; then stops the io_context.
+  void start();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace finesweep::worker

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <memory>
+#include <string>
+
+#include "worker/agent/job_runner.h"
+
+namespace finesweep::worker {
+
+/// Runner processes (finesweep-runner), children of this one over a socketpair.
+///
+/// On a GPU one runner serves job after job, so that the base model stays loaded. On a CPU every job gets a process
+/// of its own, since a job's peak memory is that of a runner that started it cold; the next one is started while
+/// the current job runs, so that nobody waits for libtorch to load. A runner that dies costs the attempt it was
+/// working on, and is replaced.
+///
+/// Create and use on the main thread: a runner ends when the thread that started it does.
+class RunnerPool final : public JobRunner {
+ public:
+  struct Options {
+    /// The program.
+    std::string program;
+    /// "cpu" or "cuda:<index>"; a runner sees only its own GPU.
+    std::string device = "cpu";
+    int threads = 1;
+  };
+  RunnerPool(boost::asio::io_context& io, Options options);
+  ~RunnerPool() override;
+
+  void set_callbacks(Callbacks callbacks) override;
+  void start(const Execute& execute) override;
+  void request_stop() override;
+  void kill(const std::string& reason) override;
+  void shut_down() override;
+
+ private:
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace finesweep::worker

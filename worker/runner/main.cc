@@ -1,0 +1,234 @@
+// finesweep-runner: the child of a worker that holds libtorch (and CUDA, NCCL) and runs jobs, one at a time.
+//
+//   finesweep-runner --parent PID --socket FD --device cpu|cuda:0 --threads N     serves its worker over a
+//   socketpair finesweep-runner --describe DEVICE                                            prints the device as
+//   JSON, for doctor
+//
+// The main thread computes; a second thread owns the socket. When the worker ends, so does the runner: by the
+// kernel's death signal, and because the socket closes.
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/write.hpp>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <iostream>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "jobs/lifeline.h"
+#include "jobs/messages.h"
+#include "worker/executor.h"
+
+namespace finesweep::worker {
+namespace {
+
+/// The socket to the worker, and the thread that owns it. send() and the waits may be called from any thread.
+class Channel {
+ public:
+  explicit Channel(int fd) : socket_(io_, boost::asio::local::stream_protocol(), fd), guard_(io_.get_executor()) {
+    read();
+    thread_ = std::thread([this] { io_.run(); });
+    thread_.detach();  // ends with the process
+  }
+
+  void send(const Message& message) {
+    boost::asio::post(io_, [this, frame = encode(message)]() mutable {
+      writing_.push_back(std::move(frame));
+      if (writing_.size() == 1) write();
+    });
+  }
+
+  Execute wait_for_execute() {
+    std::unique_lock lock(mutex_);
+    arrived_.wait(lock, [this] { return execute_.has_value(); });
+    stop_ = false;
+    Execute execute = std::move(*execute_);
+    execute_.reset();
+    return execute;
+  }
+
+  bool stop_requested() const { return stop_; }
+
+ private:
+  void read() {
+    socket_.async_read_some(boost::asio::buffer(chunk_),
+                            [this](const boost::system::error_code& error, std::size_t bytes) {
+                              if (error) _exit(0);  // the worker is gone
+                              take(bytes);
+                              read();
+                            });
+  }
+
+  void take(std::size_t bytes) {
+    reader_.append(chunk_.data(), bytes);
+    while (true) {
+      auto frame = reader_.next();
+      if (!frame) give_up(frame.error());
+      if (!*frame) return;
+      auto message = decode(**frame);
+      if (!message) give_up(message.error());
+      if (auto* execute = std::get_if<Execute>(&*message)) {
+        std::lock_guard lock(mutex_);
+        execute_ = std::move(*execute);
+        arrived_.notify_one();
+      } else if (std::holds_alternative<StopExecution>(*message)) {
+        stop_ = true;
+      }
+    }
+  }
+
+  [[noreturn]] void give_up(const Error& error) {
+    std::fprintf(stderr, "finesweep-runner: %s\n", error.message.c_str());
+    _exit(4);
+  }
+
+  void write() {
+    boost::asio::async_write(socket_, boost::asio::buffer(writing_.front()),
+                             [this](const boost::system::error_code& error, std::size_t) {
+                               if (error) _exit(0);
+                               writing_.pop_front();
+                               if (!writing_.empty()) write();
+                             });
+  }
+
+  boost::asio::io_context io_;
+  boost::asio::local::stream_protocol::socket socket_;
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> guard_;
+  std::thread thread_;
+  std::array<std::uint8_t, 65536> chunk_;
+  FrameReader reader_;
+  std::deque<Bytes> writing_;
+
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::optional<Execute> execute_;
+  std::atomic<bool> stop_{false};
+};
+
+/// Sends progress a few times a second at most, and whenever the phase changes.
+class Control final : public ExecutionControl {
+ public:
+  Control(Channel& channel, AttemptKey attempt) : channel_(channel), attempt_(attempt) {}
+
+  void progress(const Progress& progress) override {
+    const auto now = std::chrono::steady_clock::now();
+    if (progress.phase == phase_ && now - sent_ < std::chrono::milliseconds(200)) return;
+    sent_ = now;
+    phase_ = progress.phase;
+    channel_.send(ExecuteProgress{attempt_, progress});
+  }
+
+  bool stop_requested() override { return channel_.stop_requested(); }
+
+ private:
+  Channel& channel_;
+  AttemptKey attempt_;
+  std::chrono::steady_clock::time_point sent_{};
+  std::string phase_ = "\n";
+};
+
+ExecutionRequest to_request(const Execute& execute, const std::string& device, int threads) {
+  ExecutionRequest request;
+  request.job = execute.job;
+  request.attempt = execute.attempt;
+  request.staging = execute.staging;
+  for (const auto& [id, folder] : execute.artifacts)
+    if (auto job = JobId::parse(id)) request.artifacts[*job] = folder;
+  for (const std::string& folder : execute.earlier_checkpoints) request.earlier_checkpoints.emplace_back(folder);
+  request.device = device;
+  request.threads = threads;
+  return request;
+}
+
+/// What the job prints, libraries' warnings too, goes to its own log.
+void redirect_output(const std::string& log) {
+  const int fd = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (fd < 0) return;
+  dup2(fd, STDOUT_FILENO);
+  dup2(fd, STDERR_FILENO);
+  close(fd);
+}
+
+/// One build serves machines with and without a GPU: libtorch's CUDA half is loaded where it is wanted.
+Status load_cuda() {
+  if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL)) return {};
+  return Error{std::string("libtorch's CUDA library cannot be loaded: ") + dlerror() +
+               "; run scripts/setup on a machine with a GPU, or use --devices cpu"};
+}
+
+[[noreturn]] void serve(int fd, const std::string& device, int threads) {
+  Channel channel(fd);
+  Status cuda;
+  if (device != "cpu") cuda = load_cuda();
+  channel.send(RunnerReady{cuda ? describe_device(device) : Json::object()});
+  while (true) {
+    const Execute execute = channel.wait_for_execute();
+    redirect_output(execute.log);
+    const AttemptKey attempt{execute.job.id, execute.attempt};
+    Control control(channel, attempt);
+    Outcome outcome;
+    if (cuda)
+      outcome = worker::execute(to_request(execute, device, threads), control);
+    else
+      outcome.error = cuda.error().message;
+    if (outcome.kind == OutcomeKind::failed) std::fprintf(stderr, "failed: %s\n", outcome.error.c_str());
+    channel.send(Executed{attempt, std::move(outcome)});
+  }
+}
+
+}  // namespace
+}  // namespace finesweep::worker
+
+int main(int argc, char** argv) {
+  using namespace finesweep;
+  std::string device = "cpu";
+  int parent = 0, socket = -1, threads = 1;
+  bool describe = false;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string key = argv[i], value = argv[i + 1];
+    if (key == "--parent")
+      parent = std::stoi(value);
+    else if (key == "--socket")
+      socket = std::stoi(value);
+    else if (key == "--threads")
+      threads = std::stoi(value);
+    else if (key == "--device")
+      device = value;
+    else if (key == "--describe")
+      device = value, describe = true;
+    else
+      socket = -1, i = argc;
+  }
+  if (describe) {
+    if (device != "cpu")
+      if (const Status cuda = worker::load_cuda(); !cuda) {
+        std::cerr << cuda.error().message << "\n";
+        return 1;
+      }
+    std::cout << worker::describe_device(device).dump() << std::endl;
+    return 0;
+  }
+  if (socket < 0) {
+    std::cerr << "finesweep-runner is started by finesweep's workers; to run a sweep: finesweep run SWEEP.yaml\n";
+    return 2;
+  }
+  end_with_parent(parent);
+  // The worker's own descriptors (MPI's sockets among them) are not ours to keep open.
+  if (socket == 3) syscall(SYS_close_range, 4U, ~0U, 0U);
+  worker::serve(socket, device, threads);
+}
