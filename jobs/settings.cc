@@ -1,0 +1,191 @@
+#include "jobs/settings.h"
+
+#include <cmath>
+#include <stdexcept>
+#include <utility>
+
+#include "jobs/settings_table.h"
+
+namespace finesweep {
+
+namespace {
+
+/// Reads one JSON object; remembers which key it was at, for the Error.
+class Reader {
+ public:
+  explicit Reader(const Json& object) : object_(object) {}
+
+  template <typename T>
+  void get(const char* key, T& value) {
+    key_ = key;
+    object_.at(key).get_to(value);
+  }
+  template <typename T>
+  void get(const char* key, std::optional<T>& value) {
+    key_ = key;
+    if (const auto found = object_.find(key); found != object_.end()) value = found->template get<T>();
+  }
+  /// For settings that only some methods have.
+  template <typename T>
+  void get_if_present(const char* key, T& value) {
+    key_ = key;
+    if (const auto found = object_.find(key); found != object_.end()) found->get_to(value);
+  }
+  template <typename T, std::size_t N>
+  void get(const char* key, T& value, const std::pair<const char*, T> (&names)[N]) {
+    std::string name;
+    get(key, name);
+    for (const auto& [known, meaning] : names)
+      if (name == known) return void(value = meaning);
+    throw std::invalid_argument("unknown value '" + name + "'");
+  }
+  bool has(const char* key) const { return object_.contains(key); }
+  const Json& at(const char* key) {
+    key_ = key;
+    return object_.at(key);
+  }
+  const char* key() const { return key_; }
+
+ private:
+  const Json& object_;
+  const char* key_ = "";
+};
+
+constexpr std::pair<const char*, Precision> kPrecisions[] = {
+    {"fp32", Precision::fp32}, {"bf16", Precision::bf16}, {"fp16", Precision::fp16}};
+constexpr std::pair<const char*, AttentionKind> kAttention[] = {{"flash", AttentionKind::flash},
+                                                                {"math", AttentionKind::math}};
+constexpr std::pair<const char*, Schedule> kSchedules[] = {
+    {"constant", Schedule::constant}, {"linear", Schedule::linear}, {"cosine", Schedule::cosine}};
+constexpr std::pair<const char*, Pooling> kPooling[] = {{"cls", Pooling::cls}, {"mean", Pooling::mean}};
+constexpr std::pair<const char*, Method> kMethods[] = {
+    {"full", Method::full}, {"lora", Method::lora}, {"qlora", Method::qlora}, {"ia3", Method::ia3}};
+
+/// Runs `read`; an exception of nlohmann-json becomes an Error that names the key.
+template <typename T, typename Read>
+Result<T> reading(const char* what, const Json& json, Read read) {
+  Reader reader(json);
+  try {
+    T value;
+    read(reader, value);
+    return value;
+  } catch (const std::exception& e) {
+    return Error{std::string(what) + ": setting '" + reader.key() + "': " + e.what() +
+                 " (the job was not planned by this version of finesweep)"};
+  }
+}
+
+void read_evaluate(Reader& in, EvaluateSettings& out) {
+  in.get("split", out.split);
+  in.get("metrics", out.metrics);
+  in.get("batch_size", out.batch_size);
+  in.get("sequence_length", out.sequence_length);
+  in.get("precision", out.precision, kPrecisions);
+  in.get("attention", out.attention, kAttention);
+  if (in.has("pooling")) in.get("pooling", out.pooling, kPooling);
+}
+
+void read_training(Reader& in, TrainingSettings& out) {
+  in.get("epochs", out.epochs);
+  in.get("steps", out.steps);
+  if (out.epochs.has_value() == out.steps.has_value())
+    throw std::invalid_argument("exactly one of epochs and steps is needed");
+  in.get("batch_size", out.batch_size);
+  in.get("gradient_accumulation", out.gradient_accumulation);
+  in.get("sequence_length", out.sequence_length);
+  in.get("learning_rate", out.learning_rate);
+  in.get("schedule", out.schedule, kSchedules);
+  const Json& warmup = in.at("warmup");
+  out.warmup.value = warmup.get<double>();
+  out.warmup.is_share = !warmup.is_number_integer();
+  in.get("weight_decay", out.weight_decay);
+  in.get("beta1", out.beta1);
+  in.get("beta2", out.beta2);
+  in.get("epsilon", out.epsilon);
+  in.get("max_grad_norm", out.max_grad_norm);
+  in.get("precision", out.precision, kPrecisions);
+  in.get("attention", out.attention, kAttention);
+  in.get("model_dropout", out.model_dropout);
+  if (in.has("pooling")) in.get("pooling", out.pooling, kPooling);
+  in.get("gradient_checkpointing", out.gradient_checkpointing);
+  if (in.has("evaluate_every")) {
+    const Json& every = in.at("evaluate_every");
+    if (every.is_string())
+      out.evaluate_every_epoch = true;
+    else
+      out.evaluate_every_steps = every.get<std::int64_t>();
+    Reader evaluation(in.at("evaluation"));
+    read_evaluate(evaluation, out.evaluation.emplace());
+  }
+}
+
+void read_finetune(Reader& in, FinetuneSettings& out) {
+  in.get("method", out.method, kMethods);
+  if (out.method == Method::lora || out.method == Method::qlora) {
+    in.get("rank", out.rank);
+    in.get("alpha", out.alpha);
+    in.get("dropout", out.dropout);
+    in.get("rslora", out.rslora);
+  }
+  in.get_if_present("targets", out.targets);
+  in.get_if_present("feedforward_targets", out.feedforward_targets);
+  if (out.method == Method::qlora) {
+    in.get("double", out.double_quantization);
+    in.get("block_size", out.block_size);
+    in.get("compute", out.compute, kPrecisions);
+  }
+  read_training(in, out.training);
+}
+
+void read_data(Reader& in, DataContext& out) {
+  in.get("train", out.train);
+  in.get("validation", out.validation);
+  in.get("test", out.test);
+  in.get("labels", out.labels);
+  if (in.has("fields")) {
+    Reader fields(in.at("fields"));
+    fields.get_if_present("text", out.text);
+    fields.get_if_present("text_a", out.text_a);
+    fields.get_if_present("text_b", out.text_b);
+    fields.get_if_present("source", out.source);
+    fields.get_if_present("target", out.target);
+    fields.get_if_present("label", out.label);
+  }
+  if (in.has("limit")) {
+    Reader limit(in.at("limit"));
+    limit.get("train", out.limit_train);
+    limit.get("validation", out.limit_validation);
+    limit.get("test", out.limit_test);
+  }
+  in.get_if_present("limit_seed", out.limit_seed);
+}
+
+}  // namespace
+
+std::int64_t Warmup::steps(std::int64_t total) const {
+  // 0.29 × 100 is 28.999999999999996 in binary: a share that means a whole number of steps gives that number.
+  return static_cast<std::int64_t>(is_share ? std::floor(value * static_cast<double>(total) + 1e-9) : value);
+}
+
+Result<FinetuneSettings> read_finetune_settings(const Json& settings) {
+  return reading<FinetuneSettings>("finetune", settings, read_finetune);
+}
+
+Result<EvaluateSettings> read_evaluate_settings(const Json& settings) {
+  return reading<EvaluateSettings>("evaluate", settings, read_evaluate);
+}
+
+Result<JobContext> read_job_context(const Json& context) {
+  return reading<JobContext>("context", context, [](Reader& in, JobContext& out) {
+    std::string task;
+    in.get("task", task);
+    const auto parsed = parse_task(task);
+    if (!parsed) throw std::invalid_argument("unknown task '" + task + "'");
+    out.task = *parsed;
+    in.get("model", out.model);
+    Reader data(in.at("data"));
+    read_data(data, out.data);
+  });
+}
+
+}  // namespace finesweep
