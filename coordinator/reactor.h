@@ -1,6 +1,5 @@
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -9,24 +8,27 @@
 #include <variant>
 #include <vector>
 
+#include "coordinator/instant.h"
 #include "jobs/job.h"
 #include "jobs/outcome.h"
 
 namespace finesweep::coordinator {
 
-/// Coordinator time: since an arbitrary start, never running backwards. The reactor has no clock; it is told.
-using Instant = std::chrono::nanoseconds;
-using Duration = std::chrono::nanoseconds;
-
 struct ReactorOptions {
-  /// An attempt whose worker does not name it in a heartbeat for this long is lost.
+  /// A worker that is silent for this long, or does not name an attempt that it holds in its heartbeats, is given
+  /// up with all that it holds.
   Duration lease = std::chrono::seconds(30);
-  /// Losses of workers, nodes and coordinators that one job survives.
+  /// A call that comes this much later than next_deadline() shows that the coordinator itself stood still (stopped,
+  /// or waiting for a disk): heartbeats may lie unread, so the leases that ran out meanwhile begin anew.
+  Duration stall = std::chrono::seconds(5);
+  /// So many losses of workers, nodes and coordinators fail a job.
   int max_losses = 5;
   /// A worker holds work for at least this long beyond its running job, by the mean duration of its latest jobs…
   Duration backlog = std::chrono::milliseconds(150);
   /// …but at least one job and at most so many.
   int max_backlog_jobs = 256;
+  /// Jobs that may share a pack; 1: no packing.
+  int max_pack_jobs = 1;
 };
 
 enum class JobPhase { waiting, ready, running, publishing, succeeded, failed, cancelled };
@@ -37,7 +39,10 @@ struct JobHistory {
   AttemptNumber attempts = 0;          // the highest number ever given
   int failures = 0;                    // charged against Job::retries
   int losses = 0;
-  std::string error;  // of a failed job
+  std::string error;  // of a failed or cancelled job
+  /// Whether attempt `attempts` was out when the earlier coordinator ended. One that had begun (the first of those
+  /// that its worker held) costs the job a loss; with the first event's effects its end is recorded as lost.
+  enum class Open { no, queued, begun } open = Open::no;
 };
 
 struct WorkerInfo {
@@ -45,8 +50,7 @@ struct WorkerInfo {
   std::string device;  // "cpu" or "cuda:<index>"
 };
 
-// ---- events
-// ------------------------------------------------------------------------------------------------------
+// ---- events ----
 
 struct WorkerJoined {
   WorkerId worker;
@@ -86,20 +90,20 @@ struct Tick {};
 using Event = std::variant<WorkerJoined, WorkerLost, HeartbeatArrived, AttemptFinished, Published, PublishFailed,
                            StopRequested, CancelRequested, Tick>;
 
-// ---- effects
-// ----------------------------------------------------------------------------------------------------- The driver
-// carries out the effects of one call in order, with one durable commit for all that must be recorded before
-// anything is sent.
+// ---- effects ----
+// The driver carries out the effects of one call in order, with one durable commit for all that must be recorded
+// before anything is sent.
 
 /// Record that the attempt exists; durable before its Dispatch is sent.
 struct RecordAttempt {
   AttemptKey attempt;
   WorkerId worker;
 };
-/// Record that the attempt ended without a result.
+/// Record that the attempt ended without a result. superseded: it was taken from its worker before it began, to run
+/// elsewhere.
 struct RecordAttemptEnd {
   AttemptKey attempt;
-  enum class Reason { failed, interrupted, lost, cancelled } reason = Reason::failed;
+  enum class Reason { failed, interrupted, lost, cancelled, superseded } reason = Reason::failed;
   std::string error;
   /// The job's counters after it.
   int failures = 0;
@@ -137,7 +141,8 @@ struct SendStop {
 struct SendRejoin {
   WorkerId worker;
 };
-/// Nothing is left to do (or nothing can be done: stopping, and no attempt is out). Emitted once.
+/// Nothing is left to do (or nothing can be done: stopping, and no attempt is out). Emitted once; every worker has
+/// been sent Stop by then, and one that joins later is sent it too.
 struct SweepEnded {};
 
 using Effect = std::variant<RecordAttempt, RecordAttemptEnd, RecordJobEnd, Publish, SendDispatch, SendAcknowledge,
@@ -149,6 +154,8 @@ struct AttemptView {
   WorkerId worker;
   Instant lease_end{};
   Progress progress;
+  /// Its worker runs it, or will as soon as the message arrives; else it waits in the worker's queue.
+  bool begun = false;
 };
 struct JobView {
   JobPhase phase = JobPhase::waiting;
@@ -165,19 +172,25 @@ struct Counts {
 /// no clock, socket, file or thread of its own, so that whole clusters run in a test under virtual time.
 ///
 /// - A job runs once its inputs (and the job it continues) have succeeded. Where one fails or is cancelled, so do
-/// all that need it.
+///   all that need it.
 /// - A dispatched attempt carries a lease. Only the newest attempt, from the worker that holds it, within its
-/// lease, may
-///   be published: fencing. A lost attempt is followed by one with a higher number, elsewhere or there.
-/// - Job::retries bounds failures of the job itself; ReactorOptions::max_losses bounds losses. A pack that crashes
-/// is
-///   split in halves, which run again; only a job that crashed alone is charged.
-/// - Job::isolate on a CPU: alone among the workers of its host.
+/// lease,
+///   may be published: fencing. A lost attempt is followed by one with a higher number, elsewhere or there. Where
+///   one lease of a worker runs out, the worker is given up with all that it holds.
+/// - Job::retries bounds failures of the job itself; ReactorOptions::max_losses bounds losses, which count only
+/// where
+///   the attempt had begun. A pack that crashes is split in halves, which run again; only a job that crashed alone
+///   is charged.
+/// - Job::isolate on a CPU: alone among the workers of its host. See dispatch_policy.h for who gets what.
+/// - A worker that reports an interrupted attempt is about to leave: it gets nothing new for one lease.
+///
+/// What workers say is never trusted to make sense: what does not is refused, not asserted.
 ///
 /// Work per event is proportional to what changes, not to the number of jobs.
 class Reactor {
  public:
   /// `jobs` in plan order (inputs first); earlier jobs are dispatched first. `history` for jobs known from before.
+  /// Throws std::invalid_argument where a job occurs twice or stands before one that it needs.
   Reactor(ReactorOptions options, std::vector<Job> jobs, const std::map<JobId, JobHistory>& history);
   ~Reactor();
 
@@ -188,7 +201,7 @@ class Reactor {
   Counts counts() const;
   std::vector<AttemptView> attempts() const;  // that are out, by worker
   bool ended() const;
-  /// When the next lease runs out: a Tick is due then at the latest.
+  /// When the next lease may run out: a Tick is due then at the latest. Empty while no worker is there.
   std::optional<Instant> next_deadline() const;
 
   /// Throws std::logic_error where the state contradicts itself; for tests, after every event.

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <chrono>
+
+namespace finesweep::coordinator {
+
+/// Coordinator time: since an arbitrary start, never running backwards. The reactor has no clock; it is told.
+using Instant = std::chrono::nanoseconds;
+using Duration = std::chrono::nanoseconds;
+
+}  // namespace finesweep::coordinator
