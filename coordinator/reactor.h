@@ -166,6 +166,7 @@ struct JobView {
 };
 struct Counts {
   std::int64_t waiting = 0, ready = 0, running = 0, publishing = 0, succeeded = 0, failed = 0, cancelled = 0;
+  bool operator==(const Counts&) const = default;
 };
 
 /// Decides what the coordinator does: a deterministic function from (state, event, time) to (state, effects), with
@@ -174,13 +175,11 @@ struct Counts {
 /// - A job runs once its inputs (and the job it continues) have succeeded. Where one fails or is cancelled, so do
 ///   all that need it.
 /// - A dispatched attempt carries a lease. Only the newest attempt, from the worker that holds it, within its
-/// lease,
-///   may be published: fencing. A lost attempt is followed by one with a higher number, elsewhere or there. Where
-///   one lease of a worker runs out, the worker is given up with all that it holds.
+///   lease, may be published: fencing. A lost attempt is followed by one with a higher number, elsewhere or there.
+///   Where one lease of a worker runs out, the worker is given up with all that it holds.
 /// - Job::retries bounds failures of the job itself; ReactorOptions::max_losses bounds losses, which count only
-/// where
-///   the attempt had begun. A pack that crashes is split in halves, which run again; only a job that crashed alone
-///   is charged.
+///   where the attempt had begun. A pack that crashes is split in halves, which run again; only a job that crashed
+///   alone is charged.
 /// - Job::isolate on a CPU: alone among the workers of its host. See dispatch_policy.h for who gets what.
 /// - A worker that reports an interrupted attempt is about to leave: it gets nothing new for one lease.
 ///

@@ -1,0 +1,368 @@
+#include "coordinator/dispatch_policy.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+namespace finesweep::coordinator {
+
+namespace {
+// The mean duration follows this many packs or so.
+constexpr double kMeanOver = 16;
+// Queues that theft() looks at, longest first.
+constexpr int kTheftCandidates = 8;
+}  // namespace
+
+DispatchPolicy::DispatchPolicy(DispatchOptions options, std::vector<JobTraits> jobs)
+    : options_(options), jobs_(std::move(jobs)) {}
+
+// ---- workers and hosts ----
+
+void DispatchPolicy::add_worker(int worker, const std::string& host, bool on_cpu) {
+  const auto [number, is_new] = host_numbers_.emplace(host, static_cast<int>(hosts_.size()));
+  if (is_new) hosts_.emplace_back();
+  Worker& added = workers_[worker];
+  added.host = number->second;
+  added.on_cpu = on_cpu;
+  ++active_workers_;
+  hosts_[added.host].workers.insert(worker);
+  by_load_.insert({0, worker});
+  relist(worker);
+  relist_host(added.host);
+}
+
+void DispatchPolicy::remove_worker(int worker) {
+  const Worker& removed = workers_.at(worker);
+  if (!removed.packs.empty()) throw std::logic_error("a worker was removed with work in its queue");
+  set_unconfirmed(worker, 0);
+  set_leaving(worker, true);
+  const int host = removed.host;
+  by_load_.erase({0, worker});
+  workers_.erase(worker);
+  hosts_[host].workers.erase(worker);
+  relist_host(host);
+}
+
+void DispatchPolicy::set_leaving(int worker, bool leaving) {
+  Worker& changed = workers_.at(worker);
+  if (changed.leaving == leaving) return;
+  changed.leaving = leaving;
+  active_workers_ += leaving ? -1 : 1;
+  relist(worker);
+  relist_host(changed.host);
+}
+
+void DispatchPolicy::set_unconfirmed(int worker, int jobs) {
+  Worker& changed = workers_.at(worker);
+  hosts_[changed.host].busy += jobs - changed.unconfirmed;
+  changed.unconfirmed = jobs;
+  relist_host(changed.host);
+}
+
+int DispatchPolicy::backlog_packs(const Worker& worker) const {
+  if (!worker.mean_ns) return 1;
+  const double packs = std::ceil(static_cast<double>(options_.backlog.count()) / std::max(*worker.mean_ns, 1.0));
+  return static_cast<int>(std::clamp(packs, 1.0, std::max(1.0, static_cast<double>(options_.max_backlog_jobs))));
+}
+
+/// Brings the worker's place in the ordered sets up to date.
+void DispatchPolicy::relist(int number) {
+  Worker& worker = workers_.at(number);
+  const int device = worker.on_cpu ? 0 : 1;
+  if (worker.open) {
+    open_[device].erase({worker.listed_load, number});
+    const auto same_model = open_by_model_[device].find(worker.listed_model);
+    same_model->second.erase({worker.listed_load, number});
+    if (same_model->second.empty()) open_by_model_[device].erase(same_model);
+  }
+  const std::size_t load = worker.packs.size();
+  if (load != worker.listed_load) {
+    by_load_.erase({worker.listed_load, number});
+    by_load_.insert({load, number});
+  }
+  worker.listed_load = load;
+  worker.listed_model = worker.model;
+  worker.open = !worker.leaving && hosts_[worker.host].reserved_for < 0 &&
+                load < 1 + static_cast<std::size_t>(backlog_packs(worker));
+  if (worker.open) {
+    open_[device].insert({load, number});
+    open_by_model_[device][worker.model].insert({load, number});
+  }
+}
+
+void DispatchPolicy::relist_host(int number) {
+  Host& host = hosts_[number];
+  if (host.listed) reservable_.erase(*host.listed);
+  host.listed.reset();
+  drained_.erase(number);
+  const bool usable = std::any_of(host.workers.begin(), host.workers.end(),
+                                  [this](int worker) { return can_isolate(workers_.at(worker)); });
+  if (host.reserved_for < 0) {
+    if (!usable) return;
+    host.listed = {host.busy, host.workers.size(), number};
+    reservable_.insert(*host.listed);
+  } else if (!host.isolating) {
+    if (usable && host.busy == 0) drained_.insert(number);
+    if (!usable) {
+      const int job = host.reserved_for;
+      release(number);
+      add_ready(job);
+    }
+  }
+}
+
+void DispatchPolicy::reserve(int number, int job) {
+  hosts_[number].reserved_for = job;
+  reserved_host_[job] = number;
+  for (int worker : hosts_[number].workers) relist(worker);
+  relist_host(number);
+}
+
+void DispatchPolicy::release(int number) {
+  Host& host = hosts_[number];
+  reserved_host_.erase(host.reserved_for);
+  host.reserved_for = -1;
+  host.isolating = false;
+  for (int worker : host.workers) relist(worker);
+  relist_host(number);
+}
+
+// ---- ready jobs ----
+
+void DispatchPolicy::add_ready(int job) {
+  ready_.insert(job);
+  if (options_.max_pack_jobs > 1) ready_by_group_[{jobs_[job].group, jobs_[job].pack_key}].insert(job);
+}
+
+void DispatchPolicy::erase_ready(int job) {
+  ready_.erase(job);
+  if (options_.max_pack_jobs <= 1) return;
+  const auto group = ready_by_group_.find({jobs_[job].group, jobs_[job].pack_key});
+  if (group == ready_by_group_.end()) return;
+  group->second.erase(job);
+  if (group->second.empty()) ready_by_group_.erase(group);
+}
+
+void DispatchPolicy::remove_ready(int job) {
+  const auto reserved = reserved_host_.find(job);
+  if (reserved != reserved_host_.end()) {
+    release(reserved->second);
+  } else {
+    erase_ready(job);
+  }
+}
+
+/// The job and those ready that may share its pack, but not more than leaves some for every other idle worker.
+std::vector<int> DispatchPolicy::take_pack(int job) {
+  std::vector<int> pack{job};
+  if (options_.max_pack_jobs > 1 && jobs_[job].pack_key >= 0) {
+    const auto& mates = ready_by_group_.at({jobs_[job].group, jobs_[job].pack_key});
+    std::size_t limit = static_cast<std::size_t>(options_.max_pack_jobs);
+    if (jobs_[job].group == 0) {
+      const std::size_t workers = static_cast<std::size_t>(std::max(active_workers_, 1));
+      limit = std::min(limit, (mates.size() + workers - 1) / workers);
+    }
+    for (auto mate = mates.upper_bound(job); mate != mates.end() && pack.size() < limit; ++mate)
+      pack.push_back(*mate);
+  }
+  for (int taken : pack) erase_ready(taken);
+  return pack;
+}
+
+// ---- choices ----
+
+std::optional<int> DispatchPolicy::pick_worker(int model, bool gpu_only) const {
+  const ByLoad* best = nullptr;
+  int best_device = 0;
+  for (int device = gpu_only ? 1 : 0; device < 2; ++device) {
+    if (open_[device].empty()) continue;
+    if (!best || *open_[device].begin() < *best->begin()) best = &open_[device], best_device = device;
+  }
+  if (!best) return std::nullopt;
+  const auto [load, number] = *best->begin();
+  // A queue may hold as much as would be left for every worker: load - 1 waiting packs, of which one more comes.
+  const std::size_t share =
+      ready_.size() / (static_cast<std::size_t>(std::max(active_workers_, 1)) * options_.max_pack_jobs);
+  if (load > 0 && load - 1 >= share) return std::nullopt;
+  const auto same_model = open_by_model_[best_device].find(model);
+  if (same_model != open_by_model_[best_device].end() && same_model->second.begin()->first == load)
+    return same_model->second.begin()->second;
+  return number;
+}
+
+std::optional<DispatchPolicy::Choice> DispatchPolicy::start_isolated(Instant now) {
+  if (drained_.empty()) return std::nullopt;
+  Host& host = hosts_[*drained_.begin()];
+  const int job = host.reserved_for;
+  int chosen = -1;
+  for (int number : host.workers) {
+    const Worker& worker = workers_.at(number);
+    if (!can_isolate(worker)) continue;
+    if (chosen < 0 || (worker.model == jobs_[job].model && workers_.at(chosen).model != worker.model))
+      chosen = number;
+  }
+  host.isolating = true;
+  return place(chosen, {job}, now);
+}
+
+std::optional<DispatchPolicy::Choice> DispatchPolicy::next(Instant now) {
+  while (true) {
+    if (auto isolated = start_isolated(now)) return isolated;
+    if (ready_.empty()) return std::nullopt;
+    const int job = *ready_.begin();
+    const bool isolate = jobs_[job].isolate;
+    if (const auto worker = pick_worker(jobs_[job].model, isolate)) {
+      if (!isolate) return place(*worker, take_pack(job), now);
+      erase_ready(job);
+      return place(*worker, {job}, now);
+    }
+    if (!isolate || reservable_.empty()) return std::nullopt;
+    erase_ready(job);
+    reserve(std::get<2>(*reservable_.begin()), job);
+  }
+}
+
+DispatchPolicy::Choice DispatchPolicy::place(int number, std::vector<int> jobs, Instant now) {
+  Worker& worker = workers_.at(number);
+  const PackNumber pack = next_pack_++;
+  packs_[pack] = {number, jobs, false};
+  for (int job : jobs) placed_[job] = pack;
+  if (worker.packs.empty()) worker.head_since = now;
+  worker.packs.insert(pack);
+  worker.model = jobs_[jobs.front()].model;
+  ++hosts_[worker.host].busy;
+  relist(number);
+  relist_host(worker.host);
+  return {number, std::move(jobs)};
+}
+
+std::optional<DispatchPolicy::Choice> DispatchPolicy::theft(Instant now) const {
+  if (!ready_.empty()) return std::nullopt;
+  const auto idle = [](const ByLoad& open) { return !open.empty() && open.begin()->first == 0; };
+  if (!idle(open_[0]) && !idle(open_[1])) return std::nullopt;
+  auto candidate = by_load_.rbegin();
+  for (int i = 0; i < kTheftCandidates && candidate != by_load_.rend() && candidate->first > 1; ++i, ++candidate) {
+    const Worker& victim = workers_.at(candidate->second);
+    const Pack& last = packs_.at(*victim.packs.rbegin());
+    if (last.begun || jobs_[last.jobs.front()].isolate) continue;
+    const auto limit = static_cast<double>(options_.backlog.count());
+    const bool soon = victim.mean_ns && *victim.mean_ns * static_cast<double>(candidate->first - 1) < limit &&
+                      static_cast<double>((now - victim.head_since).count()) < limit;
+    if (!soon) return Choice{candidate->second, last.jobs};
+  }
+  return std::nullopt;
+}
+
+// ---- ends ----
+
+DispatchPolicy::PackNumber DispatchPolicy::leave(int job, Instant now) {
+  const PackNumber number = placed_.at(job);
+  placed_.erase(job);
+  std::erase(packs_.at(number).jobs, job);
+  return number;
+}
+
+void DispatchPolicy::close_pack(PackNumber number, Instant now) {
+  const int worker_number = packs_.at(number).worker;
+  Worker& worker = workers_.at(worker_number);
+  if (*worker.packs.begin() == number) worker.head_since = now;
+  worker.packs.erase(number);
+  packs_.erase(number);
+  Host& host = hosts_[worker.host];
+  --host.busy;
+  relist(worker_number);
+  if (host.isolating) {
+    release(worker.host);
+  } else {
+    relist_host(worker.host);
+  }
+}
+
+void DispatchPolicy::finished(int job, Instant now) {
+  const PackNumber number = leave(job, now);
+  const Pack& pack = packs_.at(number);
+  if (!pack.jobs.empty()) return;
+  Worker& worker = workers_.at(pack.worker);
+  if (*worker.packs.begin() == number) {
+    const auto duration = static_cast<double>((now - worker.head_since).count());
+    worker.mean_ns = worker.mean_ns ? *worker.mean_ns + (duration - *worker.mean_ns) / kMeanOver : duration;
+  }
+  close_pack(number, now);
+}
+
+void DispatchPolicy::withdraw(int job, Instant now) {
+  const PackNumber number = leave(job, now);
+  if (packs_.at(number).jobs.empty()) close_pack(number, now);
+}
+
+void DispatchPolicy::mark_begun(int job) {
+  packs_.at(placed_.at(job)).begun = true;
+}
+
+bool DispatchPolicy::begun(int job) const {
+  const PackNumber number = placed_.at(job);
+  const Pack& pack = packs_.at(number);
+  const Worker& worker = workers_.at(pack.worker);
+  return pack.begun || (!worker.leaving && *worker.packs.begin() == number);
+}
+
+const std::vector<int>& DispatchPolicy::pack_of(int job) const {
+  return packs_.at(placed_.at(job)).jobs;
+}
+
+std::vector<int> DispatchPolicy::queue(int worker) const {
+  std::vector<int> jobs;
+  for (PackNumber number : workers_.at(worker).packs) {
+    const Pack& pack = packs_.at(number);
+    jobs.insert(jobs.end(), pack.jobs.begin(), pack.jobs.end());
+  }
+  return jobs;
+}
+
+void DispatchPolicy::sanity_check() const {
+  const auto require = [](bool holds, const char* what) {
+    if (!holds) throw std::logic_error(std::string("dispatch policy: ") + what);
+  };
+  std::vector<int> busy(hosts_.size(), 0);
+  std::size_t packs = 0, open = 0;
+  int active = 0;
+  for (const auto& [number, worker] : workers_) {
+    active += worker.leaving ? 0 : 1;
+    busy[worker.host] += static_cast<int>(worker.packs.size()) + worker.unconfirmed;
+    packs += worker.packs.size();
+    open += worker.open ? 1 : 0;
+    require(hosts_[worker.host].workers.contains(number), "a worker is not of its host");
+    require(by_load_.contains({worker.packs.size(), number}), "a worker is listed with another load");
+    require(!worker.open || open_[worker.on_cpu ? 0 : 1].contains({worker.packs.size(), number}),
+            "an open worker is not listed");
+    require(!worker.open || hosts_[worker.host].reserved_for < 0, "a worker of a reserved host is open");
+    for (PackNumber pack : worker.packs) {
+      require(packs_.at(pack).worker == number, "a pack is in another worker's queue");
+      require(!packs_.at(pack).jobs.empty(), "a pack is empty");
+    }
+  }
+  require(active == active_workers_, "workers are miscounted");
+  require(by_load_.size() == workers_.size() && open_[0].size() + open_[1].size() == open,
+          "a stale worker is listed");
+  require(packs == packs_.size(), "a pack has no worker");
+  for (std::size_t i = 0; i < hosts_.size(); ++i) {
+    const Host& host = hosts_[i];
+    require(host.busy == busy[i], "a host's work is miscounted");
+    require(!host.isolating || host.reserved_for >= 0, "a host isolates no job");
+    if (host.isolating) {
+      std::size_t held = 0;
+      for (int worker : host.workers) held += workers_.at(worker).packs.size();
+      require(held == 1 && placed_.contains(host.reserved_for), "an isolated job is not alone on its host");
+    }
+    if (host.reserved_for >= 0 && !host.isolating)
+      require(!ready_.contains(host.reserved_for) && !placed_.contains(host.reserved_for),
+              "a job that waits for its host is somewhere else too");
+  }
+  for (const auto& [job, pack] : placed_) {
+    const auto& jobs = packs_.at(pack).jobs;
+    require(std::find(jobs.begin(), jobs.end(), job) != jobs.end(), "a job is not in its pack");
+    require(!ready_.contains(job), "a placed job is ready");
+  }
+}
+
+}  // namespace finesweep::coordinator

@@ -1,0 +1,162 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "coordinator/instant.h"
+
+namespace finesweep::coordinator {
+
+struct DispatchOptions {
+  /// A worker holds packs for at least this long beyond the one that it runs, by the mean duration of its latest…
+  Duration backlog = std::chrono::milliseconds(150);
+  /// …but at least one and at most so many.
+  int max_backlog_jobs = 256;
+  /// Jobs that may share a pack; 1: no packing.
+  int max_pack_jobs = 1;
+};
+
+/// What matters about a job when it is placed.
+struct JobTraits {
+  /// Its base model, numbered by the caller: a worker that has it loaded is preferred.
+  int model = 0;
+  /// Only jobs of one pack key may share a pack; negative: always alone.
+  int pack_key = -1;
+  /// 0, or the part of a crashed pack that it belongs to: only jobs of one group share a pack.
+  int group = 0;
+  bool isolate = false;
+};
+
+/// Decides which worker gets which ready jobs next. It knows the ready jobs, the workers' queues and their hosts,
+/// and nothing of attempts, leases or messages. Jobs are numbered by the plan, workers by the caller.
+///
+/// - Ready jobs go out in plan order, each to the worker with the shortest queue; where several are equally short,
+/// to
+///   one that has the job's base model loaded.
+/// - A queue grows beyond its first pack only as far as the ready jobs last for all workers alike (ready ÷
+/// workers).
+///   When nothing is ready and a worker is idle, the last pack of the longest queue may be taken back (theft).
+/// - A job with `isolate` on a CPU: when it is the first ready job, the host with the least work is reserved for
+/// it.
+///   A reserved host gets no new work; once it has run empty the job goes there, and the host opens again when
+///   the job has left. So neither kind of job can be overtaken for ever. On a GPU it is merely alone in its pack.
+///
+/// Every call costs O(log n); reserving or opening a host costs that for each of its workers.
+class DispatchPolicy {
+ public:
+  DispatchPolicy(DispatchOptions options, std::vector<JobTraits> jobs);
+
+  void add_worker(int worker, const std::string& host, bool on_cpu);
+  /// The worker must hold nothing any more.
+  void remove_worker(int worker);
+  /// A worker on its way out gets nothing new.
+  void set_leaving(int worker, bool leaving);
+  /// How many withdrawn jobs the worker may still be running: an isolated job waits for them.
+  void set_unconfirmed(int worker, int jobs);
+
+  void add_ready(int job);
+  /// The job is not ready any more, without having been placed.
+  void remove_ready(int job);
+  void set_group(int job, int group) { jobs_[job].group = group; }
+
+  struct Choice {
+    int worker = -1;
+    std::vector<int> jobs;  // one pack
+  };
+  /// The next pack and its worker, which now holds it; nullopt when nothing is to be placed.
+  std::optional<Choice> next(Instant now);
+  /// Which jobs to withdraw since an idle worker could begin them at once and their own cannot soon.
+  std::optional<Choice> theft(Instant now) const;
+
+  /// The job ended at its worker.
+  void finished(int job, Instant now);
+  /// The job was taken from its worker before it ended.
+  void withdraw(int job, Instant now);
+  /// The worker has been seen to work on the job.
+  void mark_begun(int job);
+
+  /// At the head of its worker's queue, or seen to be worked on.
+  bool begun(int job) const;
+  /// The jobs still out of the pack that this one is in, in plan order.
+  const std::vector<int>& pack_of(int job) const;
+  /// What the worker holds, in the order in which it runs them.
+  std::vector<int> queue(int worker) const;
+
+  /// Ready, or waiting for its host to run empty.
+  bool waits(int job) const { return ready_.contains(job) || reserved_host_.contains(job); }
+
+  /// Throws std::logic_error where the state contradicts itself.
+  void sanity_check() const;
+
+ private:
+  using PackNumber = std::int64_t;  // in order of placement
+  struct Pack {
+    int worker = -1;
+    std::vector<int> jobs;
+    bool begun = false;
+  };
+  struct Worker {
+    int host = -1;
+    bool on_cpu = true;
+    bool leaving = false;
+    int unconfirmed = 0;
+    int model = -1;
+    std::set<PackNumber> packs;
+    Instant head_since{};  // since when the first pack is the first
+    std::optional<double> mean_ns;
+    // How it stands in the ordered sets below.
+    bool open = false;
+    std::size_t listed_load = 0;
+    int listed_model = -1;
+  };
+  struct Host {
+    std::set<int> workers;
+    int busy = 0;  // packs and unconfirmed jobs
+    int reserved_for = -1;
+    bool isolating = false;  // that job is there
+    std::optional<std::tuple<int, std::size_t, int>> listed;
+  };
+  using ByLoad = std::set<std::pair<std::size_t, int>>;  // (packs, worker)
+
+  int backlog_packs(const Worker& worker) const;
+  void relist(int worker);
+  void relist_host(int host);
+  bool can_isolate(const Worker& worker) const { return worker.on_cpu && !worker.leaving; }
+  void reserve(int host, int job);
+  void release(int host);
+  std::optional<int> pick_worker(int model, bool gpu_only) const;
+  std::optional<Choice> start_isolated(Instant now);
+  std::vector<int> take_pack(int job);
+  void erase_ready(int job);
+  Choice place(int worker, std::vector<int> jobs, Instant now);
+  PackNumber leave(int job, Instant now);
+  void close_pack(PackNumber number, Instant now);
+
+  DispatchOptions options_;
+  std::vector<JobTraits> jobs_;
+  std::set<int> ready_;
+  std::map<std::pair<int, int>, std::set<int>> ready_by_group_;  // (group, pack key); with packing only
+  std::unordered_map<int, int> reserved_host_;                   // of a job that waits for its host
+  std::unordered_map<int, PackNumber> placed_;
+  std::unordered_map<PackNumber, Pack> packs_;
+  PackNumber next_pack_ = 1;
+
+  std::map<int, Worker> workers_;
+  std::vector<Host> hosts_;
+  std::map<std::string, int> host_numbers_;
+  int active_workers_ = 0;  // not leaving
+  ByLoad by_load_;          // every worker
+  ByLoad open_[2];          // those with room, on a CPU [0] and on a GPU [1]
+  std::map<int, ByLoad> open_by_model_[2];
+  std::set<std::tuple<int, std::size_t, int>> reservable_;  // (busy, workers, host)
+  std::set<int> drained_;                                   // reserved hosts that have run empty
+};
+
+}  // namespace finesweep::coordinator

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "coordinator/dispatch_policy.h"
+#include "coordinator/reactor.h"
+#include "coordinator/reactor_jobs.h"
+
+namespace finesweep::coordinator {
+
+/// What the reactor knows, and the operations that keep its parts in step: each leaves jobs, queues and leases
+/// consistent and appends its effects. What to do on which event stands in reactor.cc.
+struct ReactorState {
+  /// An attempt that a worker holds; one at most for each job, always the newest.
+  struct Out {
+    int worker = -1;
+    Instant lease_end{};
+    Progress progress;
+  };
+  /// One stay of a worker. Numbered from 0 as they come; numbers are not used again.
+  struct Worker {
+    WorkerId id;
+    Instant heard{};            // when it last gave a sign of life
+    Instant listed_deadline{};  // its place in deadlines
+    std::optional<Instant> leaving_since;
+    std::vector<AttemptKey> unconfirmed;  // revoked; it may not know yet
+    bool told_to_stop = false;
+  };
+
+  ReactorState(ReactorOptions options, std::vector<Job> plan, const std::map<JobId, JobHistory>& history);
+
+  ReactorOptions options;
+  ReactorJobs jobs;
+  DispatchPolicy policy;
+  std::unordered_map<int, Out> out;             // of running jobs
+  std::unordered_map<int, WorkerId> publisher;  // of publishing jobs: who brought the result
+  std::map<int, Worker> workers;
+  std::map<std::int32_t, int> worker_of_rank;
+  // When each worker must be looked at: never later than its first lease runs out, at times earlier, so that a
+  // renewed lease costs nothing here.
+  std::set<std::pair<Instant, int>> deadlines;
+  int next_worker = 0;
+  int next_group = 1;
+  Instant last_now = Instant::min();
+  bool stopping = false;
+  bool ended = false;
+  std::vector<Effect> effects;
+
+  // ---- jobs ----
+
+  AttemptKey newest(int job) const { return {jobs.job(job).id, jobs[job].attempts}; }
+  void make_ready(int job);
+  void record_end(int job, RecordAttemptEnd::Reason reason, std::string error);
+  /// The job and all that need it are over. None of them is with a worker or the policy any more.
+  void end_job(int job, JobPhase phase, const std::string& error);
+  void charge_failure(int job, const std::string& error, bool permanent);
+
+  // ---- workers ----
+
+  const Worker* find_worker(const WorkerId& id) const;
+  /// -1: not known (any more).
+  int number_of(const WorkerId& id) const;
+  void add_worker(const WorkerId& id, const WorkerInfo& info, Instant now);
+  /// This stay of the worker is over; what it holds goes back.
+  void give_up(int number, const std::string& reason, Instant now);
+  void set_leaving(int number, Instant now);
+  void tell_to_stop(int number);
+  /// Takes a running job from its worker. The caller records the attempt's end and says what becomes of the job.
+  void revoke(int job, Instant now);
+  /// The worker is seen not to work on these revoked attempts any more.
+  void confirm(int number, const std::function<bool(const AttemptKey&)>& is_over);
+  /// Gives up the workers whose leases have run out.
+  void expire_leases(Instant now);
+
+  /// Throws std::logic_error where the parts contradict each other.
+  void sanity_check() const;
+
+ private:
+  void recover(const std::map<JobId, JobHistory>& history);
+  std::string reason_of_dependents(int job) const;
+  std::string losses_text() const;
+  void go_on_after_loss(int job, bool counted);
+  Instant deadline(int number) const;
+  void list_deadline(int number);
+};
+
+}  // namespace finesweep::coordinator
