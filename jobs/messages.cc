@@ -133,7 +133,8 @@ Json write(const Execute& m) {
           {"staging", m.staging},
           {"artifacts", m.artifacts},
           {"earlier_checkpoints", m.earlier_checkpoints},
-          {"log", m.log}};
+          {"log", m.log},
+          {"threads", m.threads}};
 }
 void read(const Json& j, Execute& m) {
   m = {j.at("job").get<Job>(),
@@ -141,7 +142,8 @@ void read(const Json& j, Execute& m) {
        j.at("staging").get<std::string>(),
        j.at("artifacts").get<std::map<std::string, std::string>>(),
        j.at("earlier_checkpoints").get<std::vector<std::string>>(),
-       j.at("log").get<std::string>()};
+       j.at("log").get<std::string>(),
+       j.at("threads").get<int>()};
 }
 
 Json write(const ExecuteProgress& m) {

@@ -104,6 +104,7 @@ struct Execute {
   std::map<std::string, std::string> artifacts;  // job id (hex) → folder
   std::vector<std::string> earlier_checkpoints;  // newest attempt first
   std::string log;                               // the runner's standard error goes there
+  int threads = 1;                               // of libtorch, on a CPU
 };
 
 struct ExecuteProgress {

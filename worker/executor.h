@@ -15,7 +15,8 @@ struct ExecutionRequest {
   Job job;
   AttemptNumber attempt = 1;
   /// This attempt's own folder; it exists and is empty. The artifact goes to staging/artifact (see
-  /// storage/artifact.h), checkpoints to staging/checkpoints (see storage/checkpoint.h). Nothing is written elsewhere.
+  /// storage/artifact.h), checkpoints to staging/checkpoints (see storage/checkpoint.h). Nothing is written
+  /// elsewhere.
   std::filesystem::path staging;
   /// Published artifact folder of each of job.inputs, and of job.continues.
   std::map<JobId, std::filesystem::path> artifacts;
@@ -41,7 +42,8 @@ class ExecutionControl {
 /// non-finite loss becomes a failed Outcome with a message for the user.
 Outcome execute(const ExecutionRequest& request, ExecutionControl& control);
 
-/// For `doctor` and for the workers: {"device": "cpu"|"cuda:0", "name", "memory_mb", "bf16", "libtorch", "cuda", …}.
+/// For `doctor` and for the workers: {"device": "cpu"|"cuda:0", "name", "memory_mb", "bf16", "libtorch", "cuda",
+/// …}.
 Json describe_device(const std::string& device);
 
 }  // namespace finesweep::worker

@@ -2,10 +2,10 @@
 
 #include <spdlog/spdlog.h>
 
+#include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <deque>
-#include <filesystem>
 #include <map>
 #include <optional>
 
@@ -142,6 +142,7 @@ struct Agent::Impl {
         execute.earlier_checkpoints.push_back(checkpoints.string());
     }
     execute.log = directory.log(attempt).string();
+    execute.threads = welcome->threads;
     runner.start(execute);
   }
 

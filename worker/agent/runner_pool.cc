@@ -14,7 +14,6 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
 #include <deque>
-#include <filesystem>
 #include <optional>
 #include <vector>
 
@@ -26,20 +25,13 @@ namespace {
 
 using Socket = boost::asio::local::stream_protocol::socket;
 
-/// The environment of a runner: one GPU visible, thread counts set.
+/// The environment of a runner: its own GPU is the only one it sees.
 std::vector<std::string> runner_environment(const RunnerPool::Options& options) {
+  const bool gpu = options.device.starts_with("cuda:");
   std::vector<std::string> result;
-  for (char** entry = environ; *entry; ++entry) {
-    const std::string text = *entry;
-    for (const char* name : {"OMP_NUM_THREADS=", "MKL_NUM_THREADS="})
-      if (text.starts_with(name)) goto next;
-    if (options.device.starts_with("cuda:") && text.starts_with("CUDA_VISIBLE_DEVICES=")) continue;
-    result.push_back(text);
-  next:;
-  }
-  result.push_back("OMP_NUM_THREADS=" + std::to_string(options.threads));
-  result.push_back("MKL_NUM_THREADS=" + std::to_string(options.threads));
-  if (options.device.starts_with("cuda:")) result.push_back("CUDA_VISIBLE_DEVICES=" + options.device.substr(5));
+  for (char** entry = environ; *entry; ++entry)
+    if (std::string text = *entry; !gpu || !text.starts_with("CUDA_VISIBLE_DEVICES=")) result.push_back(text);
+  if (gpu) result.push_back("CUDA_VISIBLE_DEVICES=" + options.device.substr(5));
   return result;
 }
 
@@ -75,10 +67,9 @@ struct RunnerProcess : std::enable_shared_from_this<RunnerProcess> {
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
       return Error{std::string("no socketpair for the runner: ") + strerror(errno)};
     const std::string parent = std::to_string(getpid());
-    const std::string threads = std::to_string(options.threads);
     const std::string device = options.device == "cpu" ? "cpu" : "cuda:0";
-    const char* arguments[] = {options.program.c_str(), "--parent",  parent.c_str(),  "--socket", "3", "--device",
-                               device.c_str(),          "--threads", threads.c_str(), nullptr};
+    const char* arguments[] = {options.program.c_str(), "--parent", parent.c_str(), "--socket", "3", "--device",
+                               device.c_str(),          nullptr};
     const auto environment = runner_environment(options);
     std::vector<char*> environment_pointers;
     for (const std::string& entry : environment) environment_pointers.push_back(const_cast<char*>(entry.c_str()));
@@ -217,9 +208,6 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     killed_because.clear();
     if (!active || active->pid <= 0) active = spare && spare->pid > 0 ? std::move(spare) : spawn();
     spare.reset();
-    std::error_code error;
-    std::filesystem::create_directories(execute.staging, error);
-    if (error) return finish_later(failed("the folder for the attempt cannot be made: " + error.message()), false);
     if (!active) return finish_later(failed("the runner cannot be started: see the worker's log"), true);
     active->on_message = [this](Message message) { receive(std::move(message)); };
     active->on_end = [this](std::string why) { ended(std::move(why)); };

@@ -23,7 +23,6 @@ class RunnerPool final : public JobRunner {
     std::string program;
     /// "cpu" or "cuda:<index>"; a runner sees only its own GPU.
     std::string device = "cpu";
-    int threads = 1;
   };
   RunnerPool(boost::asio::io_context& io, Options options);
   ~RunnerPool() override;

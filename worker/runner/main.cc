@@ -1,6 +1,6 @@
 // finesweep-runner: the child of a worker that holds libtorch (and CUDA, NCCL) and runs jobs, one at a time.
 //
-//   finesweep-runner --parent PID --socket FD --device cpu|cuda:0 --threads N     serves its worker over a
+//   finesweep-runner --parent PID --socket FD --device cpu|cuda:0 serves its worker over a
 //   socketpair finesweep-runner --describe DEVICE                                            prints the device as
 //   JSON, for doctor
 //
@@ -142,7 +142,7 @@ class Control final : public ExecutionControl {
   std::string phase_ = "\n";
 };
 
-ExecutionRequest to_request(const Execute& execute, const std::string& device, int threads) {
+ExecutionRequest to_request(const Execute& execute, const std::string& device) {
   ExecutionRequest request;
   request.job = execute.job;
   request.attempt = execute.attempt;
@@ -151,7 +151,7 @@ ExecutionRequest to_request(const Execute& execute, const std::string& device, i
     if (auto job = JobId::parse(id)) request.artifacts[*job] = folder;
   for (const std::string& folder : execute.earlier_checkpoints) request.earlier_checkpoints.emplace_back(folder);
   request.device = device;
-  request.threads = threads;
+  request.threads = execute.threads;
   return request;
 }
 
@@ -171,7 +171,7 @@ Status load_cuda() {
                "; run scripts/setup on a machine with a GPU, or use --devices cpu"};
 }
 
-[[noreturn]] void serve(int fd, const std::string& device, int threads) {
+[[noreturn]] void serve(int fd, const std::string& device) {
   Channel channel(fd);
   Status cuda;
   if (device != "cpu") cuda = load_cuda();
@@ -183,7 +183,7 @@ Status load_cuda() {
     Control control(channel, attempt);
     Outcome outcome;
     if (cuda)
-      outcome = worker::execute(to_request(execute, device, threads), control);
+      outcome = worker::execute(to_request(execute, device), control);
     else
       outcome.error = cuda.error().message;
     if (outcome.kind == OutcomeKind::failed) std::fprintf(stderr, "failed: %s\n", outcome.error.c_str());
@@ -197,7 +197,7 @@ Status load_cuda() {
 int main(int argc, char** argv) {
   using namespace finesweep;
   std::string device = "cpu";
-  int parent = 0, socket = -1, threads = 1;
+  int parent = 0, socket = -1;
   bool describe = false;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string key = argv[i], value = argv[i + 1];
@@ -205,8 +205,6 @@ int main(int argc, char** argv) {
       parent = std::stoi(value);
     else if (key == "--socket")
       socket = std::stoi(value);
-    else if (key == "--threads")
-      threads = std::stoi(value);
     else if (key == "--device")
       device = value;
     else if (key == "--describe")
@@ -230,5 +228,5 @@ int main(int argc, char** argv) {
   end_with_parent(parent);
   // The worker's own descriptors (MPI's sockets among them) are not ours to keep open.
   if (socket == 3) syscall(SYS_close_range, 4U, ~0U, 0U);
-  worker::serve(socket, device, threads);
+  worker::serve(socket, device);
 }

@@ -1,0 +1,187 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <iostream>
+#include <thread>
+
+#include "coordinator/commands.h"
+#include "coordinator/console.h"
+#include "coordinator/devices.h"
+#include "coordinator/driver.h"
+#include "coordinator/supervisor.h"
+#include "jobs/messages.h"
+#include "storage/coordinator_lock.h"
+#include "storage/files.h"
+#include "storage/run_directory.h"
+#include "storage/store.h"
+#include "sweeps/sweep.h"
+
+namespace finesweep::coordinator {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::optional<sweeps::ParsedSweep> parse(const RunOptions& options) {
+  auto files = sweeps::make_sweep_files();
+  auto parse = sweeps::parse_sweep({options.sweep, options.overrides, fs::current_path()}, *files);
+  std::cerr << sweeps::format_diagnostics(parse.diagnostics);
+  return std::move(parse.sweep);
+}
+
+fs::path run_directory_of(const RunOptions& options, const Plan& plan) {
+  return fs::absolute(options.out.empty() ? fs::path("runs") / plan.name : options.out).lexically_normal();
+}
+
+/// Threads of each worker: what the run began with, else what the sweep says, else what suits the host.
+int threads_of(const storage::RunDirectory& run, const Plan& plan, const HostResources& host) {
+  if (plan.resources.threads > 0) return plan.resources.threads;
+  if (run.holds_run())
+    if (auto store = storage::Store::open_read_only(run.path()))
+      if (auto before = store->load_plan(); before && before->resources.threads > 0)
+        return before->resources.threads;
+  return default_threads(host.cores);
+}
+
+/// The life of this run under one supervisor, counted from 0; above 0 it was started again by itself.
+int life() {
+  const char* text = std::getenv("FINESWEEP_LIFE");
+  return text ? std::atoi(text) : 0;
+}
+
+bool supervised() {
+  return std::getenv("FINESWEEP_LIFE") != nullptr;
+}
+
+int run_supervised(const RunOptions& options) {
+  const auto sweep = parse(options);
+  if (!sweep) return 2;
+  const HostResources host = read_host_resources();
+  const auto devices = choose_devices(options.devices, host);
+  if (!devices) {
+    std::cerr << devices.error().message << "\n";
+    return 2;
+  }
+  const storage::RunDirectory run(run_directory_of(options, sweep->plan));
+  if (const Status created = run.create(); !created) {
+    std::cerr << "finesweep: " << created.error().message << "\n";
+    return 4;
+  }
+  SupervisorOptions supervisor;
+  supervisor.program = options.program;
+  supervisor.run_directory = run.path();
+  supervisor.workers = options.workers > 0 ? options.workers
+                                           : default_workers(*devices, host, threads_of(run, sweep->plan, host),
+                                                             estimate_worker_memory_mb(sweep->plan),
+                                                             static_cast<std::int64_t>(sweep->plan.jobs.size()));
+  supervisor.arguments = {
+      "run", fs::absolute(options.sweep).string(), "--out", run.path().string(), "--devices", options.devices};
+  for (const std::string& override : options.overrides)
+    supervisor.arguments.insert(supervisor.arguments.end(), {"--set", override});
+  Console console(options.json                 ? ConsoleMode::json
+                  : isatty(STDOUT_FILENO) == 1 ? ConsoleMode::bars
+                                               : ConsoleMode::lines);
+  return supervise(supervisor, console);
+}
+
+/// Frames between rank 0 and the workers by MPI.
+class MpiWorkerLink final : public WorkerLink {
+ public:
+  void send(int rank, Bytes frame) override { link_.send(rank, std::move(frame)); }
+  void forget(int rank) override { link_.forget(rank); }
+  std::vector<Received> receive() override {
+    std::vector<Received> result;
+    for (auto& received : link_.receive()) result.push_back({received.rank, std::move(received.frame)});
+    return result;
+  }
+
+ private:
+  MpiLink link_;
+};
+
+Result<storage::CoordinatorLock> acquire_lock(const storage::RunDirectory& run) {
+  // After a crash the last coordinator may still be on its way out.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(life() > 0 ? 8 : 3);
+  while (true) {
+    auto lock = storage::CoordinatorLock::acquire(run);
+    if (lock || std::chrono::steady_clock::now() > until) return lock;
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
+int fail(int exit_code, const std::string& message) {
+  std::cerr << "finesweep: " << message << "\n";
+  return exit_code;
+}
+
+int coordinate(MpiWorld& world, const RunOptions& options, MpiWorkerLink& link) {
+  if (world.size() < 2)
+    return fail(2,
+                "a sweep needs at least two ranks, a coordinator and a worker: mpirun -n 2 finesweep run …, or "
+                "`finesweep run` alone, which starts mpirun itself");
+  auto sweep = parse(options);
+  if (!sweep) return 2;
+  const HostResources host = read_host_resources();
+  const storage::RunDirectory run(run_directory_of(options, sweep->plan));
+  if (const Status created = run.create(); !created) return fail(4, created.error().message);
+  auto lock = acquire_lock(run);
+  if (!lock) return fail(4, lock.error().message);
+  sweep->plan.resources.threads = threads_of(run, sweep->plan, host);
+
+  auto store = storage::Store::create_or_open(run.path());
+  if (!store) return fail(4, store.error().message);
+  using namespace std::chrono;
+  const auto time_ms = duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
+  if (const auto generation = store->begin_generation(world.host(), getpid(), time_ms); !generation)
+    return fail(4, generation.error().message);
+  if (const Status saved = store->save_plan(sweep->plan, sweep->resolved_text); !saved)
+    return fail(4, saved.error().message);
+  if (const Status written = storage::write_file_atomically(run.sweep_file(), sweep->resolved_text); !written)
+    return fail(4, written.error().message);
+
+  for (int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, [](int) { Driver::request_stop(); });
+  Console console(supervised() ? ConsoleMode::wire : options.json ? ConsoleMode::json : ConsoleMode::lines);
+  DriverOptions driver_options;
+  driver_options.threads = sweep->plan.resources.threads;
+  driver_options.workers = world.size() - 1;
+  driver_options.host = world.host();
+  driver_options.retry_failed = life() == 0;
+  Driver driver(
+      *store, &*lock, run, std::move(sweep->plan), link, [&](const Json& record) { console.show(record); },
+      std::move(driver_options));
+  return driver.run();
+}
+
+}  // namespace
+
+int run_command(const RunOptions& options, const WorkerMain& worker_main) {
+  if (!under_mpi_launcher()) return run_supervised(options);
+
+  auto world = MpiWorld::start();
+  if (!world) return fail(4, world.error().message);
+  if (world->rank() > 0) {
+    // The coordinator alone stops a sweep.
+    for (int signal : {SIGINT, SIGUSR1}) std::signal(signal, SIG_IGN);
+    const auto devices = choose_devices(options.devices, read_host_resources());
+    const auto index = static_cast<std::size_t>(world->node_index());
+    std::string device = "cpu";
+    if (devices && devices->front() != "cpu") device = index < devices->size() ? (*devices)[index] : "";
+    world->exit(worker_main(*world, device));
+  }
+  MpiWorkerLink link;
+  const int exit_code = coordinate(*world, options, link);
+  if (exit_code == 2 || exit_code == 4) {
+    for (int rank = 1; rank < world->size(); ++rank) link.send(rank, encode(Stop{}));
+    for (int i = 0; i < 50; ++i) {
+      link.receive();
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  }
+  world->exit(exit_code);
+}
+
+}  // namespace finesweep::coordinator

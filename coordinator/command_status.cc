@@ -1,0 +1,91 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <iostream>
+#include <thread>
+
+#include "coordinator/commands.h"
+#include "coordinator/console.h"
+#include "storage/files.h"
+#include "storage/run_directory.h"
+#include "storage/status_file.h"
+
+namespace finesweep::coordinator {
+
+namespace {
+
+using storage::StatusSnapshot;
+
+std::int64_t unix_ms() {
+  using namespace std::chrono;
+  return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
+}
+
+std::string counts_text(const StatusSnapshot::Counts& counts) {
+  std::string text = fmt::format("{} of {} succeeded", counts.succeeded, counts.total());
+  if (counts.running) text += fmt::format(", {} running", counts.running);
+  if (counts.failed) text += fmt::format(", {} failed", counts.failed);
+  if (counts.cancelled) text += fmt::format(", {} cancelled", counts.cancelled);
+  if (counts.pending) text += fmt::format(", {} pending", counts.pending);
+  return text;
+}
+
+std::string describe(const StatusSnapshot& status) {
+  const double age = static_cast<double>(unix_ms() - status.heartbeat_ms) / 1000;
+  const bool running = status.state == StatusSnapshot::State::running;
+  std::string text = fmt::format("{}: {}", status.sweep, storage::status_state_name(status.state));
+  if (running && storage::looks_dead(status, unix_ms()))
+    text += fmt::format(
+        ", but its last sign of life is {} old: it looks dead. `finesweep run` on the same sweep goes on with it.",
+        format_duration(age));
+  else if (running)
+    text += fmt::format(" for {} on {} (pid {})",
+                        format_duration(static_cast<double>(status.heartbeat_ms - status.started_ms) / 1000),
+                        status.host, status.pid);
+  text += "\n";
+  if (!status.message.empty()) text += "  " + status.message + "\n";
+  text += "  trials: " + counts_text(status.trials) + "\n";
+  text += "  jobs:   " + counts_text(status.jobs) + "\n";
+  if (running && status.seconds_left) text += "  about " + format_duration(*status.seconds_left) + " left\n";
+  if (running)
+    for (const auto& worker : status.workers) {
+      text += fmt::format("  worker {} ({}, {}): ", worker.rank, worker.host, worker.device);
+      if (!worker.attempt) {
+        text += "idle\n";
+        continue;
+      }
+      text += worker.title;
+      if (worker.progress.total > 0) text += fmt::format(", {} of {}", worker.progress.done, worker.progress.total);
+      if (std::isfinite(worker.progress.loss)) text += fmt::format(", loss {:.4f}", worker.progress.loss);
+      text += "\n";
+    }
+  return text;
+}
+
+}  // namespace
+
+int status_command(const StatusOptions& options) {
+  const storage::RunDirectory run(options.directory);
+  std::size_t lines = 0;
+  while (true) {
+    const auto status = storage::read_status(run.status_file());
+    if (!status) {
+      std::cerr << "finesweep: " << status.error().message << "\n";
+      return 2;
+    }
+    if (options.json) {
+      std::cout << Json(*status).dump() << std::endl;
+    } else {
+      if (lines > 0 && isatty(STDOUT_FILENO)) std::cout << fmt::format("\x1b[{}A\x1b[J", lines);
+      const std::string text = describe(*status);
+      lines = static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
+      std::cout << text << std::flush;
+    }
+    if (!options.watch || status->state != StatusSnapshot::State::running) return 0;
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+  }
+}
+
+}  // namespace finesweep::coordinator

@@ -1,0 +1,218 @@
+// The guarantees about killing, with the real programs: nothing is lost, nothing stays behind, the tables come out
+// the same.
+
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <functional>
+#include <random>
+
+#include "jobs/json.h"
+#include "tests/system/sweep_process.h"
+
+namespace finesweep::tests {
+namespace {
+
+using namespace std::chrono_literals;
+namespace fs = std::filesystem;
+
+constexpr auto kRunDeadline = 120s;
+
+std::string results(const fs::path& run) {
+  return without_measured_columns(read_text(run / "reports/results.csv"));
+}
+
+int count_events(const fs::path& run, const std::string& text) {
+  const std::string events = read_text(run / "events.jsonl");
+  int count = 0;
+  for (std::size_t at = 0; (at = events.find(text, at)) != std::string::npos; ++at) ++count;
+  return count;
+}
+
+bool has_checkpoint(const fs::path& run) {
+  std::error_code ignored;
+  for (const auto& attempt : fs::directory_iterator(run / "staging", ignored))
+    for (const auto& checkpoint : fs::directory_iterator(attempt.path() / "checkpoints", ignored))
+      if (checkpoint.path().filename().string().starts_with("step-")) return true;
+  return false;
+}
+
+/// The first member of the family whose command line has `text` and not `without`; 0 where there is none.
+pid_t member(const Process& process, const std::string& text, const std::string& without = "\n") {
+  for (const auto& [pid, command] : process.family())
+    if (command.find(text) != std::string::npos && command.find(without) == std::string::npos) return pid;
+  return 0;
+}
+
+std::string describe(const std::map<pid_t, std::string>& processes) {
+  std::string text;
+  for (const auto& [pid, command] : processes) text += std::to_string(pid) + ": " + command + "\n";
+  return text;
+}
+
+/// One undisturbed run of the small sweep, shared by the tests of this file.
+class Killing : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    workspace_ = new Workspace();
+    sweep_ = workspace_->make_small_sweep();
+    Process run({finesweep_program(), "run", sweep_, "--out", *workspace_ / "undisturbed", "--workers", "2"},
+                workspace_->path());
+    const auto exit_code = run.wait(kRunDeadline);
+    ASSERT_EQ(exit_code, 0) << run.output();
+    undisturbed_ = results(*workspace_ / "undisturbed");
+    ASSERT_NE(undisturbed_.find("succeeded"), std::string::npos) << undisturbed_;
+  }
+  static void TearDownTestSuite() { delete workspace_; }
+
+  std::vector<std::string> run_command(const fs::path& out) const {
+    return {finesweep_program(), "run", sweep_, "--out", out, "--workers", "2"};
+  }
+
+  /// Rank 0's pid, from the status file.
+  static pid_t coordinator_of(const fs::path& run) {
+    const Json status = Json::parse(read_text(run / "status.json"), nullptr, false);
+    return status.is_object() ? status.value("pid", 0) : 0;
+  }
+
+  void finish_and_compare(const fs::path& out) {
+    Process again(run_command(out), workspace_->path());
+    ASSERT_EQ(again.wait(kRunDeadline), 0) << again.output();
+    EXPECT_EQ(results(out), undisturbed_);
+    EXPECT_TRUE(again.wait_until_gone(5s).empty());
+  }
+
+  static Workspace* workspace_;
+  static fs::path sweep_;
+  static std::string undisturbed_;
+};
+
+Workspace* Killing::workspace_ = nullptr;
+fs::path Killing::sweep_;
+std::string Killing::undisturbed_;
+
+TEST_F(Killing, a_killed_runner_costs_one_attempt_that_goes_on_from_its_checkpoint) {
+  const fs::path out = *workspace_ / "runner";
+  Process run(run_command(out), workspace_->path());
+  ASSERT_TRUE(wait_for([&] { return has_checkpoint(out); }, 60s)) << run.output();
+  // The runner that works is the one whose attempt has a checkpoint; of two workers either will do.
+  const pid_t runner = member(run, "finesweep-runner");
+  ASSERT_GT(runner, 0);
+  int killed = 0;
+  for (const auto& [pid, command] : run.family())
+    if (command.find("finesweep-runner") != std::string::npos && killed == 0) killed += kill(pid, SIGKILL) == 0;
+  ASSERT_EQ(run.wait(kRunDeadline), 0) << run.output();
+  EXPECT_EQ(results(out), undisturbed_);
+  EXPECT_LE(count_events(out, "\"reason\":\"failed\""), 1) << read_text(out / "events.jsonl");
+}
+
+TEST_F(Killing, every_working_runner_killed_once_is_retried_and_the_tables_are_the_same) {
+  const fs::path out = *workspace_ / "runners";
+  Process run(run_command(out), workspace_->path());
+  ASSERT_TRUE(wait_for([&] { return has_checkpoint(out); }, 60s)) << run.output();
+  // All of them: idle spares cost nothing, working ones an attempt each.
+  for (const auto& [pid, command] : run.family())
+    if (command.find("finesweep-runner") != std::string::npos) kill(pid, SIGKILL);
+  ASSERT_EQ(run.wait(kRunDeadline), 0) << run.output();
+  EXPECT_EQ(results(out), undisturbed_);
+  EXPECT_GE(count_events(out, "\"reason\":\"failed\""), 1) << read_text(out / "events.jsonl");
+  EXPECT_NE(run.output().find("signal 9"), std::string::npos) << run.output();
+}
+
+/// Ten kills at random times into the run, each followed by a run that goes on.
+void kill_ten_times(const fs::path& workspace, const std::string& name,
+                    const std::function<std::vector<std::string>(const fs::path&)>& command,
+                    const std::function<pid_t(const Process&, const fs::path&)>& victim,
+                    const std::function<void(const fs::path&)>& finish_and_compare) {
+  std::mt19937 random(20261122);
+  for (int i = 0; i < 10; ++i) {
+    const fs::path out = workspace / (name + std::to_string(i));
+    Process run(command(out), workspace);
+    ASSERT_TRUE(wait_for([&] { return fs::exists(out / "status.json"); }, 60s)) << run.output();
+    const auto delay = std::chrono::milliseconds(std::uniform_int_distribution<int>(0, 2500)(random));
+    wait_for([&] { return !run.family().empty() && fs::exists(out / "reports/results.csv"); }, delay);
+    const pid_t pid = victim(run, out);
+    if (pid > 0) kill(pid, SIGKILL);
+    const auto left = run.wait_until_gone(5s);
+    EXPECT_TRUE(left.empty()) << "after " << delay.count() << " ms, still there:\n" << describe(left);
+    finish_and_compare(out);
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
+TEST_F(Killing, ten_kills_of_the_coordinator_leave_nothing_behind_and_lose_nothing) {
+  kill_ten_times(
+      workspace_->path(), "coordinator",
+      [&](const fs::path& out) {
+        return mpirun(3, {finesweep_program(), "run", sweep_, "--out", out});
+      },
+      [&](const Process&, const fs::path& out) { return coordinator_of(out); },
+      [&](const fs::path& out) { finish_and_compare(out); });
+}
+
+TEST_F(Killing, ten_kills_of_mpirun_leave_nothing_behind_and_lose_nothing) {
+  kill_ten_times(
+      workspace_->path(), "mpirun",
+      [&](const fs::path& out) {
+        return mpirun(3, {finesweep_program(), "run", sweep_, "--out", out});
+      },
+      [&](const Process& run, const fs::path&) { return run.pid(); },
+      [&](const fs::path& out) { finish_and_compare(out); });
+}
+
+TEST_F(Killing, ten_kills_of_finesweep_run_leave_nothing_behind_and_lose_nothing) {
+  kill_ten_times(
+      workspace_->path(), "supervisor", [&](const fs::path& out) { return run_command(out); },
+      [&](const Process& run, const fs::path&) { return run.pid(); },
+      [&](const fs::path& out) { finish_and_compare(out); });
+}
+
+TEST_F(Killing, finesweep_run_goes_on_by_itself_when_its_coordinator_is_killed) {
+  const fs::path out = *workspace_ / "goes-on";
+  Process run(run_command(out), workspace_->path());
+  ASSERT_TRUE(wait_for([&] { return has_checkpoint(out); }, 60s)) << run.output();
+  const pid_t coordinator = coordinator_of(out);
+  ASSERT_GT(coordinator, 0);
+  kill(coordinator, SIGKILL);
+  ASSERT_EQ(run.wait(kRunDeadline), 0) << run.output();
+  EXPECT_EQ(results(out), undisturbed_);
+  EXPECT_NE(coordinator_of(out), coordinator);
+}
+
+TEST_F(Killing, finesweep_run_goes_on_by_itself_when_mpirun_is_killed) {
+  const fs::path out = *workspace_ / "goes-on-mpirun";
+  Process run(run_command(out), workspace_->path());
+  ASSERT_TRUE(wait_for([&] { return has_checkpoint(out); }, 60s)) << run.output();
+  const pid_t launcher = member(run, "mpirun", "exec-with-lifeline");
+  ASSERT_GT(launcher, 0);
+  kill(launcher, SIGKILL);
+  ASSERT_EQ(run.wait(kRunDeadline), 0) << run.output();
+  EXPECT_EQ(results(out), undisturbed_);
+}
+
+TEST_F(Killing, ctrl_c_stops_with_exit_code_3_and_the_next_run_goes_on_from_the_checkpoint) {
+  const fs::path out = *workspace_ / "ctrl-c";
+  Process run(run_command(out), workspace_->path());
+  ASSERT_TRUE(wait_for([&] { return has_checkpoint(out); }, 60s)) << run.output();
+  run.signal(SIGINT);
+  EXPECT_EQ(run.wait(30s), 3) << run.output();
+  EXPECT_TRUE(run.wait_until_gone(5s).empty());
+  EXPECT_TRUE(has_checkpoint(out));
+  const int interrupted = count_events(out, "\"reason\":\"interrupted\"");
+  EXPECT_GE(interrupted, 1) << read_text(out / "events.jsonl");
+  finish_and_compare(out);
+}
+
+TEST_F(Killing, two_ctrl_c_stop_at_once_and_the_next_run_goes_on) {
+  const fs::path out = *workspace_ / "ctrl-c-twice";
+  Process run(run_command(out), workspace_->path());
+  ASSERT_TRUE(wait_for([&] { return has_checkpoint(out); }, 60s)) << run.output();
+  run.signal(SIGINT);
+  run.signal(SIGINT);
+  EXPECT_EQ(run.wait(10s), 3) << run.output();
+  EXPECT_TRUE(run.wait_until_gone(5s).empty());
+  finish_and_compare(out);
+}
+
+}  // namespace
+}  // namespace finesweep::tests
