@@ -31,7 +31,7 @@ struct Reactor::Impl : ReactorState {
   void on(const HeartbeatArrived& event, Instant now) {
     const int number = number_of(event.worker);
     if (number < 0) {
-      effects.push_back(SendRejoin{event.worker});
+      effects.emplace_back(SendRejoin{event.worker});
       return;
     }
     Worker& worker = workers.at(number);
@@ -42,7 +42,7 @@ struct Reactor::Impl : ReactorState {
       if (newest && jobs[job].phase == JobPhase::publishing) continue;
       const auto held = newest ? out.find(job) : out.end();
       if (held == out.end() || held->second.worker != number) {
-        effects.push_back(SendRevoke{event.worker, attempt});
+        effects.emplace_back(SendRevoke{event.worker, attempt});
         continue;
       }
       held->second.lease_end = now + options.lease;
@@ -63,17 +63,20 @@ struct Reactor::Impl : ReactorState {
   void on(const AttemptFinished& event, Instant now) {
     const int number = number_of(event.worker);
     const int job = jobs.find(event.attempt.job);
-    if (number >= 0) confirm(number, [&](const AttemptKey& key) { return key == event.attempt; });
+    if (number >= 0) {
+      workers.at(number).heard = now;
+      confirm(number, [&](const AttemptKey& key) { return key == event.attempt; });
+    }
 
     const bool newest = job >= 0 && event.attempt.number == jobs[job].attempts;
     if (newest && jobs[job].phase == JobPhase::publishing) return;  // answered when that is over
     if (newest && jobs[job].phase == JobPhase::succeeded) {
-      effects.push_back(SendAcknowledge{event.worker, event.attempt, true});
+      effects.emplace_back(SendAcknowledge{event.worker, event.attempt, true});
       return;
     }
     const auto held = newest ? out.find(job) : out.end();
     if (held == out.end() || held->second.worker != number) {
-      effects.push_back(SendAcknowledge{event.worker, event.attempt, false});
+      effects.emplace_back(SendAcknowledge{event.worker, event.attempt, false});
       return;
     }
 
@@ -87,7 +90,7 @@ struct Reactor::Impl : ReactorState {
         case OutcomeKind::succeeded:
           jobs.set_phase(job, JobPhase::publishing);
           publisher[job] = event.worker;
-          effects.push_back(Publish{event.attempt, outcome});
+          effects.emplace_back(Publish{event.attempt, outcome});
           return;
         case OutcomeKind::interrupted:
           record_end(job, EndReason::interrupted, outcome.error);
@@ -99,7 +102,7 @@ struct Reactor::Impl : ReactorState {
           break;
       }
     }
-    effects.push_back(SendAcknowledge{event.worker, event.attempt, true});
+    effects.emplace_back(SendAcknowledge{event.worker, event.attempt, true});
   }
 
   /// The runner died under a pack of several jobs: nobody knows which of them is to blame. All that are still out
@@ -134,7 +137,7 @@ struct Reactor::Impl : ReactorState {
 
   void answer_publisher(int job, bool accepted) {
     const auto entry = publisher.extract(job);
-    if (find_worker(entry.mapped())) effects.push_back(SendAcknowledge{entry.mapped(), newest(job), accepted});
+    if (find_worker(entry.mapped())) effects.emplace_back(SendAcknowledge{entry.mapped(), newest(job), accepted});
   }
 
   void on(const StopRequested&, Instant now) {
@@ -186,10 +189,10 @@ struct Reactor::Impl : ReactorState {
           ++jobs[job].attempts;
           jobs.set_phase(job, JobPhase::running);
           out[job] = {choice->worker, now + options.lease, {}};
-          effects.push_back(RecordAttempt{newest(job), dispatch.worker});
+          effects.emplace_back(RecordAttempt{newest(job), dispatch.worker});
           dispatch.pack.push_back(newest(job));
         }
-        effects.push_back(std::move(dispatch));
+        effects.emplace_back(std::move(dispatch));
       } else if (const auto theft = policy.theft(now)) {
         for (int job : theft->jobs) {
           revoke(job, now);
@@ -207,7 +210,7 @@ struct Reactor::Impl : ReactorState {
     if (!over || ended) return;
     ended = true;
     for (const auto& [rank, number] : worker_of_rank) tell_to_stop(number);
-    effects.push_back(SweepEnded{});
+    effects.emplace_back(SweepEnded{});
   }
 };
 

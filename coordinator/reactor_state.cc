@@ -35,14 +35,15 @@ void ReactorState::make_ready(int job) {
 }
 
 void ReactorState::record_end(int job, EndReason reason, std::string error) {
-  effects.push_back(RecordAttemptEnd{newest(job), reason, std::move(error), jobs[job].failures, jobs[job].losses});
+  effects.emplace_back(
+      RecordAttemptEnd{newest(job), reason, std::move(error), jobs[job].failures, jobs[job].losses});
 }
 
 void ReactorState::end_job(int job, JobPhase phase, const std::string& error) {
   const bool cancelled = phase == JobPhase::cancelled;
   const auto end = [&](int ended_job, std::string text) {
     jobs.set_phase(ended_job, phase);
-    effects.push_back(RecordJobEnd{jobs.job(ended_job).id, cancelled, text});
+    effects.emplace_back(RecordJobEnd{jobs.job(ended_job).id, cancelled, text});
     jobs.set_error(ended_job, std::move(text));
   };
   end(job, error);
@@ -94,7 +95,7 @@ void ReactorState::recover(const std::map<JobId, JobHistory>& history) {
       jobs.visit_dependents(job, [&](int dependent) {
         jobs.set_phase(dependent, phase);
         jobs.set_error(dependent, reason_of_dependents(job));
-        effects.push_back(
+        effects.emplace_back(
             RecordJobEnd{jobs.job(dependent).id, phase == JobPhase::cancelled, jobs.error(dependent)});
       });
     }
@@ -145,12 +146,12 @@ void ReactorState::set_leaving(int number, Instant now) {
 void ReactorState::tell_to_stop(int number) {
   Worker& worker = workers.at(number);
   if (std::exchange(worker.told_to_stop, true)) return;
-  effects.push_back(SendStop{worker.id});
+  effects.emplace_back(SendStop{worker.id});
 }
 
 void ReactorState::revoke(int job, Instant now) {
   Worker& worker = workers.at(out.at(job).worker);
-  effects.push_back(SendRevoke{worker.id, newest(job)});
+  effects.emplace_back(SendRevoke{worker.id, newest(job)});
   worker.unconfirmed.push_back(newest(job));
   policy.set_unconfirmed(out.at(job).worker, static_cast<int>(worker.unconfirmed.size()));
   policy.withdraw(job, now);

@@ -1,0 +1,318 @@
+#include "coordinator/dispatch_policy.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace finesweep::coordinator {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+JobTraits of_model(int model) {
+  return {model, -1, 0, false};
+}
+JobTraits packable(int model) {
+  return {model, model, 0, false};
+}
+JobTraits isolated() {
+  return {0, -1, 0, true};
+}
+
+class DispatchPolicyTest : public testing::Test {
+ protected:
+  void start(std::vector<JobTraits> jobs, DispatchOptions options = {}) {
+    const int count = static_cast<int>(jobs.size());
+    policy_.emplace(options, std::move(jobs));
+    for (int job = 0; job < count; ++job) policy_->add_ready(job);
+  }
+  void start(int jobs) { start(std::vector<JobTraits>(jobs)); }
+
+  /// Places all that can be placed now.
+  void place_all() {
+    while (policy_->next(now_)) policy_->sanity_check();
+  }
+  std::vector<int> queue(int worker) { return policy_->queue(worker); }
+  /// The first job of the worker's queue ends after `duration`.
+  void run_first(int worker, Duration duration) {
+    now_ += duration;
+    policy_->finished(queue(worker).front(), now_);
+    policy_->sanity_check();
+  }
+
+  std::optional<DispatchPolicy> policy_;
+  Instant now_{0};
+};
+
+TEST_F(DispatchPolicyTest, nothing_is_placed_without_workers_or_without_jobs) {
+  start(2);
+  EXPECT_FALSE(policy_->next(now_));
+  policy_->remove_ready(0);
+  policy_->remove_ready(1);
+  policy_->add_worker(0, "a", true);
+  EXPECT_FALSE(policy_->next(now_));
+}
+
+TEST_F(DispatchPolicyTest, jobs_go_out_in_plan_order_to_the_shortest_queue) {
+  start(9);
+  for (int worker = 0; worker < 3; ++worker) policy_->add_worker(worker, "a", true);
+  place_all();
+  EXPECT_THAT(queue(0), ElementsAre(0, 3));
+  EXPECT_THAT(queue(1), ElementsAre(1, 4));
+  EXPECT_THAT(queue(2), ElementsAre(2, 5));
+}
+
+TEST_F(DispatchPolicyTest, among_equally_short_queues_the_one_with_the_base_model_loaded_is_preferred) {
+  start({of_model(1), of_model(2), of_model(2), of_model(1)});
+  policy_->add_worker(0, "a", true);
+  policy_->add_worker(1, "a", true);
+  policy_->remove_ready(2);
+  policy_->remove_ready(3);
+  place_all();
+  run_first(0, 1s);
+  run_first(1, 1s);
+  policy_->add_ready(2);
+  policy_->add_ready(3);
+  place_all();
+  EXPECT_THAT(queue(0), ElementsAre(3));
+  EXPECT_THAT(queue(1), ElementsAre(2));
+}
+
+TEST_F(DispatchPolicyTest, near_the_end_no_worker_hoards_what_an_idle_one_could_take) {
+  start(3);
+  policy_->add_worker(0, "a", true);
+  policy_->add_worker(1, "a", true);
+  place_all();
+  // One job is left for two workers: whoever is done first gets it.
+  EXPECT_THAT(queue(0), ElementsAre(0));
+  EXPECT_THAT(queue(1), ElementsAre(1));
+  run_first(1, 1s);
+  place_all();
+  EXPECT_THAT(queue(1), ElementsAre(2));
+}
+
+TEST_F(DispatchPolicyTest, the_backlog_grows_where_jobs_are_short) {
+  start(2000);
+  policy_->add_worker(0, "a", true);
+  place_all();
+  EXPECT_EQ(queue(0).size(), 2u);
+  for (int i = 0; i < 100; ++i) {
+    run_first(0, 10ms);
+    place_all();
+  }
+  EXPECT_EQ(queue(0).size(), 1u + 15u) << "150 ms of jobs of 10 ms";
+  for (int i = 0; i < 300; ++i) {
+    run_first(0, 10us);
+    place_all();
+  }
+  EXPECT_EQ(queue(0).size(), 1u + 256u) << "bounded";
+  for (int i = 0; i < 400; ++i) {
+    run_first(0, 20s);
+    place_all();
+  }
+  EXPECT_EQ(queue(0).size(), 2u) << "and shrinks again";
+}
+
+TEST_F(DispatchPolicyTest, a_waiting_job_is_stolen_for_an_idle_worker_when_nothing_is_ready) {
+  start(4);
+  policy_->add_worker(0, "a", true);
+  place_all();
+  EXPECT_THAT(queue(0), ElementsAre(0, 1));
+  policy_->remove_ready(2);
+  policy_->remove_ready(3);
+  EXPECT_FALSE(policy_->theft(now_)) << "nobody is idle";
+  policy_->add_worker(1, "a", true);
+  const auto theft = policy_->theft(now_);
+  ASSERT_TRUE(theft);
+  EXPECT_EQ(theft->worker, 0);
+  EXPECT_THAT(theft->jobs, ElementsAre(1));
+  policy_->withdraw(1, now_);
+  policy_->add_ready(1);
+  place_all();
+  EXPECT_THAT(queue(0), ElementsAre(0));
+  EXPECT_THAT(queue(1), ElementsAre(1));
+  EXPECT_FALSE(policy_->theft(now_)) << "what runs is never stolen";
+}
+
+TEST_F(DispatchPolicyTest, a_job_that_its_worker_has_begun_is_not_stolen) {
+  start(3);
+  policy_->add_worker(0, "a", true);
+  place_all();
+  policy_->remove_ready(2);
+  policy_->mark_begun(1);
+  policy_->add_worker(1, "a", true);
+  EXPECT_FALSE(policy_->theft(now_));
+}
+
+TEST_F(DispatchPolicyTest, short_jobs_are_stolen_only_when_they_turn_out_to_be_stuck) {
+  start(30);
+  policy_->add_worker(0, "a", true);
+  for (int i = 0; i < 20; ++i) {
+    place_all();
+    run_first(0, 1ms);
+  }
+  place_all();
+  ASSERT_GT(queue(0).size(), 2u);
+  while (queue(0).size() > 3) run_first(0, 1ms);
+  policy_->add_worker(1, "a", true);
+  for (int job = 0; job < 30; ++job) {
+    if (policy_->waits(job)) policy_->remove_ready(job);
+  }
+  EXPECT_FALSE(policy_->theft(now_)) << "over in two milliseconds";
+  now_ += 1s;
+  EXPECT_TRUE(policy_->theft(now_)) << "the first job is a long one after all";
+}
+
+TEST_F(DispatchPolicyTest, an_isolated_job_waits_until_its_host_is_empty_and_is_alone_there) {
+  start({{}, {}, isolated(), {}, {}});
+  policy_->add_worker(0, "a", true);
+  policy_->add_worker(1, "a", true);
+  place_all();
+  EXPECT_THAT(queue(0), ElementsAre(0));
+  EXPECT_THAT(queue(1), ElementsAre(1));
+  EXPECT_TRUE(policy_->waits(2));
+  run_first(0, 1s);
+  place_all();
+  EXPECT_THAT(queue(0), IsEmpty()) << "the host is reserved";
+  run_first(1, 1s);
+  place_all();
+  EXPECT_THAT(queue(0), ElementsAre(2));
+  EXPECT_THAT(queue(1), IsEmpty());
+  run_first(0, 1s);
+  place_all();
+  EXPECT_THAT(queue(0), ElementsAre(3));
+  EXPECT_THAT(queue(1), ElementsAre(4));
+}
+
+TEST_F(DispatchPolicyTest, an_isolated_job_leaves_other_hosts_at_work_and_takes_the_one_with_least_to_do) {
+  start({{}, {}, {}, isolated(), {}, {}, {}, {}});
+  policy_->add_worker(0, "a", true);
+  policy_->add_worker(1, "a", true);
+  policy_->add_worker(2, "b", true);
+  place_all();
+  EXPECT_THAT(queue(0), ElementsAre(0, 4));
+  EXPECT_THAT(queue(1), ElementsAre(1, 5));
+  EXPECT_THAT(queue(2), ElementsAre(2)) << "b is reserved";
+  run_first(2, 1s);
+  place_all();
+  EXPECT_THAT(queue(2), ElementsAre(3));
+  run_first(1, 1s);
+  run_first(1, 1s);
+  place_all();
+  EXPECT_THAT(queue(1), ElementsAre(6)) << "a goes on";
+}
+
+TEST_F(DispatchPolicyTest, isolated_and_other_jobs_take_turns_in_plan_order) {
+  start({isolated(), {}, isolated(), {}, isolated()});
+  policy_->add_worker(0, "a", true);
+  std::vector<int> order;
+  while (const auto choice = policy_->next(now_)) {
+    order.push_back(choice->jobs.front());
+    run_first(0, 1s);
+  }
+  EXPECT_THAT(order, ElementsAre(0, 1, 2, 3, 4));
+}
+
+TEST_F(DispatchPolicyTest, an_isolated_job_waits_for_revoked_work_that_may_still_be_running) {
+  start({{}, isolated()});
+  policy_->add_worker(0, "a", true);
+  policy_->add_worker(1, "a", true);
+  place_all();
+  policy_->withdraw(0, now_);
+  policy_->set_unconfirmed(0, 1);
+  EXPECT_FALSE(policy_->next(now_));
+  policy_->set_unconfirmed(0, 0);
+  const auto choice = policy_->next(now_);
+  ASSERT_TRUE(choice);
+  EXPECT_THAT(choice->jobs, ElementsAre(1));
+}
+
+TEST_F(DispatchPolicyTest, a_reservation_ends_with_its_job_or_with_the_last_worker_of_the_host) {
+  start({{}, {}, isolated(), {}});
+  policy_->add_worker(0, "a", true);
+  policy_->add_worker(1, "a", true);
+  place_all();
+  run_first(0, 1s);
+  place_all();
+  EXPECT_THAT(queue(0), IsEmpty());
+  policy_->remove_ready(2);  // cancelled
+  place_all();
+  EXPECT_THAT(queue(0), ElementsAre(3));
+
+  start({{}, isolated(), {}});
+  policy_->add_worker(0, "a", true);
+  place_all();
+  policy_->withdraw(0, now_);
+  policy_->remove_worker(0);
+  policy_->sanity_check();
+  EXPECT_TRUE(policy_->waits(1));
+  policy_->add_worker(1, "b", true);
+  const auto choice = policy_->next(now_);
+  ASSERT_TRUE(choice);
+  EXPECT_THAT(choice->jobs, ElementsAre(1));
+}
+
+TEST_F(DispatchPolicyTest, on_a_gpu_an_isolated_job_is_alone_in_its_pack_and_needs_no_empty_host) {
+  DispatchOptions options;
+  options.max_pack_jobs = 4;
+  start({packable(1), packable(1), isolated(), packable(1), packable(1)}, options);
+  policy_->add_worker(0, "a", false);
+  policy_->add_worker(1, "a", false);
+  EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(0, 1));
+  EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(2));
+}
+
+TEST_F(DispatchPolicyTest, a_pack_holds_jobs_of_one_base_model_and_leaves_some_for_the_others) {
+  DispatchOptions options;
+  options.max_pack_jobs = 3;
+  start({packable(1), packable(2), packable(1), packable(1), packable(1), of_model(1)}, options);
+  policy_->add_worker(0, "a", false);
+  EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(0, 2, 3));
+  policy_->add_worker(1, "b", false);
+  EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(1));
+}
+
+TEST_F(DispatchPolicyTest, jobs_of_different_groups_never_share_a_pack) {
+  DispatchOptions options;
+  options.max_pack_jobs = 4;
+  start({}, options);
+  policy_.emplace(options, std::vector<JobTraits>(4, packable(1)));
+  for (int job = 0; job < 4; ++job) {
+    policy_->set_group(job, 1 + job / 2);
+    policy_->add_ready(job);
+  }
+  policy_->add_worker(0, "a", false);
+  EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(0, 1));
+  run_first(0, 1s);
+  run_first(0, 1s);
+  EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(2, 3));
+}
+
+TEST_F(DispatchPolicyTest, a_leaving_worker_gets_nothing_new_and_what_waits_there_has_not_begun) {
+  start(5);
+  policy_->add_worker(0, "a", true);
+  place_all();
+  EXPECT_TRUE(policy_->begun(0));
+  EXPECT_FALSE(policy_->begun(1));
+  policy_->mark_begun(0);
+  policy_->set_leaving(0, true);
+  run_first(0, 1s);
+  EXPECT_FALSE(policy_->begun(1));
+  EXPECT_FALSE(policy_->next(now_));
+  policy_->set_leaving(0, false);
+  EXPECT_TRUE(policy_->begun(1));
+  EXPECT_TRUE(policy_->next(now_));
+}
+
+TEST_F(DispatchPolicyTest, a_job_is_begun_once_it_heads_its_queue) {
+  start(3);
+  policy_->add_worker(0, "a", true);
+  place_all();
+  EXPECT_FALSE(policy_->begun(1));
+  run_first(0, 1s);
+  EXPECT_TRUE(policy_->begun(1));
+}
+
+}  // namespace
+}  // namespace finesweep::coordinator
