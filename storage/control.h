@@ -37,7 +37,7 @@ Result<std::optional<Json>> take_answer(const std::filesystem::path& control, co
 /// Takes back a request that nobody answered.
 Status withdraw_request(const std::filesystem::path& control, const std::string& id);
 
-/// Removes answers that nobody fetched for a day, and half-written files.
+/// Removes answers that nobody fetched for a day, and files left half-written as long.
 void tidy_control(const std::filesystem::path& control);
 
 }  // namespace finesweep::storage
