@@ -180,9 +180,10 @@ std::optional<int> DispatchPolicy::pick_worker(int model, bool gpu_only) const {
   }
   if (!best) return std::nullopt;
   const auto [load, number] = *best->begin();
-  // A queue may hold as much as would be left for every worker: load - 1 waiting packs, of which one more comes.
+  // A queue may hold as many waiting packs as the ready jobs would make for every worker.
+  const auto pack_jobs = static_cast<std::size_t>(std::max(options_.max_pack_jobs, 1));
   const std::size_t share =
-      ready_.size() / (static_cast<std::size_t>(std::max(active_workers_, 1)) * options_.max_pack_jobs);
+      (ready_.size() / static_cast<std::size_t>(std::max(active_workers_, 1)) + pack_jobs - 1) / pack_jobs;
   if (load > 0 && load - 1 >= share) return std::nullopt;
   const auto same_model = open_by_model_[best_device].find(model);
   if (same_model != open_by_model_[best_device].end() && same_model->second.begin()->first == load)
@@ -202,6 +203,7 @@ std::optional<DispatchPolicy::Choice> DispatchPolicy::start_isolated(Instant now
       chosen = number;
   }
   host.isolating = true;
+  reserved_host_.erase(job);
   return place(chosen, {job}, now);
 }
 
