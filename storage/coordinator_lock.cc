@@ -236,7 +236,8 @@ CoordinatorLock::~CoordinatorLock() {
 Status CoordinatorLock::heartbeat() {
   if (impl_->is_ours()) return impl_->renew();
   const auto holder = read_lock(impl_->run);
-  if (!holder) return Error{impl_->run.lock_file().string() + " was removed or overwritten; this coordinator stops"};
+  if (!holder)
+    return Error{impl_->run.lock_file().string() + " was removed or overwritten; this coordinator stops"};
   return refused(impl_->run, holder, ", which took it over; this coordinator stops");
 }
 

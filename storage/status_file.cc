@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <exception>
 #include <stdexcept>
 
@@ -107,7 +108,7 @@ void to_json(Json& json, const StatusSnapshot& status) {
           {"heartbeat_ms", status.heartbeat_ms}};
   for (const auto& worker : status.workers) json["workers"].push_back(worker_to_json(worker));
   if (status.exit_code) json["exit_code"] = *status.exit_code;
-  if (status.seconds_left) json["seconds_left"] = *status.seconds_left;
+  if (status.seconds_left && std::isfinite(*status.seconds_left)) json["seconds_left"] = *status.seconds_left;
 }
 
 void from_json(const Json& json, StatusSnapshot& status) {
