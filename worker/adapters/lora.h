@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "jobs/result.h"
@@ -34,6 +36,8 @@ class LoraAdapter {
 
   const LoraOptions& options() const { return options_; }
   double scale() const;
+  /// The model's modules that are saved whole beside A and B.
+  std::vector<std::string> head_modules() const { return model_.head_modules(); }
   /// A and B of every module, in the order of the model. Named as PEFT's files name them.
   std::vector<Parameter*> parameters();
   /// What PEFT's adapter file holds: A and B and the head, fp32.
@@ -42,8 +46,10 @@ class LoraAdapter {
  private:
   friend Result<std::unique_ptr<LoraAdapter>> make_lora(Model&, const LoraOptions&, std::uint64_t, bool);
   friend Result<std::unique_ptr<LoraAdapter>> read_lora(Model&, const std::filesystem::path&, bool);
+  friend void merge_lora(Model&, LoraAdapter&);
   LoraAdapter(Model& model, LoraOptions options);
-  Status build(std::uint64_t seed, bool trained);
+  /// Finds the targets and puts an adapter with A and B of zeros on each.
+  Status attach(bool trained);
 
   struct Layer;
   Model& model_;

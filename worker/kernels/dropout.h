@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <string_view>
-#include <vector>
 
 #include "worker/kernels/token_layout.h"
 #include "worker/random.h"
@@ -12,8 +11,8 @@
 namespace finesweep::worker {
 
 /// Dropout at one place of a model in one step. Whether an element is kept follows from the stream and the
-/// element's place alone: row within the accumulated batch, position within the row, column (for attention: row,
-/// head, query position, key position). So a mask does not depend on padding, on how a batch is split for
+/// element's place alone: row within the accumulated batch, token (counted over the row's real tokens), column (for
+/// attention: row, head, query, key). So a mask does not depend on padding, on how a batch is split for
 /// accumulation, on the number of threads, nor on what else is in the batch.
 ///
 /// One Philox block decides eight elements, with 16 bits each: the probability is rounded to a multiple of 2^-16.
@@ -25,9 +24,9 @@ struct Dropout {
 
   bool active() const { return threshold != 0; }
   float scale() const { return 65536.0f / static_cast<float>(65536 - threshold); }
-  /// The stream of a row of the accumulated batch. Its block (position << 32) + column / 8 decides a hidden state's
-  /// eight columns; its block (head << 48) + (query << 24) + key / 8 eight attention probabilities. Element i of a
-  /// block has the low (i < 4) or high 16 bits of number i % 4.
+  /// The stream of a row of the accumulated batch. Its block (token << 32) + column / 8 decides eight columns of a
+  /// hidden state; its block (head << 48) + (query << 24) + key / 8 eight attention probabilities. Element i of a
+  /// block has number i / 2 of the block: the low 16 bits where i is even, else the high ones.
   RandomStream stream(std::int64_t row) const {
     return RandomStream(seed, purpose::dropout,
                         {static_cast<std::uint64_t>(step), site, static_cast<std::uint64_t>(row)});
@@ -47,11 +46,14 @@ std::uint64_t dropout_site(std::string_view name);
 /// Dropout at a place in a pass. Inactive where the run is, or probability is 0.
 Dropout make_dropout(double probability, const DropoutRun& run, std::uint64_t site);
 
+/// Elements are kept where these 16 bits are not below the threshold: 8 × `blocks` of them from `first_block` on.
+void dropout_bits(const RandomStream& stream, std::uint64_t first_block, std::int64_t blocks, std::uint16_t* bits);
+
 /// The mask of hidden states as a tensor, 0 or 1/(1-p): [tokens, width] fp32 on the CPU. For reference and tests;
 /// the kernels compute it as they go.
 at::Tensor dropout_mask(const Dropout& dropout, const TokenLayout& layout, std::int64_t width);
-/// Of attention probabilities of one row: [heads, queries, keys], by positions within the padded row.
+/// Of the attention probabilities of one row: [heads, queries, keys].
 at::Tensor attention_dropout_mask(const Dropout& dropout, std::int64_t row, std::int64_t heads,
-                                  const std::vector<std::int32_t>& queries, const std::vector<std::int32_t>& keys);
+                                  std::int64_t queries, std::int64_t keys);
 
 }  // namespace finesweep::worker

@@ -61,16 +61,15 @@ struct EmbeddingModule {
 /// activation(x Wᵀ + b + adapters) for the output columns out_begin … out_begin + out_count (count -1: all):
 /// columns that are not asked for cost nothing. `layout` says which rows the tokens belong to, for the adapters'
 /// dropout.
-Var linear(Tape* tape, const Var& x, const LinearModule& module, const TokenLayout& layout, const DropoutRun& run,
+Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const DropoutRun& run,
            Activation activation = Activation::none, std::int64_t out_begin = 0, std::int64_t out_count = -1);
 
 /// norm(words[id] + positions[position] + types[type]) with dropout after the norm. Ids [tokens] int64, in range.
 Var embed_norm(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
-               const at::Tensor& types, const TokenLayout& layout, const Dropout& dropout,
-               at::ScalarType compute_type);
+               const at::Tensor& types, const Layout& layout, const Dropout& dropout, at::ScalarType compute_type);
 
-/// norm(residual + dropout(x)): the end of a post-norm block.
-Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const TokenLayout& layout,
+/// norm(residual + dropout(x)): the end of a post-norm block. Consumes x: its memory is reused.
+Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const Layout& layout,
              const Dropout& dropout);
 
 /// Softmax attention within each row, scores scaled by 1/sqrt(width / heads), dropout on the probabilities.
@@ -78,20 +77,20 @@ Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& mo
 ///   qkv [tokens, 3 × width]: query, key, value side by side, each head after head. Returns [tokens, width].
 ///
 /// Memory is linear in the length: probabilities are computed again on the way back.
-Var attention(Tape* tape, const Var& qkv, const TokenLayout& layout, std::int64_t heads, const Dropout& dropout);
+Var attention(Tape* tape, const Var& qkv, const Layout& layout, std::int64_t heads, const Dropout& dropout);
 
 /// The same for the first token of each row as the only query.
 ///   query [rows, width], key_value [tokens, 2 × width]. Returns [rows, width].
-Var attention_of_first(Tape* tape, const Var& query, const Var& key_value, const TokenLayout& layout,
-                       std::int64_t heads, const Dropout& dropout);
+Var attention_of_first(Tape* tape, const Var& query, const Var& key_value, const Layout& layout, std::int64_t heads,
+                       const Dropout& dropout);
 
 /// The first token of each row: [rows, width].
-Var first_tokens(Tape* tape, const Var& x, const TokenLayout& layout);
+Var first_tokens(Tape* tape, const Var& x, const Layout& layout);
 /// The mean over each row's tokens: [rows, width].
-Var mean_tokens(Tape* tape, const Var& x, const TokenLayout& layout);
+Var mean_tokens(Tape* tape, const Var& x, const Layout& layout);
 
 /// x · mask / (1 - p).
-Var dropout(Tape* tape, const Var& x, const TokenLayout& layout, const Dropout& dropout);
+Var dropout(Tape* tape, const Var& x, const Layout& layout, const Dropout& dropout);
 
 /// fp32, from any type.
 Var to_float(Tape* tape, const Var& x);

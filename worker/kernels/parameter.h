@@ -33,8 +33,11 @@ struct Parameter {
   bool is_table = false;
   std::vector<std::int64_t> touched_rows;
 
-  /// Makes it trained: `value` becomes a private copy, master and grad are allocated.
-  void train();
+  /// Makes it trained: `master` becomes a private copy in fp32, `value` that or its copy in `type`, grad is
+  /// allocated.
+  void train(at::ScalarType type);
+  /// After `master` has changed.
+  void refresh_value();
   void zero_grad();
   /// The slice of `whole` (value, master or grad) that belongs to part `index`.
   at::Tensor slice(const at::Tensor& whole, std::size_t index) const;

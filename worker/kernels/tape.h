@@ -12,8 +12,11 @@ namespace finesweep::worker {
 /// Where the gradient of one tensor gathers on the way back. Shared by whoever made the tensor and whoever used it.
 struct GradSlot {
   at::Tensor grad;  // undefined until a consumer has added to it
-  /// Adds `gradient`, in place where nobody else can see the tensor that is already there.
+  /// Adds `gradient`, in place where nobody else holds the tensor that is already there. `gradient` is no view of
+  /// memory that others still write.
   void add(const at::Tensor& gradient);
+  /// Adds a b.
+  void add_product(const at::Tensor& a, const at::Tensor& b);
 };
 
 /// A tensor on its way through a model. `slot` is null where nothing that was trained went into it: then no

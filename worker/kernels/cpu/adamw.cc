@@ -1,0 +1,38 @@
+#include "worker/kernels/cpu/adamw.h"
+
+#include "worker/kernels/cpu/vector.h"
+
+namespace finesweep::worker::cpu {
+
+// Plain loops: the compiler vectorises them in every clone.
+
+FINESWEEP_CLONES void adamw_update(float* __restrict weight, float* __restrict first, float* __restrict second,
+                                   const float* __restrict gradient, std::int64_t count, const AdamWStep& step) {
+  const float decay = step.decay, scale = step.gradient_scale, beta1 = step.beta1, beta2 = step.beta2;
+  const float epsilon = step.epsilon, step_size = step.step_size, inverse_root = step.inverse_root;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float g = gradient[i] * scale;
+    const float m = beta1 * first[i] + (1.0f - beta1) * g;
+    const float v = beta2 * second[i] + (1.0f - beta2) * g * g;
+    first[i] = m;
+    second[i] = v;
+    weight[i] = decay * weight[i] - step_size * m / (__builtin_sqrtf(v) * inverse_root + epsilon);
+  }
+}
+
+FINESWEEP_CLONES double sum_of_squares(const float* values, std::int64_t count) {
+  constexpr std::int64_t kRun = 256;  // floats summed in fp32 before they go to the double
+  double total = 0;
+  for (std::int64_t begin = 0; begin < count; begin += kRun) {
+    const std::int64_t n = count - begin < kRun ? count - begin : kRun;
+    Floats squares{};
+    for (std::int64_t i = 0; i < n; i += kLanes) {
+      const Floats v = load(values + begin + i, n - i);
+      squares += v * v;
+    }
+    total += sum(squares);
+  }
+  return total;
+}
+
+}  // namespace finesweep::worker::cpu

@@ -1,0 +1,35 @@
+#include "worker/kernels/parameter.h"
+
+#include <ATen/ops/zeros_like.h>
+
+namespace finesweep::worker {
+
+void Parameter::train(at::ScalarType type) {
+  trained = true;
+  master = value.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous();
+  value = master.to(type);
+  grad = at::zeros_like(master);
+  touched_rows.clear();
+}
+
+void Parameter::refresh_value() {
+  if (!value.is_same(master)) value.copy_(master);
+}
+
+void Parameter::zero_grad() {
+  if (!grad.defined()) return;
+  if (is_table && grad.is_cpu()) {
+    for (const std::int64_t row : touched_rows) grad.select(0, row).zero_();
+  } else {
+    grad.zero_();
+  }
+  touched_rows.clear();
+}
+
+at::Tensor Parameter::slice(const at::Tensor& whole, std::size_t index) const {
+  std::int64_t begin = 0;
+  for (std::size_t i = 0; i < index; ++i) begin += parts[i].rows;
+  return whole.narrow(0, begin, parts[index].rows);
+}
+
+}  // namespace finesweep::worker

@@ -1,0 +1,404 @@
+#include "worker/models/bert.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/remainder.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <utility>
+
+#include "worker/data/batch.h"
+#include "worker/random.h"
+
+namespace finesweep::worker {
+namespace {
+
+// The order of the family's Parameters: the embedding's five, twelve for each layer, two of the pooler, two of the
+// head.
+constexpr std::size_t kEmbeddingWeights = 5, kLayerWeights = 12;
+
+std::string layer_name(std::int64_t layer) {
+  return "bert.encoder.layer." + std::to_string(layer);
+}
+
+std::vector<std::string> attention_parts(const std::string& layer) {
+  return {layer + ".attention.self.query", layer + ".attention.self.key", layer + ".attention.self.value"};
+}
+
+Result<std::vector<WeightSpec>> bert_weights(const Json& json) {
+  const Result<BertConfig> read = read_bert_config(json);
+  if (!read) return Error{read.error()};
+  const BertConfig& config = *read;
+  std::vector<WeightSpec> specs;
+  const auto table = [&](const char* name, std::int64_t rows) {
+    specs.push_back(
+        {{std::string("bert.embeddings.") + name + ".weight"}, {rows, config.width}, WeightRole::table});
+  };
+  const auto norm = [&](const std::string& name) {
+    specs.push_back({{name + ".weight"}, {config.width}, WeightRole::norm});
+    specs.push_back({{name + ".bias"}, {config.width}, WeightRole::norm});
+  };
+  const auto linear = [&](const std::vector<std::string>& names, std::int64_t out, std::int64_t in) {
+    WeightSpec weight{{}, {out, in}, WeightRole::matrix}, bias{{}, {out}, WeightRole::bias};
+    for (const std::string& name : names) {
+      weight.names.push_back(name + ".weight");
+      bias.names.push_back(name + ".bias");
+    }
+    specs.push_back(weight);
+    specs.push_back(bias);
+  };
+  table("word_embeddings", config.vocabulary);
+  table("position_embeddings", config.positions);
+  table("token_type_embeddings", config.types);
+  norm("bert.embeddings.LayerNorm");
+  for (std::int64_t i = 0; i < config.layers; ++i) {
+    const std::string name = layer_name(i);
+    linear(attention_parts(name), config.width, config.width);
+    linear({name + ".attention.output.dense"}, config.width, config.width);
+    norm(name + ".attention.output.LayerNorm");
+    linear({name + ".intermediate.dense"}, config.inner, config.width);
+    linear({name + ".output.dense"}, config.width, config.inner);
+    norm(name + ".output.LayerNorm");
+  }
+  linear({"bert.pooler.dense"}, config.width, config.width);
+  specs[specs.size() - 2].optional = specs.back().optional = true;
+  linear({"classifier"}, -1, config.width);
+  for (WeightSpec* spec : {&specs[specs.size() - 2], &specs.back()}) spec->optional = spec->head = true;
+  return specs;
+}
+
+bool ends_with(std::string_view text, std::string_view end) {
+  return text.ends_with(end);
+}
+
+/// Published files name things in three ways: with or without "bert.", norms with gamma and beta, and with the
+/// heads of pre-training and of distillation beside the model.
+std::string bert_canonical_name(std::string_view file_name) {
+  std::string name(file_name);
+  for (const std::string_view other_head : {"cls.", "fit_dense", "qa_outputs."}) {
+    if (name.starts_with(other_head)) return "";
+  }
+  if (ends_with(name, "embeddings.position_ids")) return "";
+  for (const std::string_view part : {"embeddings.", "encoder.", "pooler."}) {
+    if (name.starts_with(part)) name = "bert." + name;
+  }
+  if (ends_with(name, "LayerNorm.gamma")) name.replace(name.size() - 5, 5, "weight");
+  if (ends_with(name, "LayerNorm.beta")) name.replace(name.size() - 4, 4, "bias");
+  return name;
+}
+
+Result<std::unique_ptr<Model>> make_bert_classifier(std::shared_ptr<const Pretrained> pretrained,
+                                                    const ClassifierOptions& options) {
+  const Result<BertConfig> config = read_bert_config(pretrained->config);
+  if (!config) return Error{config.error()};
+  const std::string folder = pretrained->folder.string();
+  if (options.precision == Precision::fp16) {
+    return Error{"precision fp16: BERT runs in fp32 or bf16; use bf16"};
+  }
+  if (options.train_all && pretrained->storage != at::kFloat) {
+    return Error{folder + ": full fine-tuning needs the weights in fp32"};
+  }
+  const std::vector<Parameter>& weights = pretrained->weights;
+  if (options.pooling == Pooling::cls && !weights[weights.size() - 4].value.defined()) {
+    return Error{folder +
+                 ": has no pooler (bert.pooler.dense.weight), which pooling: cls needs; use pooling: mean"};
+  }
+  const Parameter& head = weights[weights.size() - 2];
+  if (head.value.defined() && head.value.size(0) != options.labels) {
+    return Error{folder + ": tensor \"classifier.weight\" is a head of " + std::to_string(head.value.size(0)) +
+                 " labels and the data has " + std::to_string(options.labels) +
+                 "; remove classifier.weight and classifier.bias from the files to start from a new head"};
+  }
+  return std::unique_ptr<Model>(std::make_unique<BertClassifier>(std::move(pretrained), *config, options));
+}
+
+/// What a head that the files do not have starts from: N(0, initializer_range) from the weight's own stream, bias
+/// 0.
+Parameter new_head_weight(const std::string& name, std::vector<std::int64_t> shape, double deviation,
+                          std::uint64_t seed, c10::Device device) {
+  Parameter parameter;
+  parameter.parts.push_back({name, shape[0]});
+  parameter.decays = shape.size() > 1;
+  at::Tensor value = at::zeros(shape, at::kFloat);
+  if (shape.size() > 1) {
+    fill_normal(value.mutable_data_ptr<float>(), value.numel(), 0, static_cast<float>(deviation),
+                RandomStream(seed, purpose::initialisation, {hash_name(name)}));
+  }
+  parameter.value = value.to(device);
+  return parameter;
+}
+
+}  // namespace
+
+const Family bert_family = {"bert", bert_weights, bert_canonical_name, make_bert_classifier};
+
+Result<BertConfig> read_bert_config(const Json& json) {
+  BertConfig config;
+  const std::pair<const char*, std::int64_t*> integers[] = {
+      {"vocab_size", &config.vocabulary},    {"max_position_embeddings", &config.positions},
+      {"type_vocab_size", &config.types},    {"hidden_size", &config.width},
+      {"num_hidden_layers", &config.layers}, {"num_attention_heads", &config.heads},
+      {"intermediate_size", &config.inner},
+  };
+  for (const auto& [key, value] : integers) {
+    const Result<std::int64_t> read = config_integer(json, key);
+    if (!read) return Error{read.error()};
+    *value = *read;
+  }
+  if (config.width % config.heads != 0) {
+    return Error{"\"hidden_size\" " + std::to_string(config.width) +
+                 " is not a multiple of \"num_attention_heads\" " + std::to_string(config.heads)};
+  }
+  const std::tuple<const char*, double, double*> numbers[] = {
+      {"hidden_dropout_prob", 0.1, &config.hidden_dropout},
+      {"attention_probs_dropout_prob", 0.1, &config.attention_dropout},
+      {"layer_norm_eps", 1e-12, &config.norm_epsilon},
+      {"initializer_range", 0.02, &config.initializer_range},
+  };
+  for (const auto& [key, otherwise, value] : numbers) {
+    const Result<double> read = config_number(json, key, otherwise);
+    if (!read) return Error{read.error()};
+    *value = *read;
+  }
+  const Result<double> head_dropout = config_number(json, "classifier_dropout", config.hidden_dropout);
+  if (!head_dropout) return Error{head_dropout.error()};
+  config.head_dropout = *head_dropout;
+  for (const double rate : {config.hidden_dropout, config.attention_dropout, config.head_dropout}) {
+    if (!(rate >= 0 && rate < 1)) return Error{"a dropout probability must be at least 0 and below 1"};
+  }
+  const Json padding = json.value("pad_token_id", Json(0));
+  config.padding_id = padding.is_number_integer() ? padding.get<std::int64_t>() : -1;
+
+  const Json activation = json.value("hidden_act", Json("gelu"));
+  if (activation == "gelu") {
+    config.activation = Activation::gelu;
+  } else if (activation == "gelu_new" || activation == "gelu_pytorch_tanh") {
+    config.activation = Activation::gelu_tanh;
+  } else if (activation == "relu") {
+    config.activation = Activation::relu;
+  } else {
+    return Error{"\"hidden_act\" " + activation.dump() +
+                 " is not supported; gelu, gelu_new, gelu_pytorch_tanh and relu are"};
+  }
+  const Json kind = json.value("position_embedding_type", Json("absolute"));
+  if (kind != "absolute") {
+    return Error{"\"position_embedding_type\" " + kind.dump() + " is not supported; \"absolute\" is"};
+  }
+  for (const char* decoder : {"is_decoder", "add_cross_attention"}) {
+    if (json.value(decoder, Json(false)) == true) return Error{std::string("\"") + decoder + "\" is not supported"};
+  }
+  return config;
+}
+
+BertClassifier::BertClassifier(std::shared_ptr<const Pretrained> pretrained, const BertConfig& config,
+                               const ClassifierOptions& options)
+    : pretrained_(std::move(pretrained)),
+      config_(config),
+      labels_(options.labels),
+      pooling_(options.pooling),
+      compute_type_(options.precision == Precision::fp32 ? at::kFloat : at::kBFloat16),
+      weights_(pretrained_->weights) {
+  if (options.model_dropout) {
+    config_.hidden_dropout = config_.attention_dropout = config_.head_dropout = *options.model_dropout;
+  }
+  adopt_weights(options);
+
+  std::size_t next = 0;
+  const auto norm = [&] {
+    NormModule module{&weights_[next], &weights_[next + 1], config_.norm_epsilon};
+    next += 2;
+    return module;
+  };
+  const auto linear = [&](std::vector<std::string> paths) {
+    LinearModule module{std::move(paths), &weights_[next], &weights_[next + 1], {}};
+    next += 2;
+    return module;
+  };
+  embedding_.words = &weights_[0];
+  embedding_.positions = &weights_[1];
+  embedding_.types = &weights_[2];
+  embedding_.padding_id = config_.padding_id;
+  next = 3;
+  embedding_.norm = norm();
+  for (std::int64_t i = 0; i < config_.layers; ++i) {
+    Layer layer;
+    layer.name = layer_name(i);
+    layer.qkv = linear(attention_parts(layer.name));
+    layer.output = linear({layer.name + ".attention.output.dense"});
+    layer.attention_norm = norm();
+    layer.up = linear({layer.name + ".intermediate.dense"});
+    layer.down = linear({layer.name + ".output.dense"});
+    layer.output_norm = norm();
+    layer.attention_site = dropout_site(layer.name + ".attention.self");
+    layer.output_site = dropout_site(layer.name + ".attention.output");
+    layer.down_site = dropout_site(layer.name + ".output");
+    layers_.push_back(std::move(layer));
+  }
+  pooler_ = linear({"bert.pooler.dense"});
+  classifier_ = linear({"classifier"});
+}
+
+void BertClassifier::adopt_weights(const ClassifierOptions& options) {
+  const std::size_t pooler = kEmbeddingWeights + kLayerWeights * static_cast<std::size_t>(config_.layers);
+  const std::size_t head = pooler + 2;
+  const c10::Device device = pretrained_->device;
+  if (!weights_[head].value.defined()) {
+    weights_[head] = new_head_weight("classifier.weight", {labels_, config_.width}, config_.initializer_range,
+                                     options.seed, device);
+  }
+  if (!weights_[head + 1].value.defined()) {
+    weights_[head + 1] = new_head_weight("classifier.bias", {labels_}, 0, options.seed, device);
+  }
+  for (std::size_t i = 0; i < weights_.size(); ++i) {
+    Parameter& weight = weights_[i];
+    if (!weight.value.defined()) continue;
+    const bool is_head = i >= head, is_unused = i >= pooler && !is_head && pooling_ != Pooling::cls;
+    const bool is_norm = !weight.decays && weight.parts.front().name.find("LayerNorm") != std::string::npos;
+    const at::ScalarType type = is_head || is_norm ? at::kFloat : compute_type_;
+    if (is_head) weight.value = weight.value.clone();  // an adapter may bring its own
+    if (!options.frozen && (is_head || (options.train_all && !is_unused))) {
+      weight.train(type);
+    } else if (!is_unused) {
+      weight.value = weight.value.to(type);
+    }
+  }
+}
+
+std::vector<LinearModule*> BertClassifier::linear_modules() {
+  std::vector<LinearModule*> modules;
+  for (Layer& layer : layers_) {
+    for (LinearModule* module : {&layer.qkv, &layer.output, &layer.up, &layer.down}) modules.push_back(module);
+  }
+  if (pooling_ == Pooling::cls) modules.push_back(&pooler_);
+  modules.push_back(&classifier_);
+  return modules;
+}
+
+std::vector<Parameter*> BertClassifier::parameters() {
+  std::vector<Parameter*> all;
+  for (Parameter& weight : weights_) {
+    if (weight.value.defined()) all.push_back(&weight);
+  }
+  return all;
+}
+
+Json BertClassifier::config() const {
+  Json config = pretrained_->config;
+  for (const char* stale : {"_name_or_path", "torch_dtype", "num_labels", "problem_type"}) config.erase(stale);
+  config["architectures"] = {"BertForSequenceClassification"};
+  config["dtype"] = "float32";
+  Json id2label = Json::object(), label2id = Json::object();
+  for (std::int64_t i = 0; i < labels_; ++i) {
+    const std::string name =
+        i < static_cast<std::int64_t>(label_names.size()) ? label_names[i] : "LABEL_" + std::to_string(i);
+    id2label[std::to_string(i)] = name;
+    label2id[name] = i;
+  }
+  config["id2label"] = id2label;
+  config["label2id"] = label2id;
+  config["problem_type"] = labels_ == 1 ? "regression" : "single_label_classification";
+  if (pooling_ == Pooling::mean) {
+    config["finesweep_pooling"] = "mean";  // transformers has no such head: its class would pool otherwise
+  } else {
+    config.erase("finesweep_pooling");
+  }
+  return config;
+}
+
+Status BertClassifier::check(const Batch& batch) const {
+  const auto within = [](const at::Tensor& values, std::int64_t limit, const char* what) -> Status {
+    if (!values.defined() || values.numel() == 0) return {};
+    const std::int64_t least = values.min().item<std::int64_t>(), most = values.max().item<std::int64_t>();
+    if (least >= 0 && most < limit) return {};
+    return Error{std::string(what) + " " + std::to_string(least < 0 ? least : most) +
+                 " is outside of the model's 0 … " + std::to_string(limit - 1)};
+  };
+  if (batch.input_ids.size(1) > config_.positions) {
+    return Error{"a row of " + std::to_string(batch.input_ids.size(1)) + " tokens is longer than the model's " +
+                 std::to_string(config_.positions) + " positions; lower sequence_length"};
+  }
+  if (Status status = within(batch.input_ids, config_.vocabulary, "token id"); !status) return status;
+  if (Status status = within(batch.token_type_ids, config_.types, "token type"); !status) return status;
+  if (labels_ > 1 && batch.labels.defined()) {
+    if (at::isFloatingType(batch.labels.scalar_type())) return Error{"labels of a classification must be integers"};
+    return within(batch.labels.masked_select(batch.labels.ne(-100)), labels_, "label");
+  }
+  return {};
+}
+
+Var BertClassifier::embed(const Batch& batch, const Layout& layout, const Pass& pass) {
+  const c10::Device device = pretrained_->device;
+  const at::Tensor& index = layout->padded_index;
+  const at::Tensor ids = at::index_select(batch.input_ids.view({-1}), 0, index);
+  const at::Tensor types = batch.token_type_ids.defined()
+                               ? at::index_select(batch.token_type_ids.view({-1}), 0, index)
+                               : at::zeros_like(ids);
+  const at::Tensor positions = at::remainder(index, batch.input_ids.size(1));
+  const Dropout dropout = make_dropout(config_.hidden_dropout, pass.dropout, dropout_site("bert.embeddings"));
+  return embed_norm(pass.tape, embedding_, ids.to(device), positions.to(device), types.to(device), layout, dropout,
+                    compute_type_);
+}
+
+Var BertClassifier::after_attention(const Layer& layer, const Var& context, const Var& residual,
+                                    const Layout& layout, const Pass& pass) {
+  Tape* tape = pass.tape;
+  const Dropout first = make_dropout(config_.hidden_dropout, pass.dropout, layer.output_site);
+  const Dropout second = make_dropout(config_.hidden_dropout, pass.dropout, layer.down_site);
+  const Var mixed = linear(tape, context, layer.output, layout, pass.dropout);
+  const Var attended = add_norm(tape, mixed, residual, layer.attention_norm, layout, first);
+  const Var inner = linear(tape, attended, layer.up, layout, pass.dropout, config_.activation);
+  const Var outer = linear(tape, inner, layer.down, layout, pass.dropout);
+  return add_norm(tape, outer, attended, layer.output_norm, layout, second);
+}
+
+Var BertClassifier::run_layer(const Layer& layer, const Var& x, const Layout& layout, const Pass& pass) {
+  const Dropout dropout = make_dropout(config_.attention_dropout, pass.dropout, layer.attention_site);
+  const Var qkv = linear(pass.tape, x, layer.qkv, layout, pass.dropout);
+  return after_attention(layer, attention(pass.tape, qkv, layout, config_.heads, dropout), x, layout, pass);
+}
+
+Var BertClassifier::run_layer_for_first(const Layer& layer, const Var& x, const Layout& layout, const Pass& pass) {
+  const Dropout dropout = make_dropout(config_.attention_dropout, pass.dropout, layer.attention_site);
+  const Layout first = layout->first_tokens();
+  const std::int64_t width = config_.width;
+  const Var key_value = linear(pass.tape, x, layer.qkv, layout, pass.dropout, Activation::none, width, 2 * width);
+  const Var x_first = first_tokens(pass.tape, x, layout);
+  const Var query = linear(pass.tape, x_first, layer.qkv, first, pass.dropout, Activation::none, 0, width);
+  const Var context = attention_of_first(pass.tape, query, key_value, layout, config_.heads, dropout);
+  return after_attention(layer, context, x_first, first, pass);
+}
+
+Var BertClassifier::logits(const Batch& batch, const Pass& pass) {
+  const Layout layout = TokenLayout::of_mask(batch.attention_mask, pass.first_row);
+  const Layout rows = layout->first_tokens();  // one "token" a row
+  const bool all_tokens = pooling_ == Pooling::mean || pass.hidden_states != nullptr;
+  Var x = embed(batch, layout, pass);
+  if (pass.hidden_states != nullptr) pass.hidden_states->push_back(x.value);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const bool for_first = i + 1 == layers_.size() && !all_tokens;
+    x = for_first ? run_layer_for_first(layers_[i], x, layout, pass) : run_layer(layers_[i], x, layout, pass);
+    if (pass.hidden_states != nullptr) pass.hidden_states->push_back(x.value);
+  }
+  Var pooled;
+  if (pooling_ == Pooling::mean) {
+    pooled = mean_tokens(pass.tape, x, layout);
+  } else {
+    if (all_tokens) x = first_tokens(pass.tape, x, layout);
+    pooled = linear(pass.tape, x, pooler_, rows, pass.dropout, Activation::tanh);
+  }
+  const Dropout head = make_dropout(config_.head_dropout, pass.dropout, dropout_site("classifier"));
+  const Var input = dropout(pass.tape, to_float(pass.tape, pooled), rows, head);
+  return linear(pass.tape, input, classifier_, rows, pass.dropout);
+}
+
+Var BertClassifier::loss(const Batch& batch, const Pass& pass, double denominator) {
+  const Var values = logits(batch, pass);
+  const at::Tensor labels = batch.labels.to(pretrained_->device);
+  return labels_ == 1 ? squared_error(pass.tape, values, labels, denominator)
+                      : cross_entropy(pass.tape, values, labels, denominator);
+}
+
+}  // namespace finesweep::worker

@@ -1,0 +1,44 @@
+#include "worker/models/family.h"
+
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "worker/models/bert.h"
+
+namespace finesweep::worker {
+namespace {
+
+const std::array<const Family*, 1> kFamilies = {&bert_family};
+
+}  // namespace
+
+const Family* find_family(std::string_view model_type) {
+  for (const Family* family : kFamilies) {
+    if (family->model_type == model_type) return family;
+  }
+  return nullptr;
+}
+
+std::vector<std::string_view> family_names() {
+  std::vector<std::string_view> names;
+  for (const Family* family : kFamilies) names.push_back(family->model_type);
+  return names;
+}
+
+Result<std::int64_t> config_integer(const Json& config, const char* key) {
+  const auto found = config.find(key);
+  if (found == config.end()) return Error{std::string("\"") + key + "\" is missing"};
+  if (!found->is_number_integer() || found->get<std::int64_t>() < 1) {
+    return Error{std::string("\"") + key + "\" must be a positive integer, and is " + found->dump()};
+  }
+  return found->get<std::int64_t>();
+}
+
+Result<double> config_number(const Json& config, const char* key, double otherwise) {
+  const auto found = config.find(key);
+  if (found == config.end() || found->is_null()) return otherwise;
+  if (!found->is_number()) return Error{std::string("\"") + key + "\" must be a number, and is " + found->dump()};
+  return found->get<double>();
+}
+
+}  // namespace finesweep::worker

@@ -1,0 +1,42 @@
+#include "worker/models/model.h"
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "storage/files.h"
+#include "worker/formats/safetensors.h"
+
+namespace finesweep::worker {
+
+std::vector<Parameter*> trained_parameters(Model& model) {
+  std::vector<Parameter*> trained;
+  for (Parameter* parameter : model.parameters()) {
+    if (parameter->trained) trained.push_back(parameter);
+  }
+  return trained;
+}
+
+std::int64_t count_values(const std::vector<Parameter*>& parameters) {
+  std::int64_t count = 0;
+  for (const Parameter* parameter : parameters) count += parameter->value.numel();
+  return count;
+}
+
+Status save_pretrained(Model& model, const std::filesystem::path& folder) try {
+  std::filesystem::create_directories(folder);
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (const Parameter* parameter : model.parameters()) {
+    const at::Tensor whole = (parameter->trained ? parameter->master : parameter->value).to(at::kFloat);
+    for (std::size_t i = 0; i < parameter->parts.size(); ++i) {
+      tensors.emplace_back(parameter->parts[i].name, parameter->slice(whole, i));
+    }
+  }
+  if (Status written = write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}}); !written) {
+    return written;
+  }
+  return storage::write_file_atomically(folder / "config.json", model.config().dump(2) + "\n");
+} catch (const std::exception& error) {
+  return Error{folder.string() + ": cannot save the model: " + error.what()};
+}
+
+}  // namespace finesweep::worker

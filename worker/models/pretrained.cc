@@ -1,0 +1,155 @@
+#include "worker/models/pretrained.h"
+
+#include <ATen/ops/empty.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "storage/files.h"
+#include "worker/formats/weight_files.h"
+#include "worker/models/family.h"
+
+namespace finesweep::worker {
+namespace {
+
+Result<Json> read_config(const std::filesystem::path& file) {
+  Result<std::string> text = storage::read_file(file);
+  if (!text) return Error{text.error()};
+  Json config = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object()) return Error{file.string() + ": is not a JSON object"};
+  return config;
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    text += (i == 0 ? "" : ", ") + (shape[i] < 0 ? std::string("labels") : std::to_string(shape[i]));
+  }
+  return text + "]";
+}
+
+bool shape_fits(const std::vector<std::int64_t>& shape, const std::vector<std::int64_t>& expected) {
+  if (shape.size() != expected.size()) return false;
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    if (expected[i] >= 0 && shape[i] != expected[i]) return false;
+  }
+  return true;
+}
+
+bool is_floating(const std::string& dtype) {
+  return dtype == "F32" || dtype == "F16" || dtype == "BF16" || dtype == "F64";
+}
+
+/// The name that each canonical name has in the files.
+using NameMap = std::map<std::string, std::string>;
+
+Result<NameMap> map_names(const Family& family, const std::vector<WeightSpec>& specs, const WeightFiles& files) {
+  NameMap names;
+  for (const std::string& name : files.names()) {
+    const std::string canonical = family.canonical_name(name);
+    if (canonical.empty()) continue;
+    const auto [other, is_new] = names.emplace(canonical, name);
+    if (!is_new) {
+      return Error{files.file_of(name).string() + ": tensors \"" + other->second + "\" and \"" + name +
+                   "\" are the same weight of the model; remove one"};
+    }
+  }
+  NameMap unknown = names;
+  for (const WeightSpec& spec : specs) {
+    for (const std::string& name : spec.names) unknown.erase(name);
+  }
+  if (!unknown.empty()) {
+    const std::string& name = unknown.begin()->second;
+    return Error{files.file_of(name).string() + ": unknown tensor \"" + name + "\" (and " +
+                 std::to_string(unknown.size() - 1) + " more): not a weight of a " +
+                 std::string(family.model_type) + " as its config.json describes it"};
+  }
+  return names;
+}
+
+/// Writes each tensor of `spec` into its place in one new tensor.
+Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, const WeightFiles& files,
+                              at::ScalarType type, c10::Device device) {
+  Parameter parameter;
+  parameter.is_table = spec.role == WeightRole::table;
+  parameter.decays = spec.role == WeightRole::table || spec.role == WeightRole::matrix;
+  for (std::size_t i = 0; i < spec.names.size(); ++i) {
+    const auto found = names.find(spec.names[i]);
+    if (found == names.end()) {
+      if (spec.optional && i == 0) return parameter;
+      return Error{files.file_of(spec.names[i]).string() + ": tensor \"" + spec.names[i] + "\" is missing"};
+    }
+    const TensorEntry& entry = *files.find(found->second);
+    const std::string where = files.file_of(found->second).string() + ": tensor \"" + found->second + "\"";
+    if (!shape_fits(entry.shape, spec.shape)) {
+      return Error{where + " has shape " + shape_text(entry.shape) + "; config.json asks for " +
+                   shape_text(spec.shape)};
+    }
+    if (!is_floating(entry.dtype)) {
+      return Error{where + " has type " + entry.dtype + "; expected F32, F16, BF16 or F64"};
+    }
+    Result<at::Tensor> tensor = files.tensor(found->second);
+    if (!tensor) return Error{tensor.error()};
+    if (!parameter.value.defined()) {
+      std::vector<std::int64_t> shape = entry.shape;
+      shape[0] *= static_cast<std::int64_t>(spec.names.size());
+      parameter.value = at::empty(shape, at::TensorOptions(type).device(device));
+    }
+    parameter.parts.push_back({spec.names[i], entry.shape[0]});
+    parameter.slice(parameter.value, i).copy_(*tensor);
+  }
+  return parameter;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem::path& folder,
+                                                          at::ScalarType storage, c10::Device device) try {
+  const std::filesystem::path config_file = folder / "config.json";
+  Result<Json> config = read_config(config_file);
+  if (!config) return Error{config.error()};
+  const Json model_type = config->value("model_type", Json());
+  if (!model_type.is_string()) {
+    return Error{config_file.string() + ": \"model_type\" is missing; expected the model family's name"};
+  }
+  const Family* family = find_family(model_type.get<std::string>());
+  if (family == nullptr) {
+    std::string known;
+    for (const std::string_view name : family_names()) known += (known.empty() ? "" : ", ") + std::string(name);
+    return Error{config_file.string() + ": model_type \"" + model_type.get<std::string>() +
+                 "\" is not supported; supported are: " + known};
+  }
+  const Result<std::vector<WeightSpec>> specs = family->weights(*config);
+  if (!specs) return Error{config_file.string() + ": " + specs.error().message};
+  Result<WeightFiles> files = WeightFiles::open(folder);
+  if (!files) return Error{files.error()};
+  const Result<NameMap> names = map_names(*family, *specs, *files);
+  if (!names) return Error{names.error()};
+
+  auto model = std::make_shared<Pretrained>();
+  model->folder = folder;
+  model->family = std::string(family->model_type);
+  model->config = std::move(*config);
+  model->storage = storage;
+  model->device = device;
+  for (const WeightSpec& spec : *specs) {
+    const bool wide = spec.head || spec.role == WeightRole::norm;
+    Result<Parameter> weight = load_weight(spec, *names, *files, wide ? at::kFloat : storage, device);
+    if (!weight) return Error{weight.error()};
+    model->weights.push_back(std::move(*weight));
+  }
+  return std::shared_ptr<const Pretrained>(std::move(model));
+} catch (const std::exception& error) {
+  return Error{folder.string() + ": cannot load the model: " + error.what()};
+}
+
+Result<std::unique_ptr<Model>> make_classifier(std::shared_ptr<const Pretrained> pretrained,
+                                               const ClassifierOptions& options) try {
+  const Family* family = find_family(pretrained->family);
+  return family->make_classifier(std::move(pretrained), options);
+} catch (const std::exception& error) {
+  return Error{std::string("cannot make the model: ") + error.what()};
+}
+
+}  // namespace finesweep::worker

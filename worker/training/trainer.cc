@@ -1,0 +1,110 @@
+#include "worker/training/trainer.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/full.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace finesweep::worker {
+namespace {
+
+constexpr const char* kFirstMoment = "optimizer.first_moment.";
+constexpr const char* kSecondMoment = "optimizer.second_moment.";
+constexpr const char* kStep = "optimizer.step";
+
+AdamWOptions optimizer_options(const TrainingSettings& settings) {
+  return {settings.beta1, settings.beta2, settings.epsilon, settings.weight_decay, settings.max_grad_norm};
+}
+
+}  // namespace
+
+double learning_rate_at(Schedule schedule, double peak, std::int64_t step, std::int64_t warmup,
+                        std::int64_t total) {
+  if (step < warmup) return peak * static_cast<double>(step) / static_cast<double>(warmup);
+  if (schedule == Schedule::constant) return peak;
+  const double span = static_cast<double>(std::max<std::int64_t>(1, total - warmup));
+  if (schedule == Schedule::linear) return peak * std::max(0.0, static_cast<double>(total - step) / span);
+  const double progress = std::min(1.0, static_cast<double>(step - warmup) / span);
+  return peak * 0.5 * (1 + std::cos(std::numbers::pi * progress));
+}
+
+Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const TrainingSettings& settings,
+                 std::int64_t total_steps, std::uint64_t seed)
+    : model_(model),
+      settings_(settings),
+      parameters_(parameters),
+      optimizer_(std::move(parameters), optimizer_options(settings)),
+      warmup_(settings.warmup.steps(total_steps)),
+      total_steps_(total_steps),
+      seed_(seed) {}
+
+Result<StepReport> Trainer::step(const std::vector<Batch>& batches) {
+  std::int64_t rows = 0;
+  for (const Batch& batch : batches) {
+    if (Status fits = model_.check(batch); !fits) return Error{fits.error()};
+    rows += batch.input_ids.size(0);
+  }
+  const at::NoGradGuard no_graph;  // the tape stands in for libtorch's
+  StepReport report;
+  report.learning_rate =
+      learning_rate_at(settings_.schedule, settings_.learning_rate, steps_done_, warmup_, total_steps_);
+  Pass pass;
+  pass.dropout = {true, seed_, steps_done_};
+  for (const Batch& batch : batches) {
+    Tape tape;
+    pass.tape = &tape;
+    const Var loss = model_.loss(batch, pass, static_cast<double>(rows));
+    backward(tape, loss);
+    report.loss += loss.value.item<double>();
+    pass.first_row += batch.input_ids.size(0);
+  }
+  report.grad_norm = optimizer_.grad_norm();
+  report.finite = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
+  if (report.finite) {
+    optimizer_.update(report.learning_rate, steps_done_ + 1, report.grad_norm);
+    ++steps_done_;
+  }
+  for (Parameter* parameter : parameters_) parameter->zero_grad();
+  return report;
+}
+
+std::vector<std::pair<std::string, at::Tensor>> Trainer::state() const {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (std::size_t p = 0; p < parameters_.size(); ++p) {
+    const Parameter& parameter = *parameters_[p];
+    const AdamW::Moments& moments = optimizer_.moments()[p];
+    for (std::size_t i = 0; i < parameter.parts.size(); ++i) {
+      const std::string& name = parameter.parts[i].name;
+      tensors.emplace_back(name, parameter.slice(parameter.master, i));
+      tensors.emplace_back(kFirstMoment + name, parameter.slice(moments.first, i));
+      tensors.emplace_back(kSecondMoment + name, parameter.slice(moments.second, i));
+    }
+  }
+  tensors.emplace_back(kStep, at::full({1}, steps_done_, at::kLong));
+  return tensors;
+}
+
+Status Trainer::restore(const std::map<std::string, at::Tensor>& state) {
+  const auto mine = this->state();
+  for (const auto& [name, tensor] : mine) {
+    const auto found = state.find(name);
+    if (found == state.end()) return Error{"the training state has no tensor \"" + name + "\""};
+    if (found->second.sizes() != tensor.sizes() || found->second.scalar_type() != tensor.scalar_type()) {
+      return Error{"tensor \"" + name + "\" of the training state has another shape or type than the model's"};
+    }
+  }
+  for (const auto& [name, tensor] : mine) {
+    if (name != kStep) tensor.copy_(state.at(name));
+  }
+  steps_done_ = state.at(kStep).item<std::int64_t>();
+  optimizer_.moments_changed();
+  for (Parameter* parameter : parameters_) {
+    parameter->refresh_value();
+    parameter->zero_grad();
+  }
+  return {};
+}
+
+}  // namespace finesweep::worker
