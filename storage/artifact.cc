@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "jobs/version.h"
+#include "jobs/settings_table.h"
 #include "storage/files.h"
 
 namespace finesweep::storage {

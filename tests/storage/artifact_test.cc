@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include "jobs/settings_table.h"
 #include "jobs/version.h"
 #include "storage/files.h"
 #include "tests/storage/sample_plan.h"
