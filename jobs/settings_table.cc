@@ -46,7 +46,6 @@ constexpr std::string_view kGoals[] = {"maximize", "minimize"};
 constexpr std::string_view kPack[] = {"auto", "off"};
 
 constexpr Sections kTraining = distill | finetune;
-constexpr Sections kRuns = distill | finetune | evaluate | benchmark;
 constexpr Sections kSteps = distill | finetune | prune | quantize | merge | evaluate | benchmark;
 constexpr Sections only(Section section) {
   return static_cast<Sections>(section);
@@ -210,7 +209,7 @@ constexpr Setting kTable[] = {
     {.sections = kTraining, .key = "pooling", .type = choice, .fallback = R"("cls")", .choices = kPooling,
      .use = Use::classification,
      .doc = "What the classification head reads: as the reference head has it, or the mean over tokens."},
-    {.sections = kTraining | evaluate, .key = "isolate", .type = boolean, .fallback = "false",
+    {.sections = kTraining, .key = "isolate", .type = boolean, .fallback = "false",
      .doc = "Run alone on the device (on a CPU: alone on the host), so that times and memory compare fairly. A "
             "benchmark always does."},
 

@@ -1,0 +1,448 @@
+#include "sweeps/planner.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <unordered_map>
+#include <utility>
+
+#include "sweeps/chains.h"
+#include "sweeps/check.h"
+#include "sweeps/expand.h"
+#include "sweeps/job_hash.h"
+#include "sweeps/resolve.h"
+
+namespace finesweep::sweeps {
+
+namespace {
+
+/// A configuration that is run, after merging those that mean the same.
+struct Configuration {
+  std::string hash;  // 64 hex digits
+  std::string label;
+  bool labelled = false;
+  std::vector<std::string> all_labels;  // of those merged into it, too
+  Mark mark;
+  bool may_be_baseline = false;  // by the paths of report.baseline
+  std::vector<std::size_t> trials;
+  int merged = 0;
+};
+
+bool same_json(const Json& a, const Json& b) {
+  if (!a.is_array() || !b.is_array()) return a == b;
+  Json x = a, y = b;
+  std::sort(x.begin(), x.end());
+  std::sort(y.begin(), y.end());
+  return x == y;
+}
+
+/// All but the label.
+bool matches_paths(const Matcher& matcher, const Resolved& resolved) {
+  for (const auto& [target, value] : matcher.values)
+    if (!same_json(resolved.value_of(target), value)) return false;
+  for (const auto& [step, skip] : matcher.skips) {
+    const bool runs = std::any_of(resolved.steps.begin(), resolved.steps.end(),
+                                  [step = step](const ResolvedStep& other) { return other.index == step; });
+    if (runs == skip) return false;
+  }
+  return true;
+}
+
+std::string plain(const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  std::string text = value.dump();
+  if (text.ends_with(".0")) text.resize(text.size() - 2);
+  return text;
+}
+
+std::string title_of(const ResolvedStep& step) {
+  const Json& settings = step.settings;
+  std::string title(step_kind_name(step.kind));
+  auto add = [&](const std::string& words) { title += " " + words; };
+  switch (step.kind) {
+    case StepKind::finetune:
+      add(step.facts.method);
+      if (settings.contains("rank")) add("r" + plain(settings["rank"]) + " alpha " + plain(settings["alpha"]));
+      break;
+    case StepKind::prune:
+      add(plain(settings["target"]) + " " + plain(settings["amount"]));
+      break;
+    case StepKind::quantize:
+      add(step.facts.format);
+      break;
+    case StepKind::evaluate:
+      add(plain(settings["split"]));
+      break;
+    case StepKind::benchmark:
+      for (const Json& mode : settings["mode"]) add(plain(mode));
+      break;
+    default:
+      break;
+  }
+  return title;
+}
+
+class Planner {
+ public:
+  Planner(const SweepDeclaration& declaration, ModelCatalog& models, DataCatalog& data, Diagnostics& diagnostics)
+      : declaration_(declaration),
+        models_(models),
+        data_(data),
+        diagnostics_(diagnostics),
+        swept_values_(declaration),
+        labels_(declaration),
+        excluded_(declaration.excludes.size(), 0) {}
+
+  Plan make(std::size_t most_trials) {
+    plan_.name = declaration_.name;
+    plan_.resources = declaration_.resources;
+    for (const Target& target : declaration_.swept) plan_.swept_paths.push_back(target.path);
+    const std::size_t configurations = count_configurations(declaration_);
+    if (configurations > most_trials / static_cast<std::size_t>(declaration_.repeats)) {
+      const std::string count = configurations == SIZE_MAX ? "too many" : std::to_string(configurations);
+      diagnostics_.error(declaration_.repeats_mark, "sweep",
+                         count + " configurations with " + std::to_string(declaration_.repeats) +
+                             " repeats are more than the " + std::to_string(most_trials) + " trials of one sweep");
+      return std::move(plan_);
+    }
+    for_each_configuration(declaration_, [this](RawConfiguration&& raw) { add(std::move(raw)); });
+    for (std::size_t i = 0; i < excluded_.size(); ++i)
+      if (excluded_[i] == 0)
+        diagnostics_.warning(declaration_.excludes[i].mark, "sweep.exclude",
+                             "matches no configuration: " + declaration_.excludes[i].text);
+    if (configurations_.empty() && !diagnostics_.has_errors())
+      diagnostics_.error(declaration_.excludes.front().mark, "sweep.exclude", "leaves no configuration");
+    note_dropped();
+    finish_labels();
+    finish_names();
+    form_chains(declaration_, plan_, chain_candidates_);
+    report();
+    return std::move(plan_);
+  }
+
+ private:
+  void add(RawConfiguration&& raw) {
+    const Resolved resolved = resolve(declaration_, raw.given, models_);
+    Configuration configuration;
+    std::vector<Json> swept = swept_values_.of(resolved);
+    configuration.label = labels_.make(raw.label, swept);
+    configuration.labelled = raw.labelled;
+    configuration.mark = raw.mark;
+    if (configuration.label.empty())
+      configuration.label = declaration_.includes.empty() ? declaration_.name : "as written";
+    if (is_excluded(resolved, configuration.label)) return;
+    if (resolved.steps.empty())
+      diagnostics_.error(raw.mark.line ? raw.mark : declaration_.pipeline_mark, "pipeline",
+                         "every step of '" + configuration.label + "' is left out");
+    check_configuration(declaration_, raw.given, resolved, models_, data_, diagnostics_);
+    collect_yields(resolved);
+    // A step of the pipeline that was not readable has no place here: nothing is run anyway.
+    if (diagnostics_.has_errors() || !resolved.info) {
+      remember_for_baseline(std::move(configuration), resolved);
+      return;
+    }
+    const std::vector<JobDescription> descriptions = describe(resolved);
+    configuration.hash = hash_of(resolved, descriptions);
+    if (const auto known = by_hash_.find(configuration.hash); known != by_hash_.end()) {
+      merge(configurations_[known->second], configuration);
+      return;
+    }
+    by_hash_[configuration.hash] = configurations_.size();
+    for (const Dropped& dropped : resolved.dropped) {
+      auto& [use, count] = dropped_[dropped.path];
+      use = dropped.use;
+      ++count;
+    }
+    const Configuration& added = remember_for_baseline(std::move(configuration), resolved);
+    for (int repeat = 0; repeat < declaration_.repeats; ++repeat)
+      add_trial(added.label, repeat, swept, resolved, descriptions);
+  }
+
+  bool is_excluded(const Resolved& resolved, const std::string& label) {
+    bool excluded = false;
+    for (std::size_t i = 0; i < declaration_.excludes.size(); ++i) {
+      const Matcher& matcher = declaration_.excludes[i];
+      if ((matcher.label && *matcher.label != label) || !matches_paths(matcher, resolved)) continue;
+      ++excluded_[i];
+      excluded = true;
+    }
+    return excluded;
+  }
+
+  const Configuration& remember_for_baseline(Configuration&& configuration, const Resolved& resolved) {
+    configuration.may_be_baseline = declaration_.baseline && matches_paths(*declaration_.baseline, resolved);
+    configuration.all_labels.push_back(configuration.label);
+    return configurations_.emplace_back(std::move(configuration));
+  }
+
+  void merge(Configuration& first, Configuration& same) {
+    ++first.merged;
+    first.all_labels.push_back(same.label);
+    if (same.labelled && !first.labelled) {
+      first.label = same.label;
+      first.labelled = true;
+      first.mark = same.mark;
+    }
+  }
+
+  void collect_yields(const Resolved& resolved) {
+    task_ = resolved.task;
+    for (const ResolvedStep& step : resolved.steps) {
+      const std::string split = step.kind == StepKind::evaluate ? step.settings.at("split").get<std::string>() : "";
+      for (const std::string& metric : metrics_of(step)) {
+        const std::string name = step.name + "." + metric;
+        if (yield_names_.insert(name).second)
+          yields_.push_back({name, metric == "validation_loss" ? "validation" : split});
+      }
+    }
+  }
+
+  // ---- jobs -------------------------------------------------------------------------------------------------
+
+  /// Descriptions of a configuration's jobs without seeds; `inputs` are filled in when ids are known.
+  std::vector<JobDescription> describe(const Resolved& resolved) {
+    std::vector<JobDescription> descriptions;
+    bool from_base = true;
+    for (const ResolvedStep& step : resolved.steps) {
+      JobDescription description;
+      description.kind = step.kind;
+      description.settings = step.settings;
+      const bool own_student = step.kind == StepKind::distill && step.settings.contains("student");
+      if (from_base && !own_student) description.model = resolved.info->checksums;
+      for (const char* key : {"teacher", "student"})
+        if (step.settings.contains(key) && step.settings[key].is_string())
+          if (const auto& info = models_.get(step.settings[key].get<std::string>()))
+            description.settings[key] = info->checksums;
+      description.data = describe_data(step, resolved, from_base);
+      const bool trains = step.kind == StepKind::finetune || step.kind == StepKind::distill;
+      const bool benchmarks_training =
+          step.kind == StepKind::benchmark &&
+          std::ranges::find(step.settings["mode"], Json("train")) != step.settings["mode"].end();
+      if (trains || benchmarks_training) description.gpus = declaration_.resources.gpus;
+      descriptions.push_back(std::move(description));
+      if (makes_model(step.kind)) from_base = false;
+    }
+    return descriptions;
+  }
+
+  Json describe_data(const ResolvedStep& step, const Resolved& resolved, bool from_base) {
+    Json data{{"task", task_name(resolved.task)}};
+    std::vector<std::string> splits = splits_of(step);
+    // The classes of rows that name theirs come from the training rows, unless an earlier step has settled them.
+    const bool settles_labels = step.kind == StepKind::evaluate && from_base &&
+                                resolved.task == Task::classification && !resolved.data.contains("labels");
+    if (settles_labels && std::find(splits.begin(), splits.end(), "train") == splits.end() &&
+        resolved.data.contains("train"))
+      splits.push_back("train");
+    if (splits.empty()) return data;
+    for (const auto& [key, value] : resolved.data.items())
+      if (key != "train" && key != "validation" && key != "test" && key != "limit" && key != "limit_seed")
+        data[key] = value;
+    bool limited = false;
+    for (const std::string& split : splits) {
+      data["files"][split] = data_.get(resolved.data.at(split).get<std::string>())->sha256;
+      if (const Json limits = resolved.data.value("limit", Json::object()); limits.contains(split)) {
+        data["limit"][split] = limits[split];
+        limited = true;
+      }
+    }
+    if (limited) data["limit_seed"] = resolved.data.at("limit_seed");
+    return data;
+  }
+
+  static bool makes_model(StepKind kind) { return kind != StepKind::evaluate && kind != StepKind::benchmark; }
+
+  /// Whether the job draws random numbers.
+  static bool needs_seed(const ResolvedStep& step, const Resolved& resolved, bool from_base) {
+    switch (step.kind) {
+      case StepKind::distill:
+      case StepKind::finetune:
+      case StepKind::benchmark:
+        return true;
+      case StepKind::evaluate:
+        // A head that is missing is initialised.
+        return step.facts.samples ||
+               (from_base && resolved.task == Task::classification && !resolved.info->has_classification_head());
+      default:
+        return false;
+    }
+  }
+
+  static std::string hash_of(const Resolved& resolved, std::vector<JobDescription> descriptions) {
+    std::vector<std::pair<std::string, JobId>> steps;
+    std::optional<JobId> model;
+    for (std::size_t i = 0; i < descriptions.size(); ++i) {
+      if (model) descriptions[i].inputs = {*model};
+      const JobId id = job_id(descriptions[i]);
+      steps.push_back({resolved.steps[i].name, id});
+      if (makes_model(descriptions[i].kind)) model = id;
+    }
+    return configuration_hash(steps);
+  }
+
+  void add_trial(const std::string& label, int repeat, const std::vector<Json>& swept, const Resolved& resolved,
+                 const std::vector<JobDescription>& descriptions) {
+    Trial trial;
+    trial.label = label;
+    trial.repeat = repeat;
+    trial.seed = repeat_seed(declaration_.seed, repeat);
+    trial.swept = swept;
+    std::optional<JobId> model;
+    for (std::size_t i = 0; i < descriptions.size(); ++i) {
+      const ResolvedStep& step = resolved.steps[i];
+      JobDescription description = descriptions[i];
+      if (model) description.inputs = {*model};
+      if (needs_seed(step, resolved, !model)) description.seed = trial.seed;
+      if (step.kind == StepKind::benchmark) description.repeat = repeat;
+      const std::string canonical = canonical_text(description);
+      const JobId id = JobId::of(canonical);
+      trial.steps.push_back({step.name, step.kind, id});
+      if (job_index_.emplace(id, plan_.jobs.size()).second) add_job(id, description, step, resolved);
+      if (makes_model(step.kind)) model = id;
+    }
+    configurations_.back().trials.push_back(plan_.trials.size());
+    plan_.trials.push_back(std::move(trial));
+  }
+
+  void add_job(const JobId& id, const JobDescription& description, const ResolvedStep& step,
+               const Resolved& resolved) {
+    Job job;
+    job.id = id;
+    job.kind = step.kind;
+    job.settings = step.settings;
+    job.context = Json{{"task", task_name(resolved.task)}, {"model", resolved.model}, {"data", resolved.data}};
+    job.inputs = description.inputs;
+    job.seed = description.seed;
+    job.gpus = description.gpus;
+    job.isolate = step.kind == StepKind::benchmark || step.settings.value("isolate", false);
+    job.retries = declaration_.resources.retries;
+    job.checkpoint_every_s = step.checkpoint_every_s;
+    job.title = title_of(step);
+    if (auto candidate = chain_candidate(declaration_, step, description))
+      chain_candidates_.push_back({plan_.jobs.size(), *std::move(candidate)});
+    plan_.jobs.push_back(std::move(job));
+  }
+
+  // ---- names, labels, notes ---------------------------------------------------------------------------------
+
+  void note_dropped() {
+    for (const auto& [path, dropped] : dropped_) {
+      const auto& [use, count] = dropped;
+      plan_.notes.push_back(path + " is dropped in " + std::to_string(count) + " of " +
+                            std::to_string(configurations_.size()) + " configurations: only " +
+                            std::string(use_phrase(use)) + " use" + (is_plural(use_phrase(use)) ? "" : "s") +
+                            " it");
+    }
+    for (const Configuration& configuration : configurations_)
+      if (configuration.merged > 0)
+        plan_.notes.push_back(std::to_string(configuration.merged) + " further configuration" +
+                              (configuration.merged > 1 ? "s are" : " is") + " the same as '" +
+                              configuration.label + "' and " + (configuration.merged > 1 ? "run" : "runs") +
+                              " once with it");
+  }
+
+  static bool is_plural(std::string_view phrase) {
+    return phrase.starts_with("methods") || phrase.starts_with("decoder-only models") ||
+           phrase.starts_with("metrics");
+  }
+
+  /// Every configuration gets a label of its own.
+  void finish_labels() {
+    std::map<std::string, const Configuration*> used;
+    for (Configuration& configuration : configurations_) {
+      auto [known, is_new] = used.emplace(configuration.label, &configuration);
+      if (!is_new && configuration.labelled && known->second->labelled && !diagnostics_.has_errors())
+        diagnostics_.error(configuration.mark, "label",
+                           "'" + configuration.label + "' names two configurations that differ");
+      for (int number = 2; !is_new; ++number) {
+        const std::string label = configuration.label + " #" + std::to_string(number);
+        is_new = used.emplace(label, &configuration).second;
+        if (is_new) configuration.label = label;
+      }
+      for (std::size_t trial : configuration.trials) plan_.trials[trial].label = configuration.label;
+    }
+  }
+
+  /// 8 hex digits, or as many more as tell configurations apart.
+  void finish_names() {
+    std::map<std::string, std::vector<const Configuration*>> by_prefix;
+    for (const Configuration& configuration : configurations_)
+      by_prefix[configuration.hash.substr(0, 8)].push_back(&configuration);
+    for (auto& [prefix, group] : by_prefix) {
+      std::size_t digits = 8;
+      for (std::set<std::string> names; names.size() < group.size() && digits < 64;) {
+        names.clear();
+        for (const Configuration* configuration : group) names.insert(configuration->hash.substr(0, digits));
+        if (names.size() < group.size()) ++digits;
+      }
+      for (const Configuration* configuration : group)
+        for (std::size_t index : configuration->trials) {
+          Trial& trial = plan_.trials[index];
+          trial.configuration = configuration->hash.substr(0, digits);
+          trial.name = trial.configuration + "." + std::to_string(trial.repeat);
+        }
+    }
+  }
+
+  void report() {
+    plan_.report = report_settings(declaration_, yields_, task_, diagnostics_);
+    if (plan_.report.selects_on_test)
+      plan_.notes.push_back("the best configuration is chosen on the test split (" + plan_.report.select +
+                            "); set report.select to a metric of the validation split");
+    if (!declaration_.baseline) return;
+    const Matcher& baseline = *declaration_.baseline;
+    std::vector<const Configuration*> matching;
+    for (const Configuration& configuration : configurations_) {
+      const bool label = !baseline.label || *baseline.label == configuration.label ||
+                         std::find(configuration.all_labels.begin(), configuration.all_labels.end(),
+                                   *baseline.label) != configuration.all_labels.end();
+      if (label && configuration.may_be_baseline) matching.push_back(&configuration);
+    }
+    if (matching.size() == 1) {
+      if (!matching[0]->trials.empty()) plan_.report.baseline = plan_.trials[matching[0]->trials[0]].configuration;
+      return;
+    }
+    std::string labels;
+    std::vector<std::string> all;
+    for (const Configuration& configuration : configurations_) all.push_back(configuration.label);
+    std::size_t shown = 0;
+    for (const Configuration& configuration : configurations_) {
+      if (!matching.empty() && std::find(matching.begin(), matching.end(), &configuration) == matching.end())
+        continue;
+      if (++shown <= 10) labels += (labels.empty() ? "" : ", ") + ("'" + configuration.label + "'");
+    }
+    if (shown > 10) labels += ", …";
+    diagnostics_.error(
+        baseline.mark, "report.baseline",
+        matching.empty()
+            ? "matches no configuration" + (baseline.label ? did_you_mean(*baseline.label, all) : std::string()) +
+                  (labels.empty() ? "" : "\nthe configurations are " + labels)
+            : "must match one configuration, but matches " + std::to_string(matching.size()) + ": " + labels);
+  }
+
+  const SweepDeclaration& declaration_;
+  ModelCatalog& models_;
+  DataCatalog& data_;
+  Diagnostics& diagnostics_;
+  SweptValues swept_values_;
+  LabelMaker labels_;
+  Plan plan_;
+  std::vector<Configuration> configurations_;
+  std::unordered_map<std::string, std::size_t> by_hash_;
+  std::unordered_map<JobId, std::size_t> job_index_;
+  std::vector<std::pair<std::size_t, ChainCandidate>> chain_candidates_;
+  std::vector<int> excluded_;
+  std::map<std::string, std::pair<Use, int>> dropped_;
+  std::set<std::string> yield_names_;
+  std::vector<std::pair<std::string, std::string>> yields_;
+  Task task_ = Task::classification;
+};
+
+}  // namespace
+
+Plan make_plan(const SweepDeclaration& declaration, ModelCatalog& models, DataCatalog& data,
+               std::size_t most_trials, Diagnostics& diagnostics) {
+  return Planner(declaration, models, data, diagnostics).make(most_trials);
+}
+
+}  // namespace finesweep::sweeps

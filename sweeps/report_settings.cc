@@ -1,0 +1,88 @@
+#include <algorithm>
+#include <array>
+
+#include "sweeps/planner.h"
+
+namespace finesweep::sweeps {
+
+namespace {
+
+std::string main_metric(Task task, const std::vector<std::string>& yielded) {
+  const std::vector<std::string> wishes =
+      task == Task::classification ? std::vector<std::string>{"accuracy", "f1", "loss"}
+      : task == Task::seq2seq      ? std::vector<std::string>{"rougeL", "bleu", "loss"}
+                                   : std::vector<std::string>{"perplexity", "loss"};
+  for (const std::string& wish : wishes)
+    if (std::find(yielded.begin(), yielded.end(), wish) != yielded.end()) return wish;
+  return "";
+}
+
+}  // namespace
+
+Goal natural_goal(std::string_view metric) {
+  const std::string_view name = metric.substr(metric.rfind('.') + 1);
+  if (name.find("per_second") != std::string_view::npos) return Goal::maximize;
+  for (std::string_view word : {"loss", "perplexity", "seconds", "_ms_", "memory", "model_mb", "parameters"})
+    if (name.find(word) != std::string_view::npos) return Goal::minimize;
+  return Goal::maximize;
+}
+
+ReportSettings report_settings(const SweepDeclaration& declaration,
+                               const std::vector<std::pair<std::string, std::string>>& yields, Task task,
+                               Diagnostics& diagnostics) {
+  ReportSettings report;
+  std::vector<std::string> names;
+  for (const auto& [name, split] : yields) names.push_back(name);
+  auto split_of = [&](const std::string& metric) -> std::string {
+    for (const auto& [name, split] : yields)
+      if (name == metric) return split;
+    return "";
+  };
+  auto take = [&](const std::optional<GivenText>& given, const char* path) -> std::string {
+    if (!given) return "";
+    if (std::find(names.begin(), names.end(), given->text) != names.end()) return given->text;
+    // A step's metrics are the help where the step is right.
+    std::string known;
+    const std::string step = given->text.substr(0, given->text.find('.'));
+    for (const std::string& name : names)
+      if (name.starts_with(step + ".")) known += (known.empty() ? "" : ", ") + name.substr(step.size() + 1);
+    const std::string hint = did_you_mean(given->text, names);
+    diagnostics.error(given->mark, path,
+                      "no step yields '" + given->text + "'" + hint +
+                          (!hint.empty()    ? ""
+                           : !known.empty() ? "\n" + step + " yields " + known
+                                            : "; expected STEP.METRIC, such as evaluate.accuracy"));
+    return "";
+  };
+  report.metric = take(declaration.metric, "report.metric");
+  report.select = take(declaration.select, "report.select");
+
+  if (!declaration.metric) {
+    // The last evaluation of the test split, else of the validation split.
+    for (const std::string split : {"test", "validation"}) {
+      for (auto step = declaration.steps.rbegin(); step != declaration.steps.rend() && report.metric.empty();
+           ++step) {
+        std::vector<std::string> yielded;
+        for (const auto& [name, of] : yields)
+          if (of == split && step->kind == StepKind::evaluate && name.starts_with(step->name + "."))
+            yielded.push_back(name.substr(step->name.size() + 1));
+        if (const std::string metric = main_metric(task, yielded); !metric.empty())
+          report.metric = step->name + "." + metric;
+      }
+    }
+  }
+  if (!declaration.select && !report.metric.empty()) {
+    report.select = report.metric;
+    if (split_of(report.metric) == "test") {
+      const std::string metric = report.metric.substr(report.metric.find('.'));
+      for (const auto& [name, split] : yields)
+        if (split == "validation" && name.ends_with(metric) && name.find('.') + metric.size() == name.size())
+          report.select = name;
+    }
+  }
+  report.selects_on_test = split_of(report.select) == "test";
+  report.goal = declaration.goal.value_or(natural_goal(report.metric.empty() ? report.select : report.metric));
+  return report;
+}
+
+}  // namespace finesweep::sweeps
