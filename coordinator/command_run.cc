@@ -13,12 +13,12 @@
 #include "coordinator/devices.h"
 #include "coordinator/driver.h"
 #include "coordinator/supervisor.h"
+#include "coordinator/sweep_input.h"
 #include "jobs/messages.h"
 #include "storage/coordinator_lock.h"
 #include "storage/files.h"
 #include "storage/run_directory.h"
 #include "storage/store.h"
-#include "sweeps/sweep.h"
 
 namespace finesweep::coordinator {
 
@@ -27,10 +27,7 @@ namespace fs = std::filesystem;
 namespace {
 
 std::optional<sweeps::ParsedSweep> parse(const RunOptions& options) {
-  auto files = sweeps::make_sweep_files();
-  auto parse = sweeps::parse_sweep({options.sweep, options.overrides, fs::current_path()}, *files);
-  std::cerr << sweeps::format_diagnostics(parse.diagnostics);
-  return std::move(parse.sweep);
+  return parse_sweep_file(options.sweep, options.overrides);
 }
 
 fs::path run_directory_of(const RunOptions& options, const Plan& plan) {

@@ -300,7 +300,7 @@ struct Driver::Impl {
   }
 
   Status write_all_reports() {
-    auto data = reports::load_run_data(store, run);
+    auto data = reports::read_run_data(store);
     if (!data) return data.error();
     return reports::write_reports(*data, run.reports());
   }
@@ -622,7 +622,7 @@ struct Driver::Impl {
                {"report", reported ? (run.reports() / "report.md").string() : ""}};
     if (!reported) spdlog::error("{}", reported.error().message);
     if (complete && reported)
-      if (auto data = reports::load_run_data(store, run))
+      if (auto data = reports::read_run_data(store))
         show({{"event", "text"}, {"text", "\n" + reports::terminal_table(*data)}});
     remark(std::move(ended));
     flush();
