@@ -1,26 +1,25 @@
 #pragma once
 
 #include <cmath>
-#include <cstddef>
-#include <optional>
-#include <span>
+#include <cstdint>
 
 namespace finesweep::worker {
 
-/// Mean of at least one value.
-inline double mean(std::span<const double> values) {
-  double sum = 0;
-  for (const double value : values) sum += value;
-  return sum / static_cast<double>(values.size());
-}
+/// Mean and standard deviation of a sample as it comes in (Welford 1962). Plain data, so that a checkpoint can hold
+/// it.
+struct RunningStatistics {
+  std::int64_t count = 0;
+  double mean = 0;
+  double squares = 0;  // sum of squared differences from the mean
 
-/// Standard deviation of a sample (divided by n - 1); nothing of fewer than two values.
-inline std::optional<double> standard_deviation(std::span<const double> values) {
-  if (values.size() < 2) return std::nullopt;
-  const double centre = mean(values);
-  double sum = 0;
-  for (const double value : values) sum += (value - centre) * (value - centre);
-  return std::sqrt(sum / static_cast<double>(values.size() - 1));
-}
+  void add(double value) {
+    ++count;
+    const double difference = value - mean;
+    mean += difference / static_cast<double>(count);
+    squares += difference * (value - mean);
+  }
+  /// Divided by count - 1; call with at least two values.
+  double standard_deviation() const { return std::sqrt(squares / static_cast<double>(count - 1)); }
+};
 
 }  // namespace finesweep::worker

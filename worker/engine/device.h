@@ -1,0 +1,24 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <string>
+
+#include "jobs/result.h"
+
+namespace finesweep::worker {
+
+/// "cpu" or "cuda:0". The Error says what is wrong with the name, or that the device is not there.
+Result<c10::Device> find_device(const std::string& name);
+
+/// Waits until the device has done what it was given. Nothing on a CPU.
+void synchronize(c10::Device device);
+
+/// Peaks are counted from here on. Nothing on a CPU, where the peak is that of the process.
+void begin_memory_peak(c10::Device device);
+/// On a GPU the peak of allocated bytes, on a CPU that of the process's resident memory.
+double peak_memory_mb(c10::Device device);
+/// Gives back what the allocator keeps for reuse: after a job ran out of memory.
+void release_cached_memory(c10::Device device);
+
+}  // namespace finesweep::worker

@@ -1,0 +1,100 @@
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <new>
+
+#include "worker/engine/device.h"
+#include "worker/engine/steps.h"
+#include "worker/executor.h"
+
+namespace finesweep::worker {
+namespace {
+
+constexpr const char* out_of_memory =
+    "Out of memory. Lower batch_size or sequence_length, and raise gradient_accumulation to keep the rows of a "
+    "step.";
+
+/// Where a run lies and how often a job was tried says nothing about the failure, and differs from run to run.
+void leave_out_paths(const ExecutionRequest& request, std::string& text) {
+  const auto replace = [&](const std::filesystem::path& path, const std::string& with) {
+    if (path.empty()) return;
+    const std::string from = path.string();
+    for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + with.size())) {
+      text.replace(at, from.size(), with);
+    }
+  };
+  for (const auto& folder : request.earlier_checkpoints) replace(folder, "(checkpoints)");
+  for (const auto& [job, folder] : request.artifacts) replace(folder, "(artifact " + job.hex() + ")");
+  replace(request.staging, "(staging)");
+}
+
+std::string method_of(const Job& job) {
+  const auto found = job.settings.find("method");
+  return found != job.settings.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+/// What this engine does not do yet, named; empty where it does the job.
+std::string missing_feature(const Job& job, const JobContext& context) {
+  if (job.kind != StepKind::finetune && job.kind != StepKind::evaluate) {
+    return "the step '" + std::string(step_kind_name(job.kind)) + "'";
+  }
+  if (context.task != Task::classification) {
+    return std::string("the task '") + (context.task == Task::causal_lm ? "causal_lm" : "seq2seq") + "'";
+  }
+  if (const auto method = method_of(job); job.kind == StepKind::finetune && method != "full" && method != "lora") {
+    return "the method '" + method + "' of finetune";
+  }
+  if (job.gpus > 1) return "training on more than one GPU";
+  return "";
+}
+
+Outcome execute_job(const ExecutionRequest& request, ExecutionControl& control) {
+  const auto context = read_job_context(request.job.context);
+  if (!context) return failed_for_good(context.error().message);
+  if (const auto missing = missing_feature(request.job, *context); !missing.empty()) {
+    return failed_for_good("This version of finesweep does not have " + missing + " yet.");
+  }
+  const auto device = find_device(request.device);
+  if (!device) return failed_this_time(device.error().message);
+  at::set_num_threads(std::max(1, request.threads));
+  begin_memory_peak(*device);
+  try {
+    return request.job.kind == StepKind::finetune ? finetune(request, *context, *device, control)
+                                                  : evaluate(request, *context, *device, control);
+  } catch (const c10::OutOfMemoryError&) {
+    release_cached_memory(*device);
+    return failed_this_time(out_of_memory);
+  } catch (const std::bad_alloc&) {
+    return failed_this_time(out_of_memory);
+  } catch (const c10::Error& error) {
+    const std::string text = error.what_without_backtrace();
+    // What libtorch's allocator for the CPU says, in place of std::bad_alloc.
+    if (text.find("not enough memory") != std::string::npos) return failed_this_time(out_of_memory);
+    return failed_this_time("libtorch failed: " + text);
+  }
+}
+
+}  // namespace
+
+Json job_environment(const ExecutionRequest& request) {
+  Json environment = describe_device(request.device);
+  if (request.device == "cpu") environment["threads"] = request.threads;
+  return environment;
+}
+
+Outcome execute(const ExecutionRequest& request, ExecutionControl& control) {
+  Outcome outcome;
+  try {
+    outcome = execute_job(request, control);
+  } catch (const std::bad_alloc&) {
+    outcome = failed_this_time(out_of_memory);
+  } catch (const std::exception& exception) {
+    outcome = failed_this_time(std::string("The job failed: ") + exception.what());
+  }
+  leave_out_paths(request, outcome.error);
+  if (outcome.environment.empty()) outcome.environment = job_environment(request);
+  return outcome;
+}
+
+}  // namespace finesweep::worker
