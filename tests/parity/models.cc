@@ -1,0 +1,110 @@
+#include "tests/parity/models.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+
+#include "worker/formats/safetensors.h"
+#include "worker/models/family.h"
+
+namespace finesweep::parity {
+
+Tensors read_tensors(const std::filesystem::path& path) {
+  Tensors tensors;
+  const auto file = worker::SafetensorsFile::open(path);
+  EXPECT_TRUE(file.ok()) << (file.ok() ? "" : file.error().message);
+  for (const std::string& name : file->names()) tensors[name] = file->tensor(name).value();
+  return tensors;
+}
+
+worker::Batch batch_of(const Tensors& tensors, const std::string& prefix) {
+  worker::Batch batch;
+  batch.input_ids = tensors.at(prefix + "input_ids");
+  batch.attention_mask = tensors.at(prefix + "attention_mask");
+  const auto types = tensors.find(prefix + "token_type_ids");
+  if (types != tensors.end()) batch.token_type_ids = types->second;
+  batch.labels = tensors.at(prefix + "labels");
+  for (std::int64_t i = 0; i < batch.input_ids.size(0); ++i) batch.row_indices.push_back(i);
+  return batch;
+}
+
+std::vector<std::filesystem::path> classifier_cases(
+    const std::filesystem::path& parent,
+    const std::function<std::filesystem::path(const std::filesystem::path&)>& model_of) {
+  std::vector<std::filesystem::path> cases;
+  for (const std::filesystem::path& folder : folders_in(parent)) {
+    const std::filesystem::path config = model_of(folder) / "config.json";
+    if (!std::filesystem::exists(config)) continue;
+    const nlohmann::json json = read_json(config);
+    const std::string architecture = json.value("architectures", nlohmann::json::array({""})).at(0);
+    if (!architecture.ends_with("ForSequenceClassification")) continue;
+    if (worker::find_family(json.value("model_type", "")) != nullptr) cases.push_back(folder);
+  }
+  EXPECT_FALSE(cases.empty()) << "no case for a classifier in " << parent;
+  return cases;
+}
+
+std::unique_ptr<worker::Model> classifier(const std::filesystem::path& folder, bool train_all,
+                                          Precision precision) {
+  auto pretrained = worker::load_pretrained(folder);
+  EXPECT_TRUE(pretrained.ok()) << (pretrained.ok() ? "" : pretrained.error().message);
+  worker::ClassifierOptions options;
+  options.precision = precision;
+  options.train_all = train_all;
+  // Not stored when it is 2.
+  const nlohmann::json config = read_json(folder / "config.json");
+  options.labels = config.contains("id2label") ? static_cast<std::int64_t>(config["id2label"].size()) : 2;
+  auto model = worker::make_classifier(*pretrained, options);
+  EXPECT_TRUE(model.ok()) << (model.ok() ? "" : model.error().message);
+  return std::move(*model);
+}
+
+double loss_and_gradients(worker::Model& model, const worker::Batch& batch) {
+  const at::NoGradGuard no_graph;
+  worker::Tape tape;
+  worker::Pass pass;
+  pass.tape = &tape;
+  const worker::Var loss = model.loss(batch, pass, static_cast<double>(batch.rows()));
+  worker::backward(tape, loss);
+  return loss.value.item<double>();
+}
+
+at::Tensor logits_of(worker::Model& model, const worker::Batch& batch) {
+  const at::NoGradGuard no_graph;
+  return model.logits(batch, worker::Pass()).value;
+}
+
+double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  EXPECT_EQ(a.sizes(), b.sizes());
+  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+}
+
+Tensors gradients_of(const std::vector<worker::Parameter*>& parameters) {
+  Tensors gradients;
+  for (const worker::Parameter* parameter : parameters) {
+    for (std::size_t i = 0; i < parameter->parts.size(); ++i) {
+      gradients[parameter->parts[i].name] = parameter->slice(parameter->grad, i);
+    }
+  }
+  return gradients;
+}
+
+int expect_same_gradients(const Tensors& expected, const Tensors& mine, double tolerance) {
+  double model_largest = 0;
+  for (const auto& [name, gradient] : mine)
+    model_largest = std::max(model_largest, gradient.abs().max().item<double>());
+  int compared = 0;
+  for (const auto& [key, gradient] : expected) {
+    if (!key.starts_with("grad.")) continue;
+    const std::string name = key.substr(5);
+    if (!mine.contains(name)) {
+      ADD_FAILURE() << "no gradient of " << name;
+      continue;
+    }
+    const double scale = gradient.abs().max().item<double>() + 1e-4 * model_largest;
+    EXPECT_LE(largest_difference(gradient, mine.at(name)) / scale, tolerance) << name;
+    ++compared;
+  }
+  return compared;
+}
+
+}  // namespace finesweep::parity

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/parity/fixtures.h"
+#include "worker/data/batch.h"
+#include "worker/models/pretrained.h"
+
+namespace finesweep::parity {
+
+using Tensors = std::map<std::string, at::Tensor>;
+
+/// Every tensor of a safetensors file.
+Tensors read_tensors(const std::filesystem::path& path);
+
+/// The batch whose tensors are named `prefix` + "input_ids" and so on.
+worker::Batch batch_of(const Tensors& tensors, const std::string& prefix);
+
+/// Folders below `parent` that are about a model for classification of a family that the engine has.
+///
+/// `model_of` gives a folder's model directory.
+std::vector<std::filesystem::path> classifier_cases(
+    const std::filesystem::path& parent,
+    const std::function<std::filesystem::path(const std::filesystem::path&)>& model_of);
+
+/// The model with as many labels as the reference has.
+std::unique_ptr<worker::Model> classifier(const std::filesystem::path& folder, bool train_all,
+                                          Precision precision = Precision::fp32);
+
+/// Loss and gradients of one batch; gradients stay in the parameters.
+double loss_and_gradients(worker::Model& model, const worker::Batch& batch);
+
+/// The logits of one batch, without dropout.
+at::Tensor logits_of(worker::Model& model, const worker::Batch& batch);
+
+/// The largest difference of any two elements.
+double largest_difference(const at::Tensor& a, const at::Tensor& b);
+
+/// Gradients (fp32 tensors by name) of trained parameters.
+Tensors gradients_of(const std::vector<worker::Parameter*>& parameters);
+
+/// Compares every "grad.<name>" of `expected` with `mine`, by the rule of the fixtures: relative to that tensor's
+/// largest element plus 1e-4 of the model's largest. Returns how many were compared.
+int expect_same_gradients(const Tensors& expected, const Tensors& mine, double tolerance);
+
+}  // namespace finesweep::parity
