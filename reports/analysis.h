@@ -1,0 +1,71 @@
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "jobs/state.h"
+#include "reports/run_data.h"
+#include "reports/statistics.h"
+
+namespace finesweep::reports {
+
+/// One row of results.csv.
+struct TrialResult {
+  const Trial* trial = nullptr;
+  /// succeeded, failed, cancelled or pending (a running trial is pending: it has no result).
+  JobState state = JobState::pending;
+  /// "step: reason" of the first step that failed or was cancelled.
+  std::string error;
+  struct Value {
+    double value = 0;
+    JobId job;
+  };
+  std::map<std::string, Value> metrics;  // by "step.metric", of the jobs that succeeded
+};
+
+/// The trials that differ only in seed. Statistics are over repeats that succeeded; where several resolve to one
+/// job they count as one value.
+struct Configuration {
+  std::string name;
+  /// Unique in the report.
+  std::string label;
+  std::vector<std::size_t> trials;  // indices into Analysis::trials, by repeat
+  int succeeded = 0;
+  std::map<std::string, Sample> metrics;
+  /// report.metric minus that of the baseline, over repeats that succeeded in both.
+  std::optional<Sample> difference;
+  bool pareto = false;
+  /// "highest quality", "lowest memory", "fastest", "best balance".
+  std::vector<std::string> best_for;
+};
+
+/// Everything that the tables say, decided once.
+struct Analysis {
+  const RunData* data = nullptr;
+  std::vector<std::string> metrics;           // "step.metric", in pipeline order, then by name
+  std::vector<TrialResult> trials;            // in expansion order
+  std::vector<Configuration> configurations;  // in expansion order
+  /// The metrics behind the marks; empty where there is none. Quality is report.select, else report.metric.
+  std::string quality, memory, time;
+  /// Index of the best configuration by quality.
+  std::optional<std::size_t> best;
+  std::optional<std::size_t> baseline;
+  /// Sentences that a reader must know before trusting the table.
+  std::vector<std::string> warnings;
+  /// What the jobs ran on: values of each key, with the number of jobs that saw them.
+  std::map<std::string, std::map<std::string, int>> environment;
+
+  /// Configurations sorted by the shown metric, best first; those without it last.
+  std::vector<std::size_t> ranking() const;
+  /// By the report's goal where it is the shown or choosing metric, else by the metric's nature.
+  bool more_is_better(const std::string& metric) const;
+  /// Indices of the configurations with the best mean; empty where fewer than two have one or all are equal.
+  std::vector<std::size_t> best_in(const std::string& metric) const;
+};
+
+/// `data` must outlive the analysis.
+Analysis analyze(const RunData& data);
+
+}  // namespace finesweep::reports

@@ -1,0 +1,167 @@
+#include "reports/comparison_table.h"
+
+#include <algorithm>
+#include <set>
+
+#include "reports/metric_names.h"
+#include "reports/numbers.h"
+#include "reports/text.h"
+
+namespace finesweep::reports {
+
+namespace {
+
+constexpr std::string_view kParameters = "trainable_parameters";
+constexpr const char* kOverBatches = " (batches)";
+
+/// Of the last step that trains; empty where none has it.
+std::string training_metric(const Analysis& analysis, std::string_view name) {
+  std::set<std::string_view> training_steps;
+  for (const std::string& metric : analysis.metrics)
+    if (bare_name(metric) == kParameters) training_steps.insert(step_of(metric));
+  std::string chosen;
+  for (const std::string& metric : analysis.metrics)
+    if (bare_name(metric) == name && training_steps.contains(step_of(metric))) chosen = metric;
+  return chosen;
+}
+
+bool differs(const Analysis& analysis, auto&& property) {
+  std::set<int> values;
+  for (const Configuration& configuration : analysis.configurations) values.insert(property(configuration));
+  return values.size() > 1;
+}
+
+std::string joined(const std::vector<std::string>& parts, const char* separator) {
+  std::string text;
+  for (const std::string& part : parts) text += (text.empty() ? "" : separator) + part;
+  return text;
+}
+
+ComparisonTable::Cell cell(const Analysis& analysis, std::size_t index, const ComparisonTable::Column& column,
+                           const std::string& metric, const std::vector<std::size_t>& best) {
+  using Role = ComparisonTable::Role;
+  const Configuration& configuration = analysis.configurations[index];
+  switch (column.role) {
+    case Role::label:
+      return {(configuration.pareto ? std::string(kParetoMark) + " " : "") + on_one_line(configuration.label)};
+    case Role::repeats:
+      return {std::to_string(configuration.succeeded)};
+    case Role::difference:
+      if (analysis.baseline == index) return {"baseline"};
+      if (!configuration.difference) return {};
+      return {rounded_difference(*configuration.difference, true), false,
+              rounded_difference(*configuration.difference, false)};
+    case Role::best_for:
+      return {joined(configuration.best_for, ", ")};
+    default:
+      return {value_text(configuration, metric), std::ranges::find(best, index) != best.end()};
+  }
+}
+
+std::vector<std::string> notes_of(const Analysis& analysis, const ComparisonTable& table) {
+  std::vector<std::string> notes;
+  const auto any = [&](auto&& property) { return std::ranges::any_of(analysis.configurations, property); };
+  if (any([](const Configuration& c) {
+        return std::ranges::any_of(c.metrics,
+                                   [](const auto& metric) { return metric.second.deviation.has_value(); });
+      }))
+    notes.push_back("Values are mean ± standard deviation over repeats; without ±, there is one value.");
+  const auto holds = [&](const char* text) {
+    return std::ranges::any_of(table.rows, [&](const auto& row) {
+      return std::ranges::any_of(row, [&](const auto& cell) { return cell.text.find(text) != std::string::npos; });
+    });
+  };
+  if (holds(kOverBatches)) notes.push_back("± … (batches): one repeat; the deviation is over its batches.");
+  if (any([](const Configuration& c) { return c.difference && c.difference->ci95; }))
+    notes.push_back(
+        "Differences pair the repeats that succeeded in both; in brackets their 95 % confidence interval "
+        "(Student's t).");
+  if (any([](const Configuration& c) { return c.pareto; })) {
+    std::vector<std::string> dimensions;
+    for (const std::string& metric : {analysis.quality, analysis.memory, analysis.time})
+      if (!metric.empty()) dimensions.push_back(heading(metric));
+    notes.push_back(std::string(kParetoMark) + " Pareto-optimal: no other is as good in " +
+                    joined(dimensions, ", ") + " and better in one of them.");
+  }
+  return notes;
+}
+
+}  // namespace
+
+std::string value_text(const Configuration& configuration, const std::string& metric) {
+  const auto found = configuration.metrics.find(metric);
+  if (found == configuration.metrics.end()) return "";
+  const Sample& sample = found->second;
+  if (bare_name(metric) == kParameters && sample.deviation == 0.0) return rounded(sample.mean);
+  if (sample.n > 1) return rounded(sample.mean, sample.deviation);
+  const auto spread = configuration.metrics.find(spread_within_run(metric));
+  if (spread == configuration.metrics.end()) return rounded(sample.mean);
+  return rounded(sample.mean, spread->second.mean) + kOverBatches;
+}
+
+ComparisonTable compare(const Analysis& analysis) {
+  using Role = ComparisonTable::Role;
+  const ReportSettings& report = analysis.data->plan.report;
+  ComparisonTable table;
+  std::vector<std::string> metrics;  // beside the columns
+  const auto add = [&](Role role, std::string words, const std::string& metric, bool is_text = false) {
+    table.columns.push_back({role, std::move(words), is_text});
+    metrics.push_back(metric);
+  };
+  const auto add_metric = [&](Role role, const std::string& metric) {
+    if (!metric.empty() && std::ranges::find(metrics, metric) == metrics.end() &&
+        std::ranges::find(analysis.metrics, metric) != analysis.metrics.end())
+      add(role, heading(metric), metric);
+  };
+  add(Role::label, "configuration", "", true);
+  add_metric(Role::shown, report.metric);
+  add_metric(Role::chosen_by, report.select);
+  if (differs(analysis, [](const Configuration& c) { return c.succeeded; })) add(Role::repeats, "n", "");
+  add_metric(Role::parameters, training_metric(analysis, kParameters));
+  add_metric(Role::memory, analysis.memory);
+  add_metric(Role::time, analysis.time);
+  add_metric(Role::training_time, training_metric(analysis, "seconds"));
+  if (std::ranges::any_of(analysis.configurations, [](const Configuration& c) { return c.difference.has_value(); }))
+    add(Role::difference, "difference to baseline", "");
+  if (std::ranges::any_of(analysis.configurations, [](const Configuration& c) { return !c.best_for.empty(); }))
+    add(Role::best_for, "best use case", "", true);
+
+  std::vector<std::vector<std::size_t>> best;
+  for (const std::string& metric : metrics)
+    best.push_back(metric.empty() ? std::vector<std::size_t>() : analysis.best_in(metric));
+  for (const std::size_t index : analysis.ranking()) {
+    auto& row = table.rows.emplace_back();
+    for (std::size_t c = 0; c < table.columns.size(); ++c)
+      row.push_back(cell(analysis, index, table.columns[c], metrics[c], best[c]));
+  }
+  table.notes = notes_of(analysis, table);
+  return table;
+}
+
+std::string best_sentence(const Analysis& analysis) {
+  if (!analysis.best || analysis.configurations.size() < 2) return "";
+  const ReportSettings& report = analysis.data->plan.report;
+  const Configuration& best = analysis.configurations[*analysis.best];
+  std::string text = "Best by " + heading(analysis.quality) + " (" + value_text(best, analysis.quality) +
+                     "): " + on_one_line(best.label);
+  if (report.metric != analysis.quality && best.metrics.contains(report.metric))
+    text += ", with " + heading(report.metric) + " " + value_text(best, report.metric);
+  if (best.difference && analysis.baseline)
+    text += "; " + rounded_difference(*best.difference, true) + " against " +
+            on_one_line(analysis.configurations[*analysis.baseline].label);
+  return text + ".";
+}
+
+std::string counts_sentence(const Analysis& analysis) {
+  std::string text;
+  for (const JobState state : {JobState::succeeded, JobState::failed, JobState::cancelled, JobState::pending}) {
+    const auto n = std::ranges::count_if(analysis.trials, [&](const TrialResult& t) { return t.state == state; });
+    if (n == 0) continue;
+    text += (text.empty() ? "" : ", ") + std::to_string(n) + " " + std::string(job_state_name(state));
+  }
+  const std::size_t trials = analysis.trials.size(), configurations = analysis.configurations.size();
+  return std::to_string(trials) + (trials == 1 ? " trial" : " trials") + " of " + std::to_string(configurations) +
+         (configurations == 1 ? " configuration: " : " configurations: ") + text + ".";
+}
+
+}  // namespace finesweep::reports

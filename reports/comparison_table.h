@@ -1,0 +1,58 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "reports/analysis.h"
+
+namespace finesweep::reports {
+
+/// The table that answers the sweep's question, limited to the columns that help to choose; report.md and the
+/// terminal show it. Text is not yet escaped.
+struct ComparisonTable {
+  enum class Role {
+    label,
+    shown,
+    chosen_by,
+    repeats,
+    parameters,
+    memory,
+    time,
+    training_time,
+    difference,
+    best_for
+  };
+  struct Column {
+    Role role;
+    std::string heading;
+    bool is_text = false;  // aligned left
+  };
+  struct Cell {
+    std::string text;
+    bool best = false;
+    /// Where there is less room; empty: there is no shorter text.
+    std::string short_text = {};
+  };
+  std::vector<Column> columns;
+  std::vector<std::vector<Cell>> rows;  // best configuration by the shown metric first
+  /// What the reader needs to read the cells.
+  std::vector<std::string> notes;
+};
+
+ComparisonTable compare(const Analysis& analysis);
+
+/// "0.843 ± 0.002"; with one value of a mean over the batches of a run, ± is theirs: "12.1 ± 0.4 (batches)"; empty
+/// where there is no value.
+std::string value_text(const Configuration& configuration, const std::string& metric);
+
+/// One sentence: which configuration was chosen, by what, and how it does; empty where none was.
+std::string best_sentence(const Analysis& analysis);
+
+/// "8 trials: 7 succeeded, 1 failed."
+std::string counts_sentence(const Analysis& analysis);
+
+/// Before the label of a Pareto-optimal configuration.
+inline constexpr std::string_view kParetoMark = "◆";
+
+}  // namespace finesweep::reports
