@@ -1,0 +1,121 @@
+#include "tests/engine/job_bench.h"
+
+#include <fstream>
+#include <iterator>
+#include <random>
+
+namespace finesweep::worker {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string vocabulary() {
+  std::string text = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n";
+  for (const char* word :
+       {"rain", "river", "storm", "bread", "cheese", "soup", "drum", "flute", "song", "the", "and"}) {
+    text += std::string(word) + "\n";
+  }
+  for (char c = 'a'; c <= 'z'; ++c) text += std::string(1, c) + "\n##" + c + "\n";
+  return text;
+}
+
+/// Three classes: weather, food, music.
+std::string rows(int count, unsigned seed) {
+  static const char* words[3][3] = {
+      {"rain", "river", "storm"}, {"bread", "cheese", "soup"}, {"drum", "flute", "song"}};
+  std::mt19937 random(seed);
+  std::string text;
+  for (int i = 0; i < count; ++i) {
+    const unsigned label = random() % 3;
+    std::string sentence = "the";
+    for (unsigned w = 0, n = 2 + random() % 6; w < n; ++w)
+      sentence += std::string(" ") + words[label][random() % 3];
+    text += Json({{"text", sentence}, {"label", label}}).dump() + "\n";
+  }
+  return text;
+}
+
+}  // namespace
+
+JobBench::JobBench() {
+  fs::create_directories(model());
+  const fs::path fixture = fs::path(FINESWEEP_SOURCE_DIR) / "tests/fixtures/models/bert";
+  for (const char* name : {"config.json", "model.safetensors"}) fs::copy_file(fixture / name, model() / name);
+  folder_.write("model/vocab.txt", vocabulary());
+  context = {{"task", "classification"},
+             {"model", model().string()},
+             {"data",
+              {{"train", folder_.write("train.jsonl", rows(60, 1)).string()},
+               {"validation", folder_.write("validation.jsonl", rows(30, 2)).string()},
+               {"test", folder_.write("test.jsonl", rows(30, 3)).string()},
+               {"fields", {{"text", "text"}, {"label", "label"}}}}}};
+}
+
+Json JobBench::finetune_settings(const std::string& method) const {
+  Json settings = {{"method", method},       {"epochs", 2},
+                   {"batch_size", 8},        {"gradient_accumulation", 1},
+                   {"sequence_length", 32},  {"learning_rate", 3e-3},
+                   {"schedule", "constant"}, {"warmup", 2},
+                   {"weight_decay", 0.01},   {"beta1", 0.9},
+                   {"beta2", 0.999},         {"epsilon", 1e-8},
+                   {"max_grad_norm", 1.0},   {"precision", "fp32"},
+                   {"attention", "flash"},   {"model_dropout", 0.1},
+                   {"pooling", "cls"},       {"gradient_checkpointing", false}};
+  if (method == "lora") settings.update({{"rank", 4}, {"alpha", 8.0}, {"dropout", 0.1}, {"rslora", false}});
+  return settings;
+}
+
+Json JobBench::evaluate_settings(const std::string& split) const {
+  return {{"split", split},      {"metrics", Json::array()}, {"batch_size", 8}, {"sequence_length", 32},
+          {"precision", "fp32"}, {"attention", "flash"},     {"pooling", "cls"}};
+}
+
+Job JobBench::job(StepKind kind, Json settings, std::uint64_t seed) const {
+  Job job;
+  job.kind = kind;
+  job.settings = std::move(settings);
+  job.context = context;
+  job.seed = seed;
+  job.id = JobId::of(std::string(step_kind_name(kind)) + job.settings.dump() + std::to_string(seed));
+  job.checkpoint_every_s = 3600;
+  return job;
+}
+
+Outcome JobBench::run(const Job& job) {
+  RecordingControl control;
+  return run(job, control);
+}
+
+Outcome JobBench::run(const Job& job, ExecutionControl& control) {
+  auto& attempts = attempts_[job.id];
+  ExecutionRequest request;
+  request.job = job;
+  request.attempt = static_cast<int>(attempts.size()) + 1;
+  request.staging = folder_.path() / "staging" / (job.id.hex() + "." + std::to_string(request.attempt));
+  fs::create_directories(request.staging);
+  for (auto attempt = attempts.rbegin(); attempt != attempts.rend(); ++attempt) {
+    request.earlier_checkpoints.push_back(*attempt / "checkpoints");
+  }
+  attempts.push_back(request.staging);
+  for (const JobId& input : job.inputs) request.artifacts[input] = artifacts_.at(input);
+  if (job.continues) request.artifacts[*job.continues] = artifacts_.at(*job.continues);
+  Outcome outcome = execute(request, control);
+  if (outcome.has_artifact) artifacts_[job.id] = request.staging / "artifact";
+  return outcome;
+}
+
+std::map<std::string, double> reproducible(const Outcome& outcome) {
+  std::map<std::string, double> metrics;
+  for (const auto& [name, value] : outcome.metrics) {
+    const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+    if (!has("seconds") && !has("_ms") && !has("per_second") && !has("memory")) metrics[name] = value;
+  }
+  return metrics;
+}
+
+std::string read_bytes(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+}  // namespace finesweep::worker

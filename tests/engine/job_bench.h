@@ -1,0 +1,62 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tests/engine/temporary_folder.h"
+#include "worker/executor.h"
+
+namespace finesweep::worker {
+
+/// What a runner would be to execute(): it keeps what it is told, and stops when a test wants it to.
+class RecordingControl : public ExecutionControl {
+ public:
+  void progress(const Progress& progress) override {
+    reports.push_back(progress);
+    if (on_progress) on_progress(progress);
+  }
+  bool stop_requested() override { return stop && stop(); }
+
+  std::vector<Progress> reports;
+  std::function<void(const Progress&)> on_progress;
+  std::function<bool()> stop;
+};
+
+/// A small BERT with a vocabulary of its own, and texts whose words tell the class: all that jobs need, in a
+/// temporary folder.
+class JobBench {
+ public:
+  JobBench();
+
+  Json finetune_settings(const std::string& method = "lora") const;
+  Json evaluate_settings(const std::string& split = "validation") const;
+  /// `seed` decides the job's id too, with kind and settings.
+  Job job(StepKind kind, Json settings, std::uint64_t seed = 7) const;
+
+  /// Runs the job in a staging folder of its own; where it is tried again, from the checkpoints of its attempts
+  /// before. A succeeded job's artifact is found by those that name it as an input.
+  Outcome run(const Job& job);
+  Outcome run(const Job& job, ExecutionControl& control);
+
+  std::filesystem::path artifact(const Job& job) const { return artifacts_.at(job.id); }
+  std::filesystem::path staging(const Job& job) const { return attempts_.at(job.id).back(); }
+  std::filesystem::path model() const { return folder_.path() / "model"; }
+  const TemporaryFolder& folder() const { return folder_; }
+
+  /// Of the jobs that follow.
+  Json context;
+
+ private:
+  TemporaryFolder folder_;
+  std::map<JobId, std::vector<std::filesystem::path>> attempts_;
+  std::map<JobId, std::filesystem::path> artifacts_;
+};
+
+/// Measured metrics differ from run to run: the others must not.
+std::map<std::string, double> reproducible(const Outcome& outcome);
+
+std::string read_bytes(const std::filesystem::path& path);
+
+}  // namespace finesweep::worker
