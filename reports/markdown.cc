@@ -133,8 +133,11 @@ std::string environment(const Analysis& analysis) {
 std::string markdown_report(const Analysis& analysis) {
   std::string text = "# ";
   text += markdown_escaped(analysis.data->plan.name) + "\n\n" + counts_sentence(analysis) + "\n";
-  if (const std::string best = best_sentence(analysis); !best.empty()) text += "\n" + markdown_escaped(best) + "\n";
-  for (const std::string& warning : analysis.warnings) text += "\n> " + markdown_escaped(warning) + "\n";
+  const auto paragraph = [&](const char* begin, const std::string& words) {
+    if (!words.empty()) text.append(begin).append(markdown_escaped(words)).append("\n");
+  };
+  paragraph("\n", best_sentence(analysis));
+  for (const std::string& warning : analysis.warnings) paragraph("\n> ", warning);
   text += "\n## Comparison\n\n" + comparison(analysis);
   text += failures(analysis) + all_metrics(analysis) + environment(analysis);
   return text;

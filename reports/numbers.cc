@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kDigits = 4;
 constexpr int kMaxPlaces = 8;
-/// From here on a number with as many places would look more exact than it is long.
+/// From here on numbers are written with an exponent.
 constexpr double kLargest = 1e15;
 
 /// Places after the point that show `digits` significant digits of `value`.
@@ -41,8 +41,10 @@ std::string with_places(double value, int places) {
 std::string exact(double value) {
   if (!std::isfinite(value)) return "";
   if (value == 0) return "0";
-  char buffer[32];
-  const auto end = std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
+  const bool is_short = std::abs(value) >= 1e-5 && std::abs(value) < kLargest;
+  const auto format = is_short ? std::chars_format::fixed : std::chars_format::scientific;
+  char buffer[64];
+  const auto end = std::to_chars(buffer, buffer + sizeof buffer, value, format).ptr;
   return {buffer, end};
 }
 

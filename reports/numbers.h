@@ -9,7 +9,7 @@
 
 namespace finesweep::reports {
 
-/// The shortest text that reads back as the same number; empty for one that is not finite.
+/// The shortest digits that read back as the same number; empty for one that is not finite.
 std::string exact(double value);
 /// A swept value as a cell: text as it is, numbers exactly, null empty, the rest as JSON.
 std::string exact(const Json& value);
