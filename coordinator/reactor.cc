@@ -31,7 +31,7 @@ struct Reactor::Impl : ReactorState {
   void on(const HeartbeatArrived& event, Instant now) {
     const int number = number_of(event.worker);
     if (number < 0) {
-      effects.emplace_back(SendRejoin{event.worker});
+      tell_to_rejoin(event.worker, now);
       return;
     }
     Worker& worker = workers.at(number);

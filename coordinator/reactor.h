@@ -137,7 +137,8 @@ struct SendRevoke {
 struct SendStop {
   WorkerId worker;
 };
-/// This WorkerId is not known (any more): the process behind it must join anew.
+/// This WorkerId is not known (any more): the process behind it must join anew. Repeated once a lease while it does
+/// not.
 struct SendRejoin {
   WorkerId worker;
 };

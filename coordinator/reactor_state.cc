@@ -130,6 +130,7 @@ void ReactorState::add_worker(const WorkerId& id, const WorkerInfo& info, Instan
   worker.id = id;
   worker.heard = now;
   worker_of_rank[id.rank] = number;
+  std::erase_if(told_to_rejoin, [&](const auto& told) { return told.first.rank == id.rank; });
   policy.add_worker(number, info.host, !info.device.starts_with("cuda"));
   list_deadline(number);
   if (stopping || ended) {
@@ -141,6 +142,13 @@ void ReactorState::add_worker(const WorkerId& id, const WorkerInfo& info, Instan
 void ReactorState::set_leaving(int number, Instant now) {
   workers.at(number).leaving_since = now;
   policy.set_leaving(number, true);
+}
+
+void ReactorState::tell_to_rejoin(const WorkerId& worker, Instant now) {
+  const auto [told, is_new] = told_to_rejoin.emplace(worker, now);
+  if (!is_new && now - told->second < options.lease) return;
+  told->second = now;
+  effects.emplace_back(SendRejoin{worker});
 }
 
 void ReactorState::tell_to_stop(int number) {

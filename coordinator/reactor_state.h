@@ -45,6 +45,9 @@ struct ReactorState {
   // When each worker must be looked at: never later than its first lease runs out, at times earlier, so that a
   // renewed lease costs nothing here.
   std::set<std::pair<Instant, int>> deadlines;
+  // When each given-up stay that still speaks was told to join anew. Repeated only seldom: for every Rejoin that a
+  // worker obeys it drops what it has just been given.
+  std::map<WorkerId, Instant> told_to_rejoin;
   int next_worker = 0;
   int next_group = 1;
   Instant last_now = Instant::min();
@@ -70,6 +73,7 @@ struct ReactorState {
   /// This stay of the worker is over; what it holds goes back.
   void give_up(int number, const std::string& reason, Instant now);
   void set_leaving(int number, Instant now);
+  void tell_to_rejoin(const WorkerId& worker, Instant now);
   void tell_to_stop(int number);
   /// Takes a running job from its worker. The caller records the attempt's end and says what becomes of the job.
   void revoke(int job, Instant now);

@@ -64,10 +64,21 @@ TEST_F(ReactorTest, a_worker_that_comes_back_works_again_under_a_new_incarnation
   const WorkerId after = join(1);
   EXPECT_GT(after.incarnation, before.incarnation);
   EXPECT_EQ(only<SendDispatch>().worker, after);
-  beat(before, {});
-  EXPECT_EQ(only<SendRejoin>().worker, before);
   complete(after, "a");
   EXPECT_EQ(phase("a"), JobPhase::succeeded);
+}
+
+TEST_F(ReactorTest, heartbeats_that_piled_up_do_not_make_a_worker_join_many_times) {
+  start({make_job("a")});
+  const WorkerId worker = join(1);
+  handle(WorkerLost{worker, "?"});
+  beat(worker, {});
+  only<SendRejoin>();
+  beat(worker, {});
+  EXPECT_TRUE(none<SendRejoin>());
+  now_ += options_.lease;
+  beat(worker, {});
+  only<SendRejoin>();
 }
 
 TEST_F(ReactorTest, a_worker_that_starts_again_has_lost_what_it_held) {

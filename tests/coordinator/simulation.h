@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace finesweep::simulation {
+
+struct Options {
+  /// Reactor::sanity_check() after every event. Without it only what users and workers can see is checked.
+  bool check_reactor = true;
+  /// Print every step to standard error.
+  bool trace = false;
+};
+
+/// One history, from its seed to the end of the sweep.
+struct Report {
+  /// Which promise was broken, when and how; empty: none.
+  std::string violation;
+  // What happened in it, so that a test can see that the histories are eventful.
+  int events = 0;
+  int coordinator_lives = 0;
+  int committed = 0, failed = 0, cancelled = 0;
+  int losses = 0, failures = 0, thefts = 0, interruptions = 0;
+  int refused_results = 0, adopted_artifacts = 0, publish_failures = 0, isolated = 0, packs = 0, halved_packs = 0;
+};
+
+}  // namespace finesweep::simulation
+
+namespace finesweep::coordinator {
+
+/// A whole cluster in one thread under virtual time: the reactor, a driver that commits and sends around it, a
+/// store, a network, workers. The seed decides the sweep, the cluster and all that goes wrong. Checked after every
+/// event:
+///
+/// - attempt numbers rise, and an attempt is durable before it is dispatched;
+/// - only the newest attempt, from the worker that it was given to, is published; no job is committed twice;
+/// - what was acknowledged is in the store, whatever is killed afterwards;
+/// - a job starts only when what it needs is committed;
+/// - an isolated job whose result is accepted was alone on its CPU host;
+/// - failures and losses are charged within their bounds;
+/// - once nothing goes wrong any more, the sweep ends within bounded time, once, and every job is accounted for.
+simulation::Report simulate(std::uint64_t seed, const simulation::Options& options);
+
+}  // namespace finesweep::coordinator

@@ -1,0 +1,125 @@
+#include "tests/coordinator/simulation.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+
+// The same cluster around a reactor with a bug planted by hand; see mutants.cmake.
+namespace finesweep::coordinator_that_accepts_older_attempts {
+simulation::Report simulate(std::uint64_t seed, const simulation::Options& options);
+}
+namespace finesweep::coordinator_that_forgets_lost_attempts {
+simulation::Report simulate(std::uint64_t seed, const simulation::Options& options);
+}
+namespace finesweep::coordinator_that_acknowledges_too_early {
+simulation::Report simulate(std::uint64_t seed, const simulation::Options& options);
+}
+
+namespace finesweep::coordinator {
+namespace {
+
+using testing::HasSubstr;
+
+// FINESWEEP_SIMULATION_SEEDS=n: so many seeds instead of as many as fit a test run.
+// FINESWEEP_SIMULATION_SEED=s: this one alone, with every step printed.
+std::uint64_t seeds_per_test() {
+  const char* wanted = std::getenv("FINESWEEP_SIMULATION_SEEDS");
+  constexpr int kBlocks = 4;
+  return wanted ? (std::strtoull(wanted, nullptr, 10) + kBlocks - 1) / kBlocks : 2500;
+}
+
+struct Totals : simulation::Report {
+  void add(const simulation::Report& r) {
+    coordinator_lives += r.coordinator_lives - 1;
+    for (auto [sum, value] : {std::pair{&committed, r.committed},
+                              {&failed, r.failed},
+                              {&cancelled, r.cancelled},
+                              {&losses, r.losses},
+                              {&failures, r.failures},
+                              {&thefts, r.thefts},
+                              {&interruptions, r.interruptions},
+                              {&refused_results, r.refused_results},
+                              {&adopted_artifacts, r.adopted_artifacts},
+                              {&publish_failures, r.publish_failures},
+                              {&isolated, r.isolated},
+                              {&packs, r.packs},
+                              {&halved_packs, r.halved_packs}}) {
+      *sum += value;
+    }
+  }
+  bool everything_happened() const {
+    for (int happened : {coordinator_lives, committed, failed, cancelled, losses, failures, thefts, interruptions,
+                         refused_results, adopted_artifacts, publish_failures, isolated, packs, halved_packs}) {
+      if (happened == 0) return false;
+    }
+    return true;
+  }
+};
+
+class SimulationTest : public testing::TestWithParam<int> {};
+
+TEST_P(SimulationTest, no_history_breaks_a_promise) {
+  Totals totals;
+  for (std::uint64_t i = 0; i < seeds_per_test(); ++i) {
+    const std::uint64_t seed = GetParam() * std::uint64_t{1'000'000'000} + i;
+    const auto report = simulate(seed, {});
+    ASSERT_EQ(report.violation, "") << "seed " << seed << "; to see it alone: FINESWEEP_SIMULATION_SEED=" << seed;
+    totals.add(report);
+  }
+  EXPECT_TRUE(seeds_per_test() < 1000 || totals.everything_happened())
+      << "the histories are not eventful enough to show anything";
+}
+INSTANTIATE_TEST_SUITE_P(Seeds, SimulationTest, testing::Range(0, 4));
+
+TEST(OneSimulationTest, one_seed_can_be_seen_alone) {
+  const char* wanted = std::getenv("FINESWEEP_SIMULATION_SEED");
+  simulation::Options options;
+  options.trace = wanted != nullptr;
+  EXPECT_EQ(simulate(wanted ? std::strtoull(wanted, nullptr, 10) : 1, options).violation, "");
+}
+
+TEST(OneSimulationTest, the_same_seed_gives_the_same_history) {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    const auto first = simulate(seed, {}), second = simulate(seed, {});
+    EXPECT_EQ(first.events, second.events);
+    EXPECT_EQ(first.committed, second.committed);
+    EXPECT_EQ(first.refused_results, second.refused_results);
+  }
+}
+
+// Would the simulation find what it looks for? Three bugs were planted by hand, each in a copy of the reactor. They
+// are found with and without the reactor's own sanity_check.
+template <typename Simulate>
+std::string first_violation(Simulate simulate, bool check_reactor) {
+  simulation::Options options;
+  options.check_reactor = check_reactor;
+  for (std::uint64_t seed = 0; seed < 500; ++seed) {
+    const auto report = simulate(seed, options);
+    if (!report.violation.empty()) return "seed " + std::to_string(seed) + ", " + report.violation;
+  }
+  return "none found";
+}
+
+TEST(PlantedBugTest, a_reactor_that_accepts_a_result_of_an_older_attempt_is_found) {
+  for (bool check_reactor : {true, false})
+    EXPECT_THAT(first_violation(coordinator_that_accepts_older_attempts::simulate, check_reactor),
+                HasSubstr("an attempt is published that is not its job's newest"));
+}
+
+TEST(PlantedBugTest, a_reactor_that_forgets_an_attempt_whose_lease_ran_out_is_found) {
+  EXPECT_THAT(first_violation(coordinator_that_forgets_lost_attempts::simulate, true),
+              HasSubstr("a job waits for nothing"));
+  EXPECT_THAT(first_violation(coordinator_that_forgets_lost_attempts::simulate, false),
+              HasSubstr("the sweep does not end although nothing goes wrong any more"));
+}
+
+TEST(PlantedBugTest, a_reactor_that_acknowledges_before_the_commit_is_durable_is_found) {
+  for (bool check_reactor : {true, false})
+    EXPECT_THAT(first_violation(coordinator_that_acknowledges_too_early::simulate, check_reactor),
+                HasSubstr("a result was acknowledged before it was durable"));
+}
+
+}  // namespace
+}  // namespace finesweep::coordinator

@@ -1,0 +1,219 @@
+// The workers' side: each does what worker/agent does, and may be killed, frozen or interrupted at any moment.
+
+#include <algorithm>
+
+#include "tests/coordinator/simulation_world.h"
+
+namespace finesweep::coordinator {
+
+using namespace std::chrono_literals;
+
+namespace {
+constexpr Duration kHeartbeat = 500ms;
+}
+
+void World::start_worker(int rank) {
+  Worker& worker = workers_[rank];
+  if (worker.alive || !reactor_) return;
+  log("rank " + std::to_string(rank) + " starts");
+  worker.alive = true;
+  worker.frozen_until = now_;
+  send_to_coordinator(rank, Hello{rank});
+}
+
+void World::kill_worker(int rank) {
+  Worker& worker = workers_[rank];
+  if (!worker.alive) return;
+  log("rank " + std::to_string(rank) + " ends");
+  drop_running(rank);
+  worker.alive = worker.stopping = false;
+  ++worker.process;
+  worker.inbox.clear();
+  worker.queue.clear();
+  worker.unacknowledged.clear();
+  worker.id.reset();
+}
+
+/// In this process, once it is not frozen.
+void World::for_worker(int rank, Duration delay, Action action) {
+  after(delay, [this, rank, process = workers_[rank].process, action = std::move(action)]() mutable {
+    Worker& worker = workers_[rank];
+    if (!worker.alive || worker.process != process) return;
+    if (now_ < worker.frozen_until) {
+      for_worker(rank, worker.frozen_until - now_, std::move(action));
+    } else {
+      action();
+    }
+  });
+}
+
+void World::deliver(int rank, ToWorker message) {
+  Worker& worker = workers_[rank];
+  worker.last_delivery = std::max(worker.last_delivery, now_ + network_delay());
+  at(worker.last_delivery, [this, rank, process = worker.process, message = std::move(message)]() mutable {
+    if (!workers_[rank].alive || workers_[rank].process != process) return;
+    workers_[rank].inbox.push_back(std::move(message));
+    for_worker(rank, 0ms, [this, rank] {
+      const ToWorker next = std::move(workers_[rank].inbox.front());
+      workers_[rank].inbox.pop_front();
+      std::visit([&](const auto& m) { receive(rank, m); }, next);
+    });
+  });
+}
+
+void World::receive(int rank, const Welcome& message) {
+  workers_[rank].id = message.worker;
+  beat(rank, ++workers_[rank].heartbeats);
+}
+
+void World::receive(int rank, const SendDispatch& message) {
+  Worker& worker = workers_[rank];
+  if (worker.id != message.worker) return;  // meant for an earlier stay
+  worker.queue.push_back(message.pack);
+  run_next(rank);
+}
+
+void World::receive(int rank, const SendAcknowledge& message) {
+  Worker& worker = workers_[rank];
+  const auto kept = worker.unacknowledged.find(message.attempt);
+  if (kept != worker.unacknowledged.end()) {
+    if (message.accepted && kept->second.outcome.kind == OutcomeKind::succeeded) {
+      acknowledged_.insert(message.attempt);
+      require(store_->is_committed(message.attempt), "a worker forgot a result that is not durable");
+    }
+    worker.unacknowledged.erase(kept);
+  }
+  leave_if_done(rank);
+}
+
+void World::receive(int rank, const SendRevoke& message) {
+  Worker& worker = workers_[rank];
+  for (auto& pack : worker.queue) std::erase(pack, message.attempt);
+  std::erase_if(worker.queue, [](const auto& pack) { return pack.empty(); });
+  worker.unacknowledged.erase(message.attempt);
+  std::erase_if(worker.running, [&](std::size_t run) {
+    if (runs_[run].attempt != message.attempt) return false;
+    runs_[run].end = now_;
+    return true;
+  });
+  run_next(rank);
+  leave_if_done(rank);
+}
+
+void World::receive(int rank, const SendStop&) {
+  interrupt(rank);
+}
+
+void World::receive(int rank, const SendRejoin&) {
+  Worker& worker = workers_[rank];
+  worker.queue.clear();
+  worker.unacknowledged.clear();
+  drop_running(rank);
+  worker.id.reset();
+  if (worker.stopping) {
+    leave_if_done(rank);
+  } else {
+    send_to_coordinator(rank, Hello{rank});
+  }
+}
+
+void World::run_next(int rank) {
+  Worker& worker = workers_[rank];
+  if (!worker.running.empty() || worker.queue.empty() || worker.stopping) return;
+  const auto pack = std::move(worker.queue.front());
+  worker.queue.pop_front();
+  for (const AttemptKey& attempt : pack) begin_run(rank, attempt);
+}
+
+void World::begin_run(int rank, const AttemptKey& attempt) {
+  Worker& worker = workers_[rank];
+  for (const JobId& need : needs_of(job(attempt.job)))
+    require(store_->is_committed(need), "a job began before what it needs was committed");
+  const std::size_t run = runs_.size();
+  runs_.push_back({worker.host, rank, worker.process, attempt, now_, std::nullopt});
+  worker.running.push_back(run);
+  report_.isolated += job(attempt.job).isolate;
+
+  const bool faults = now_ < weather_.faults_until;
+  const bool crashes = faults && random_.chance(weather_.crash);
+  Outcome outcome;
+  outcome.kind = OutcomeKind::succeeded;
+  if (crashes || (faults && random_.chance(weather_.failure))) {
+    outcome.kind = OutcomeKind::failed;
+    outcome.error = crashes ? "the runner died" : "the loss is not a number";
+    outcome.permanent = !crashes && random_.chance(weather_.permanent);
+  }
+  const Duration duration = weather_.short_jobs ? random_.between(1ms, 40ms) : random_.between(100ms, 4s);
+  for_worker(rank, duration, [this, rank, run, outcome, crashes] { finish_run(rank, run, outcome, crashes); });
+}
+
+void World::finish_run(int rank, std::size_t run, const Outcome& outcome, bool crashed) {
+  Worker& worker = workers_[rank];
+  if (std::find(worker.running.begin(), worker.running.end(), run) == worker.running.end()) return;
+  // A runner that dies takes its whole pack with it.
+  const std::vector<std::size_t> ended = crashed ? worker.running : std::vector<std::size_t>{run};
+  report_.halved_packs += ended.size() > 1;
+  for (std::size_t each : ended) {
+    std::erase(worker.running, each);
+    runs_[each].end = now_;
+    const AttemptKey attempt = runs_[each].attempt;
+    if (outcome.kind == OutcomeKind::succeeded) store_->stage(attempt);
+    if (!worker.id) continue;
+    AttemptFinished finished{*worker.id, attempt, outcome, crashed};
+    finished.outcome.metrics = {
+        {"rank", worker.id->rank}, {"incarnation", worker.id->incarnation}, {"attempt", attempt.number}};
+    const int times = random_.chance(weather_.twice) ? 2 : 1;
+    for (int i = 0; i < times; ++i) send_to_coordinator(rank, finished);
+    worker.unacknowledged.emplace(attempt, std::move(finished));
+  }
+  run_next(rank);
+  leave_if_done(rank);
+}
+
+void World::drop_running(int rank) {
+  for (std::size_t run : workers_[rank].running) runs_[run].end = now_;
+  workers_[rank].running.clear();
+}
+
+void World::beat(int rank, int loop) {
+  Worker& worker = workers_[rank];
+  if (loop != worker.heartbeats || !worker.id) return;
+  HeartbeatArrived heartbeat{*worker.id, {}};
+  for (std::size_t run : worker.running) {
+    const auto done = (now_ - runs_[run].begin) / 100ms;
+    heartbeat.held.emplace_back(runs_[run].attempt, Progress{static_cast<std::int64_t>(done), 0, "training", 0});
+  }
+  for (const auto& pack : worker.queue)
+    for (const AttemptKey& attempt : pack) heartbeat.held.emplace_back(attempt, Progress{});
+  for (const auto& [attempt, finished] : worker.unacknowledged) {
+    heartbeat.held.emplace_back(attempt, Progress{});
+    send_to_coordinator(rank, finished);
+  }
+  send_to_coordinator(rank, std::move(heartbeat));
+  for_worker(rank, kHeartbeat, [this, rank, loop] { beat(rank, loop); });
+}
+
+/// Told to stop, by the coordinator or by a signal: what runs writes a checkpoint, what waits is dropped.
+void World::interrupt(int rank) {
+  Worker& worker = workers_[rank];
+  if (worker.stopping) return;
+  worker.stopping = true;
+  worker.queue.clear();
+  for (std::size_t run : worker.running)
+    for_worker(rank, random_.between(1ms, 300ms), [this, rank, run] {
+      Outcome outcome;
+      outcome.kind = OutcomeKind::interrupted;
+      finish_run(rank, run, outcome, false);
+    });
+  leave_if_done(rank);
+}
+
+void World::leave_if_done(int rank) {
+  Worker& worker = workers_[rank];
+  if (!worker.stopping || !worker.running.empty() || !worker.unacknowledged.empty()) return;
+  if (worker.id) send_to_coordinator(rank, WorkerLost{*worker.id, "it left"});
+  kill_worker(rank);
+  after(random_.between(100ms, 4s), [this, rank] { start_worker(rank); });
+}
+
+}  // namespace finesweep::coordinator

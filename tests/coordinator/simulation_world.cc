@@ -1,0 +1,186 @@
+#include "tests/coordinator/simulation_world.h"
+
+#include <algorithm>
+#include <iostream>
+
+namespace finesweep::coordinator {
+
+using namespace std::chrono_literals;
+
+World::World(std::uint64_t seed, const simulation::Options& options) : options_(options), random_(seed) {
+  reactor_options_.lease = 3s;
+  reactor_options_.stall = 700ms;
+  reactor_options_.max_backlog_jobs = 4;
+  make_weather();
+  make_workers();
+  make_jobs();
+  store_.emplace(jobs_, reactor_options_.max_losses);
+  schedule_faults();
+  // Once nothing goes wrong any more, every job may have to use up all its tries, one after the other.
+  give_up_at_ = weather_.faults_until + 60s + static_cast<int>(jobs_.size()) * 12 * 4s;
+}
+
+void World::make_weather() {
+  auto& w = weather_;
+  w.faults_until = random_.between(0ms, 40s);
+  const auto some = [&](int most) { return random_.chance(0.5) ? random_.between(0, most) : 0; };
+  const auto share = [&](double most) {
+    return random_.chance(0.5) ? most * random_.between(0, 100) / 100.0 : 0.0;
+  };
+  w.kills = some(8);
+  w.freezes = some(6);
+  w.coordinator_kills = some(4);
+  w.stalls = some(3);
+  w.interruptions = some(3);
+  w.spikes = some(4);
+  w.cancel = random_.chance(0.15);
+  w.stop = random_.chance(0.15);
+  w.failure = share(0.4);
+  w.permanent = share(0.1);
+  w.crash = share(0.4);
+  w.publish_failure = share(0.3);
+  w.twice = share(0.5);
+  w.short_jobs = random_.chance(0.3);
+}
+
+void World::make_workers() {
+  const int workers = random_.between(1, 5), hosts = random_.between(1, 3);
+  const bool gpus = random_.chance(0.25);
+  if (gpus) reactor_options_.max_pack_jobs = random_.between(1, 4);
+  workers_.resize(workers);
+  for (Worker& worker : workers_) {
+    worker.host = "host" + std::to_string(random_.between(1, hosts));
+    worker.device = gpus ? "cuda:0" : "cpu";
+  }
+}
+
+void World::make_jobs() {
+  const int count = random_.between(1, 14);
+  const double isolated = random_.chance(0.5) ? 0.3 : 0.0, dependent = random_.chance(0.7) ? 0.5 : 0.0;
+  for (int i = 0; i < count; ++i) {
+    Job job;
+    job.id = JobId::of("job " + std::to_string(i));
+    job.title = "job " + std::to_string(i);
+    job.retries = random_.between(0, 3);
+    job.isolate = random_.chance(isolated);
+    job.context = {{"model", random_.chance(0.7) ? "/models/base" : "/models/other"}};
+    for (int need = 0; i > 0 && need < 2; ++need)
+      if (random_.chance(dependent)) job.inputs.push_back(jobs_[random_.between(0, i - 1)].id);
+    if (i > 0 && random_.chance(dependent / 4)) job.continues = jobs_[i - 1].id;
+    index_[job.id] = jobs_.size();
+    jobs_.push_back(std::move(job));
+  }
+}
+
+void World::schedule_faults() {
+  const auto some_time = [this] {
+    const auto until = std::chrono::duration_cast<std::chrono::milliseconds>(weather_.faults_until);
+    return random_.between(0ms, until + 1ms);
+  };
+  const auto any_rank = [this] { return random_.between(0, static_cast<int>(workers_.size()) - 1); };
+  for (int i = 0; i < weather_.kills; ++i)
+    at(some_time(), [this, rank = any_rank()] {
+      Worker& worker = workers_[rank];
+      if (!worker.alive) return;
+      const auto known = worker.id;
+      kill_worker(rank);
+      if (known && random_.chance(0.5)) send_to_coordinator(rank, WorkerLost{*known, "killed"});
+      after(random_.between(100ms, 6s), [this, rank] { start_worker(rank); });
+    });
+  for (int i = 0; i < weather_.freezes; ++i)
+    at(some_time(), [this, rank = any_rank()] {
+      log("rank " + std::to_string(rank) + " freezes");
+      workers_[rank].frozen_until = now_ + random_.between(100ms, 9s);
+    });
+  for (int i = 0; i < weather_.coordinator_kills; ++i)
+    at(some_time(), [this] { boundaries_until_kill_ = random_.between(0, 12); });
+  for (int i = 0; i < weather_.stalls; ++i)
+    at(some_time(), [this] {
+      log("the coordinator stands still");
+      asleep_until_ = now_ + random_.between(100ms, 7s);
+    });
+  for (int i = 0; i < weather_.interruptions; ++i)
+    at(some_time(), [this, rank = any_rank()] { for_worker(rank, 0ms, [this, rank] { interrupt(rank); }); });
+  for (int i = 0; i < weather_.spikes; ++i)
+    at(some_time(), [this] {
+      spike_ = random_.between(100ms, 5s);
+      spike_until_ = now_ + random_.between(100ms, 4s);
+    });
+  if (weather_.cancel)
+    at(some_time(), [this] {
+      if (!reactor_) return;
+      CancelRequested request;
+      for (const Job& job : jobs_)
+        if (random_.chance(0.3)) request.jobs.push_back(job.id);
+      when_awake([this, request] { handle(request); });
+    });
+  if (weather_.stop)
+    at(some_time(), [this] {
+      when_awake([this] {
+        stop_sent_ = true;
+        handle(StopRequested{});
+      });
+    });
+}
+
+Duration World::network_delay() {
+  const Duration delay = random_.between(0ms, 20ms);
+  return now_ < spike_until_ ? delay + spike_ : delay;
+}
+
+void World::at(Instant time, Action action) {
+  schedule_.push_back({std::max(time, now_), next_order_++, std::move(action)});
+  std::push_heap(schedule_.begin(), schedule_.end(), std::greater<>());
+}
+
+void World::log(const std::string& what) const {
+  if (!options_.trace) return;
+  std::cerr << std::chrono::duration<double>(now_).count() << " s  " << what << "\n";
+}
+
+simulation::Report World::run() {
+  try {
+    start_coordinator();
+    while (!finished_) {
+      require(!schedule_.empty(), "nothing will ever happen again");
+      std::pop_heap(schedule_.begin(), schedule_.end(), std::greater<>());
+      Scheduled next = std::move(schedule_.back());
+      schedule_.pop_back();
+      now_ = next.time;
+      require(now_ < give_up_at_, "the sweep does not end although nothing goes wrong any more");
+      next.action();
+      ++report_.events;
+    }
+    store_->check_end(jobs_);
+    for (const AttemptKey& attempt : acknowledged_)
+      require(store_->is_committed(attempt), "an acknowledged result is lost");
+  } catch (const std::exception& violation) {
+    report_.violation =
+        std::to_string(std::chrono::duration<double>(now_).count()) + " s: " + std::string(violation.what());
+  }
+  return report_;
+}
+
+/// The committed attempt claims to have been alone on its host. Only workers that had been given up before, and do
+/// not know it, may have been at work beside it.
+void World::check_isolation(const AttemptKey& committed) const {
+  if (!job(committed.job).isolate) return;
+  const auto mine =
+      std::find_if(runs_.begin(), runs_.end(), [&](const Run& run) { return run.attempt == committed; });
+  require(mine != runs_.end() && mine->end, "a result of an attempt that did not run");
+  if (workers_[mine->rank].device != "cpu") return;
+  for (const Run& other : runs_) {
+    if (&other == &*mine || other.host != mine->host || (other.end && *other.end <= mine->begin) ||
+        other.begin >= *mine->end)
+      continue;
+    const auto heard = heard_.find(store_->worker_of(other.attempt));
+    const bool silent = heard == heard_.end() || mine->begin - heard->second >= reactor_options_.lease;
+    require(silent || store_->was_given_up(other.attempt), "an isolated job was not alone on its host");
+  }
+}
+
+simulation::Report simulate(std::uint64_t seed, const simulation::Options& options) {
+  return World(seed, options).run();
+}
+
+}  // namespace finesweep::coordinator

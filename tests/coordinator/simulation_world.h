@@ -1,0 +1,163 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "coordinator/reactor.h"
+#include "tests/coordinator/simulation.h"
+#include "tests/coordinator/simulation_random.h"
+#include "tests/coordinator/simulation_store.h"
+
+namespace finesweep::coordinator {
+
+/// Thrown between two steps of the coordinator when it is killed there.
+struct Killed {};
+
+/// How bad this history is; drawn from its seed, so that some are quiet in most respects and wild in one.
+struct Weather {
+  Instant faults_until{};
+  int kills = 0, freezes = 0, coordinator_kills = 0, stalls = 0, interruptions = 0, spikes = 0;
+  bool cancel = false, stop = false;
+  double failure = 0, permanent = 0, crash = 0, publish_failure = 0, twice = 0;
+  bool short_jobs = false;
+};
+
+/// Processes, messages and time around one reactor after another.
+class World {
+ public:
+  World(std::uint64_t seed, const simulation::Options& options);
+  simulation::Report run();
+
+ private:
+  using Action = std::function<void()>;
+
+  // ---- time ----
+  void at(Instant time, Action action);
+  void after(Duration delay, Action action) { at(now_ + delay, std::move(action)); }
+  void log(const std::string& what) const;
+
+  // ---- the sweep and what goes wrong (simulation_world.cc) ----
+  void make_weather();
+  void make_jobs();
+  void make_workers();
+  void schedule_faults();
+  Duration network_delay();
+
+  // ---- the coordinator's side (simulation_coordinator.cc) ----
+  struct Hello {
+    int rank;
+  };
+  using ToCoordinator = std::variant<Hello, HeartbeatArrived, AttemptFinished, WorkerLost>;
+  void start_coordinator();
+  void kill_coordinator();
+  void boundary();
+  void when_awake(Action action);
+  void send_to_coordinator(int rank, ToCoordinator message);
+  void receive_next();
+  void tick(int life);
+  void handle(const Event& event);
+  void flush();
+  void publish(const Publish& effect);
+  void end_life();
+  void send(const WorkerId& worker, const Effect& effect);
+
+  // ---- the workers' side (simulation_worker.cc) ----
+  struct Welcome {
+    WorkerId worker;
+  };
+  using ToWorker = std::variant<Welcome, SendDispatch, SendAcknowledge, SendRevoke, SendStop, SendRejoin>;
+  /// One job in a runner: kept for ever, to see afterwards who was alone.
+  struct Run {
+    std::string host;
+    int rank = 0, process = 0;
+    AttemptKey attempt;
+    Instant begin{};
+    std::optional<Instant> end;
+  };
+  struct Worker {
+    std::string host, device;
+    int process = 0;
+    bool alive = false;
+    Instant frozen_until{};
+    Instant last_delivery{}, last_sent{};
+    std::deque<ToWorker> inbox;
+    std::optional<WorkerId> id;
+    int heartbeats = 0;  // numbers the loops, of which only the newest beats
+    std::deque<std::vector<AttemptKey>> queue;
+    std::vector<std::size_t> running;  // indices of runs_: one pack
+    std::map<AttemptKey, AttemptFinished> unacknowledged;
+    bool stopping = false;
+  };
+  void start_worker(int rank);
+  void kill_worker(int rank);
+  void for_worker(int rank, Duration delay, Action action);
+  void deliver(int rank, ToWorker message);
+  void receive(int rank, const Welcome& message);
+  void receive(int rank, const SendDispatch& message);
+  void receive(int rank, const SendAcknowledge& message);
+  void receive(int rank, const SendRevoke& message);
+  void receive(int rank, const SendStop& message);
+  void receive(int rank, const SendRejoin& message);
+  void run_next(int rank);
+  void begin_run(int rank, const AttemptKey& attempt);
+  void finish_run(int rank, std::size_t run, const Outcome& outcome, bool crashed);
+  void drop_running(int rank);
+  void beat(int rank, int loop);
+  void interrupt(int rank);
+  void leave_if_done(int rank);
+
+  void check_isolation(const AttemptKey& committed) const;
+  const Job& job(const JobId& id) const { return jobs_[index_.at(id)]; }
+
+  simulation::Options options_;
+  simulation::Report report_;
+  simulation::Random random_;
+  Weather weather_;
+  ReactorOptions reactor_options_;
+
+  Instant now_{0};
+  Instant give_up_at_{0};
+  struct Scheduled {
+    Instant time;
+    std::int64_t order;
+    Action action;
+    bool operator>(const Scheduled& other) const {
+      return time != other.time ? time > other.time : order > other.order;
+    }
+  };
+  std::vector<Scheduled> schedule_;  // a heap
+  std::int64_t next_order_ = 0;
+  bool finished_ = false;
+
+  std::vector<Job> jobs_;
+  std::map<JobId, std::size_t> index_;
+  std::optional<ModelStore> store_;
+  std::vector<Run> runs_;
+  std::set<AttemptKey> acknowledged_;  // a worker has forgotten this result since it was told that it is safe
+
+  std::vector<Worker> workers_;
+  Instant spike_until_{};
+  Duration spike_{};
+
+  std::unique_ptr<Reactor> reactor_;
+  int life_ = 0;
+  int boundaries_until_kill_ = -1;
+  Instant asleep_until_{};
+  std::deque<std::pair<int, ToCoordinator>> inbox_;
+  std::vector<Effect> pending_;
+  bool flush_scheduled_ = false;
+  std::map<int, int> incarnations_;
+  std::map<int, std::pair<WorkerId, int>> current_;  // rank → (id, process)
+  std::map<WorkerId, Instant> heard_;                // last sign of life, until it is given up
+  bool stop_sent_ = false;
+  bool ended_ = false;
+};
+
+}  // namespace finesweep::coordinator
