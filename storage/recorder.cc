@@ -5,7 +5,9 @@
 #include <SQLiteCpp/Statement.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <optional>
 #include <stdexcept>
 #include <unordered_map>
 #include <utility>
@@ -44,6 +46,29 @@ std::string as_utf8(const std::string& message) {
   return Json::parse(text_of(message)).get<std::string>();
 }
 
+/// One line of events.jsonl, written straight as text: there are several to every job.
+class EventLine {
+ public:
+  EventLine(std::int64_t n, std::int64_t time_ms) {
+    text_.reserve(160);
+    text_ += "{\"n\":" + std::to_string(n) + ",\"time\":" + std::to_string(time_ms);
+  }
+  EventLine& add(std::string_view key, const std::string& value) {
+    const bool plain =
+        std::ranges::all_of(value, [](unsigned char c) { return c >= 0x20 && c < 0x7F && c != '"' && c != '\\'; });
+    return add_json(key, plain ? "\"" + value + "\"" : text_of(value));
+  }
+  EventLine& add(std::string_view key, std::int64_t value) { return add_json(key, std::to_string(value)); }
+  EventLine& add_json(std::string_view key, const std::string& json) {
+    text_.append(",\"").append(key).append("\":").append(json);
+    return *this;
+  }
+  std::string finish() { return std::move(text_) + "}"; }
+
+ private:
+  std::string text_;
+};
+
 }  // namespace
 
 struct Recorder::Impl {
@@ -55,6 +80,7 @@ struct Recorder::Impl {
   std::int64_t last_event = 0, last_end = 0;
   std::int64_t committed_event = 0, committed_end = 0;
   std::string lines;
+  std::array<std::optional<std::int64_t>, 2> rests;
 
   SQLite::Statement select_generation{database, "SELECT value FROM meta WHERE key='generation'"};
   SQLite::Statement select_row{database, "SELECT seq FROM jobs WHERE id=?"};
@@ -104,13 +130,29 @@ struct Recorder::Impl {
                              std::to_string(select->getColumn(1).getInt()));
   }
 
-  void log_event(Json event, std::int64_t time_ms) {
-    event["n"] = ++last_event;
-    event["time"] = time_ms;
-    const std::string text = text_of(event);
+  /// `describe` adds what the event is to its line.
+  template <typename Describe>
+  void log_event(std::int64_t time_ms, Describe&& describe) {
+    EventLine line(++last_event, time_ms);
+    describe(line);
+    const std::string text = line.finish();
     last_end += static_cast<std::int64_t>(text.size()) + 1;
     Use(insert_event).run(last_event, last_end, text);
     lines.append(text).append("\n");
+  }
+
+  /// The fragment of what all successful outcomes with or without an artifact have in common.
+  std::int64_t rest_of(bool has_artifact) {
+    std::optional<std::int64_t>& known = rests[has_artifact ? 1 : 0];
+    if (!known) {
+      Outcome outcome;
+      outcome.kind = OutcomeKind::succeeded;
+      outcome.has_artifact = has_artifact;
+      Json rest = outcome;
+      for (const char* elsewhere : {"metrics", "history", "environment"}) rest.erase(elsewhere);
+      known = fragments.put(rest);
+    }
+    return *known;
   }
 
   void operator()(const AttemptStarted& change) {
@@ -118,12 +160,10 @@ struct Recorder::Impl {
     const std::int64_t row = row_of(job);
     if (Use(start_job).run(row, number) == 0) refuse(job, "attempt " + std::to_string(number));
     Use(start_attempt).run(row, number, change.worker_rank, change.host, change.time_ms);
-    log_event({{"event", "attempt_started"},
-               {"job", job},
-               {"attempt", number},
-               {"worker", change.worker_rank},
-               {"host", change.host}},
-              change.time_ms);
+    log_event(change.time_ms, [&](EventLine& line) {
+      line.add("event", "attempt_started").add("job", job.hex()).add("attempt", number);
+      line.add("worker", change.worker_rank).add("host", change.host);
+    });
   }
 
   void operator()(const AttemptEnded& change) {
@@ -134,9 +174,10 @@ struct Recorder::Impl {
     if (Use(end_attempt).run(row, number, change.time_ms, reason, error) == 0)
       refuse(job, "the end of attempt " + std::to_string(number) + ", which was never started,");
     Use(release_job).run(row, number);
-    Json event{{"event", "attempt_ended"}, {"job", job}, {"attempt", number}, {"reason", reason}};
-    if (!error.empty()) event["error"] = error;
-    log_event(std::move(event), change.time_ms);
+    log_event(change.time_ms, [&](EventLine& line) {
+      line.add("event", "attempt_ended").add("job", job.hex()).add("attempt", number).add("reason", reason);
+      if (!error.empty()) line.add("error", error);
+    });
   }
 
   void operator()(const JobSucceeded& change) {
@@ -151,30 +192,29 @@ struct Recorder::Impl {
     Json history = Json::array();
     for (const HistoryPoint& point : change.outcome.history)
       if (std::isfinite(point.epoch) && std::isfinite(point.value)) history.push_back(point);
-    Outcome bare;
-    bare.kind = change.outcome.kind;
-    bare.has_artifact = change.outcome.has_artifact;
-    Json rest = bare;
-    for (const char* elsewhere : {"metrics", "history", "environment"}) rest.erase(elsewhere);
+    const std::string metrics_text = text_of(metrics);
 
     Use insert(insert_outcome);
     insert->clearBindings();
     insert->bind(1, row);
     insert->bind(2, number);
-    insert->bind(3, text_of(metrics));
+    insert->bindNoCopy(3, metrics_text);
     if (!history.empty()) insert->bind(4, text_of(history));
     insert->bind(5, fragments.put(change.outcome.environment));
-    insert->bind(6, fragments.put(rest));
+    insert->bind(6, rest_of(change.outcome.has_artifact));
     insert->exec();
-    log_event({{"event", "job_succeeded"}, {"job", job}, {"attempt", number}, {"metrics", std::move(metrics)}},
-              change.time_ms);
+    log_event(change.time_ms, [&](EventLine& line) {
+      line.add("event", "job_succeeded").add("job", job.hex()).add("attempt", number);
+      line.add_json("metrics", metrics_text);
+    });
   }
 
   void end(const JobId& job, JobState state, const std::string& message, std::int64_t time_ms) {
     const std::string name(job_state_name(state));
     const std::string error = as_utf8(message);
     if (Use(end_job).run(row_of(job), name, error) == 0) refuse(job, "'" + name + "'");
-    log_event({{"event", "job_" + name}, {"job", job}, {"error", error}}, time_ms);
+    log_event(time_ms,
+              [&](EventLine& line) { line.add("event", "job_" + name).add("job", job.hex()).add("error", error); });
   }
   void operator()(const JobFailed& change) { end(change.job, JobState::failed, change.error, change.time_ms); }
   void operator()(const JobCancelled& change) {
@@ -183,14 +223,24 @@ struct Recorder::Impl {
 
   void operator()(const JobReset& change) {
     if (Use(reset_job).run(row_of(change.job)) == 0) refuse(change.job, "another run");
-    log_event({{"event", "job_reset"}, {"job", change.job}}, change.time_ms);
+    log_event(change.time_ms,
+              [&](EventLine& line) { line.add("event", "job_reset").add("job", change.job.hex()); });
   }
 
   void operator()(const JobCounters& change) {
     Use(count_job).run(row_of(change.job), change.failures, change.losses);
   }
 
-  void operator()(const EventLogged& change) { log_event(change.event, change.time_ms); }
+  void operator()(const EventLogged& change) {
+    if (!change.event.is_object()) throw std::logic_error("an event that is no JSON object");
+    log_event(change.time_ms, [&](EventLine& line) {
+      for (const auto& [key, value] : change.event.items()) {
+        if (key == "n" || key == "time") continue;
+        const std::string quoted = text_of(key);
+        line.add_json(quoted.substr(1, quoted.size() - 2), text_of(value));
+      }
+    });
+  }
 };
 
 Recorder::Recorder(SQLite::Database& database, Fragments& fragments)
@@ -226,6 +276,7 @@ void Recorder::rollback() {
   impl_->last_event = impl_->committed_event;
   impl_->last_end = impl_->committed_end;
   impl_->lines.clear();
+  impl_->rests = {};
 }
 
 }  // namespace finesweep::storage
