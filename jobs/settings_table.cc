@@ -105,7 +105,8 @@ constexpr Setting kTable[] = {
      .doc = "From which the seeds of the repeats are made; also shuffles for `data.limit`."},
 
     {.sections = only(report), .key = "select", .type = text,
-     .doc = "`step.metric` that chooses the best configuration. Default: `metric`."},
+     .doc = "`step.metric` that chooses the best configuration. Default: `metric`, on the validation split where "
+            "an evaluation of it yields the same."},
     {.sections = only(report), .key = "metric", .type = text,
      .doc = "`step.metric` that is shown. Default: the main metric of the last evaluation, of the test split "
             "where there is one."},
@@ -172,7 +173,8 @@ constexpr Setting kTable[] = {
     {.sections = kTraining, .key = "gradient_accumulation", .type = integer, .fallback = "1", .minimum = 1,
      .maximum = 65536, .doc = "Passes whose gradients make one optimiser step."},
     {.sections = kTraining, .key = "sequence_length", .type = integer, .fallback = "128", .minimum = 2,
-     .maximum = 1048576, .unit = "tokens", .doc = "Longer rows are cut."},
+     .maximum = 1048576, .unit = "tokens",
+     .doc = "Longer rows are cut. The default is never above the model's positions."},
     {.sections = only(finetune), .key = "learning_rate", .type = number, .fallback = "5e-5", .minimum = 0,
      .maximum = 10, .use = Use::full, .doc = "Peak of the schedule."},
     {.sections = only(finetune), .key = "learning_rate", .type = number, .fallback = "5e-4", .minimum = 0,
@@ -202,7 +204,7 @@ constexpr Setting kTable[] = {
      .maximum = kLargeCount, .choices = kEpoch, .unit = "optimiser steps",
      .doc = "Evaluate on the validation split while training, with the settings of the next `evaluate`, into "
             "`history.csv`."},
-    {.sections = kTraining, .key = "checkpoint_every", .type = number, .fallback = "60", .minimum = 0,
+    {.sections = kTraining, .key = "checkpoint_every", .type = number, .fallback = "60.0", .minimum = 0,
      .above_minimum = true, .in_hash = false, .unit = "seconds", .doc = "How much training a crash may cost."},
     {.sections = kTraining, .key = "gradient_checkpointing", .type = boolean, .fallback = "false",
      .doc = "Compute activations again in the backward pass: less memory, more time."},
@@ -241,7 +243,8 @@ constexpr Setting kTable[] = {
     {.sections = only(evaluate), .key = "batch_size", .type = integer, .fallback = "32", .minimum = 1,
      .maximum = 65536, .unit = "rows", .doc = "Rows at a time."},
     {.sections = only(evaluate), .key = "sequence_length", .type = integer, .fallback = "128", .minimum = 2,
-     .maximum = 1048576, .inherited = true, .unit = "tokens", .doc = "Longer rows are cut."},
+     .maximum = 1048576, .inherited = true, .unit = "tokens",
+     .doc = "Longer rows are cut. The default is never above the model's positions."},
     {.sections = only(evaluate), .key = "generation.max_new_tokens", .type = integer, .fallback = "64",
      .minimum = 1, .maximum = 1048576, .use = Use::generation, .unit = "tokens",
      .doc = "Where generation stops at the latest."},
@@ -312,8 +315,11 @@ std::string range_phrase(const Setting& s) {
   std::string text;
   if (low) text = (s.above_minimum ? " above " : " of at least ") + plain_number(s.minimum);
   if (high)
-    text +=
-        (low ? " and" : "") + std::string(s.below_maximum ? " below " : " of at most ") + plain_number(s.maximum);
+    text += (low ? " and" : "") +
+            std::string(s.below_maximum ? " below "
+                        : low           ? " at most "
+                                        : " of at most ") +
+            plain_number(s.maximum);
   return text;
 }
 

@@ -37,7 +37,6 @@ class Checker {
     const ModelInfo* info = resolved_.info;
     for (std::size_t i = 0; i < resolved_.steps.size(); ++i) {
       const ResolvedStep& step = resolved_.steps[i];
-      const Json& settings = step.settings;
       check_splits(step);
       switch (step.kind) {
         case StepKind::distill:
@@ -71,8 +70,6 @@ class Checker {
           check_benchmark(step, info, i);
           break;
       }
-      if (settings.contains("evaluate_every") && !resolved_.data.contains("validation"))
-        error_at_step(step, "evaluate_every", "needs data.validation");
     }
   }
 
@@ -167,8 +164,9 @@ class Checker {
     for (const std::string& split : splits_of(step)) {
       const auto file = resolved_.data.find(split);
       if (file == resolved_.data.end()) {
-        error_at_step(step, step.kind == StepKind::evaluate ? "split" : "",
-                      "uses the " + split + " rows, but data." + split + " is not given");
+        const char* key = step.kind == StepKind::evaluate ? "split" : split == "validation" ? "evaluate_every" : "";
+        if (!declaration_.broken.contains("data"))
+          error_at_step(step, key, "uses the " + split + " rows, but data." + split + " is not given");
         continue;
       }
       const auto& info = data_.get(file->get_ref<const std::string&>());
@@ -182,11 +180,14 @@ class Checker {
       if (std::find(info.fields.begin(), info.fields.end(), field) != info.fields.end()) continue;
       const std::string path = "data.fields." + role;
       const bool given = is_given(path);
-      diagnostics_.error(given ? mark_of(path, {}) : mark_of("data." + split, declaration_.data_mark),
-                         given ? path : "data." + split,
-                         "the " + split + " rows have no field '" + field + "'" + did_you_mean(field, info.fields) +
-                             (given ? "" : "; say which field it is with data.fields." + role) +
-                             "\ntheir fields are " + joined(info.fields));
+      const std::string fields = "\ntheir fields are " + joined(info.fields);
+      if (given)
+        diagnostics_.error(mark_of(path, {}), path,
+                           "the rows have no field '" + field + "'" + did_you_mean(field, info.fields) + fields);
+      else
+        diagnostics_.error(
+            mark_of("data." + split, declaration_.data_mark), "data." + split,
+            "the rows have no field '" + field + "'; say with data.fields." + role + " which field it is" + fields);
     }
   }
 
@@ -194,9 +195,8 @@ class Checker {
     if (!info || !info->positions) return;
     const auto length = step.settings.at("sequence_length").get<std::int64_t>();
     if (length + more <= *info->positions) return;
-    const std::string what = more ? std::to_string(length) + " tokens and " + std::to_string(more) + " new ones are"
-                                  : std::to_string(length) + " tokens" +
-                                        (is_given(step.name + ".sequence_length") ? " are" : " (the default) are");
+    const std::string what =
+        std::to_string(length) + " tokens" + (more ? " and " + std::to_string(more) + " new ones are" : " are");
     error_at_step(step, "sequence_length",
                   what + " more than the " + std::to_string(*info->positions) + " positions of the model");
   }

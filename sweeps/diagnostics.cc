@@ -84,7 +84,7 @@ std::string did_you_mean(std::string_view word, const std::vector<std::string>& 
     }
   }
   // Part of a longer name counts as near: `length` for `sequence_length`.
-  if (!best && word.size() >= 4)
+  if (!best && word.size() >= 3)
     for (const std::string& candidate : candidates)
       if (candidate.find(word) != std::string::npos) {
         best = &candidate;

@@ -126,7 +126,9 @@ std::string LabelMaker::make(const std::vector<LabelPart>& parts, const std::vec
       } else if (value.is_boolean()) {
         words = value.get<bool>() ? name : "no " + name;
       } else if (value.is_number()) {
-        words = name + " " + value.dump();
+        words = name;
+        for (const auto& [key, inner] : value.items())
+          words += " " + key + " " + (inner.is_string() ? inner.get<std::string>() : inner.dump());
       } else if (value.is_string()) {
         const bool path = target.setting && target.setting->type == ValueType::path;
         const bool text = target.setting && target.setting->type == ValueType::text;
@@ -137,7 +139,9 @@ std::string LabelMaker::make(const std::vector<LabelPart>& parts, const std::vec
         for (std::size_t i = 0; i < value.size(); ++i)
           words += (i ? "+" : "") + (value[i].is_string() ? value[i].get<std::string>() : value[i].dump());
       } else {
-        words = name + " " + value.dump();
+        words = name;
+        for (const auto& [key, inner] : value.items())
+          words += " " + key + " " + (inner.is_string() ? inner.get<std::string>() : inner.dump());
       }
     }
     if (!words.empty()) label += (label.empty() ? "" : " ") + words;

@@ -28,6 +28,23 @@ std::vector<std::string> keys_of(Section section) {
   return {keys.begin(), keys.end()};
 }
 
+/// "; known are a, b", where there are few.
+std::string known_keys(const std::vector<std::string>& keys) {
+  std::vector<std::string> distinct;
+  for (const std::string& key : keys)
+    if (std::find(distinct.begin(), distinct.end(), key) == distinct.end()) distinct.push_back(key);
+  if (distinct.empty() || distinct.size() > 8) return "";
+  std::string text = "; known are ";
+  for (std::size_t i = 0; i < distinct.size(); ++i) text += (i ? ", " : "") + distinct[i];
+  return text;
+}
+
+/// "; did you mean …?", or what there is.
+std::string key_hint(std::string_view key, const std::vector<std::string>& known) {
+  const std::string near = did_you_mean(key, known);
+  return near.empty() ? known_keys(known) : near;
+}
+
 /// One entry of the pipeline, taken apart.
 struct Entry {
   std::string kind_word;
@@ -68,7 +85,7 @@ class DeclarationReader {
                                                 "pipeline", "sweep", "report", "resources"};
     for (const Node::Entry& entry : root_.entries)
       if (std::find(known.begin(), known.end(), entry.key) == known.end())
-        error(entry.mark, entry.key, "unknown key" + did_you_mean(entry.key, known));
+        error(entry.mark, entry.key, "unknown key" + key_hint(entry.key, known));
   }
 
   void read_top(std::string_view key) {
@@ -129,11 +146,9 @@ class DeclarationReader {
           break;
         }
     }
-    if (hint.empty() && candidates.size() <= 8 && !candidates.empty()) {
-      hint = "; known are ";
-      for (std::size_t i = 0; i < candidates.size(); ++i) hint += (i ? ", " : "") + candidates[i];
-    }
+    if (hint.empty()) hint = known_keys(candidates);
     error(mark, path, "unknown key" + hint);
+    out_.broken.insert(group.path.substr(0, group.path.find('.')));
   }
 
   /// Reads a map of settings below `group` into an overlay.
@@ -174,6 +189,8 @@ class DeclarationReader {
     }
     if (const auto value = read_value(node, *target.setting, target.path, paths_, diagnostics_))
       overlay.values.push_back({target, {*value, node.mark}});
+    else
+      out_.broken.insert(target.path);
   }
 
   std::optional<Entry> read_entry(Node& node) {
@@ -209,13 +226,17 @@ class DeclarationReader {
     std::vector<Entry> entries;
     for (Node& item : pipeline->items) {
       const auto entry = read_entry(item);
-      if (!entry) continue;
+      if (!entry) {
+        out_.broken.insert("pipeline");
+        continue;
+      }
       const auto kind = parse_step_kind(entry->kind_word);
       if (!kind) {
         static const std::vector<std::string> kinds{"distill", "finetune", "prune",    "quantize",
                                                     "merge",   "evaluate", "benchmark"};
         error(entry->mark, "pipeline",
               "unknown step '" + entry->kind_word + "'" + did_you_mean(entry->kind_word, kinds));
+        out_.broken.insert("pipeline");
         continue;
       }
       out_.steps.push_back({*kind, read_step_name(*entry, *kind), entry->mark});
@@ -229,6 +250,7 @@ class DeclarationReader {
       const StepDeclaration& step = out_.steps[i];
       if (!settings->is_map()) {
         error(settings->mark, step.name, "expected a map of settings, got " + describe(*settings));
+        out_.broken.insert("pipeline");
         continue;
       }
       Overlay overlay;
@@ -311,7 +333,7 @@ class DeclarationReader {
     const std::string path = head + "." + entry.key;
     const Setting* setting = find_setting(section, entry.key);
     if (!setting) {
-      error(entry.mark, path, "unknown key" + did_you_mean(entry.key, keys_of(section)));
+      error(entry.mark, path, "unknown key" + key_hint(entry.key, keys_of(section)));
       return std::nullopt;
     }
     auto value = read_value(entry.value, *setting, path, paths_, diagnostics_);

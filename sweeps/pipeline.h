@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -97,6 +98,9 @@ struct SweepDeclaration {
   Resources resources;
   /// In order of appearance in axes and includes.
   std::vector<Target> swept;
+  /// Paths whose value could not be read, and "pipeline" or "data" where part of that section could not: what
+  /// follows from their absence need not be reported too.
+  std::set<std::string, std::less<>> broken;
   /// Where sections stand, for messages about what is missing.
   Mark data_mark, pipeline_mark, repeats_mark;
 

@@ -202,7 +202,7 @@ class Planner {
   /// Descriptions of a configuration's jobs without seeds; `inputs` are filled in when ids are known.
   std::vector<JobDescription> describe(const Resolved& resolved) {
     std::vector<JobDescription> descriptions;
-    bool from_base = true;
+    bool from_base = true, trained = false;
     for (const ResolvedStep& step : resolved.steps) {
       JobDescription description;
       description.kind = step.kind;
@@ -213,7 +213,7 @@ class Planner {
         if (step.settings.contains(key) && step.settings[key].is_string())
           if (const auto& info = models_.get(step.settings[key].get<std::string>()))
             description.settings[key] = info->checksums;
-      description.data = describe_data(step, resolved, from_base);
+      description.data = describe_data(step, resolved, trained);
       const bool trains = step.kind == StepKind::finetune || step.kind == StepKind::distill;
       const bool benchmarks_training =
           step.kind == StepKind::benchmark &&
@@ -221,15 +221,16 @@ class Planner {
       if (trains || benchmarks_training) description.gpus = declaration_.resources.gpus;
       descriptions.push_back(std::move(description));
       if (makes_model(step.kind)) from_base = false;
+      trained = trained || trains;
     }
     return descriptions;
   }
 
-  Json describe_data(const ResolvedStep& step, const Resolved& resolved, bool from_base) {
+  Json describe_data(const ResolvedStep& step, const Resolved& resolved, bool trained) {
     Json data{{"task", task_name(resolved.task)}};
     std::vector<std::string> splits = splits_of(step);
-    // The classes of rows that name theirs come from the training rows, unless an earlier step has settled them.
-    const bool settles_labels = step.kind == StepKind::evaluate && from_base &&
+    // The classes of rows that name theirs come from the training rows, unless a training step has settled them.
+    const bool settles_labels = step.kind == StepKind::evaluate && !trained &&
                                 resolved.task == Task::classification && !resolved.data.contains("labels");
     if (settles_labels && std::find(splits.begin(), splits.end(), "train") == splits.end() &&
         resolved.data.contains("train"))
@@ -253,7 +254,7 @@ class Planner {
   static bool makes_model(StepKind kind) { return kind != StepKind::evaluate && kind != StepKind::benchmark; }
 
   /// Whether the job draws random numbers.
-  static bool needs_seed(const ResolvedStep& step, const Resolved& resolved, bool from_base) {
+  static bool needs_seed(const ResolvedStep& step, const Resolved& resolved, bool trained) {
     switch (step.kind) {
       case StepKind::distill:
       case StepKind::finetune:
@@ -262,7 +263,7 @@ class Planner {
       case StepKind::evaluate:
         // A head that is missing is initialised.
         return step.facts.samples ||
-               (from_base && resolved.task == Task::classification && !resolved.info->has_classification_head());
+               (!trained && resolved.task == Task::classification && !resolved.info->has_classification_head());
       default:
         return false;
     }
@@ -288,17 +289,19 @@ class Planner {
     trial.seed = repeat_seed(declaration_.seed, repeat);
     trial.swept = swept;
     std::optional<JobId> model;
+    bool trained = false;
     for (std::size_t i = 0; i < descriptions.size(); ++i) {
       const ResolvedStep& step = resolved.steps[i];
       JobDescription description = descriptions[i];
       if (model) description.inputs = {*model};
-      if (needs_seed(step, resolved, !model)) description.seed = trial.seed;
+      if (needs_seed(step, resolved, trained)) description.seed = trial.seed;
       if (step.kind == StepKind::benchmark) description.repeat = repeat;
       const std::string canonical = canonical_text(description);
       const JobId id = JobId::of(canonical);
       trial.steps.push_back({step.name, step.kind, id});
       if (job_index_.emplace(id, plan_.jobs.size()).second) add_job(id, description, step, resolved);
       if (makes_model(step.kind)) model = id;
+      trained = trained || step.kind == StepKind::finetune || step.kind == StepKind::distill;
     }
     configurations_.back().trials.push_back(plan_.trials.size());
     plan_.trials.push_back(std::move(trial));

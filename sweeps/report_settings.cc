@@ -41,17 +41,24 @@ ReportSettings report_settings(const SweepDeclaration& declaration,
   auto take = [&](const std::optional<GivenText>& given, const char* path) -> std::string {
     if (!given) return "";
     if (std::find(names.begin(), names.end(), given->text) != names.end()) return given->text;
-    // A step's metrics are the help where the step is right.
+    // Where the step is right its metrics are the help.
+    const std::size_t dot = given->text.find('.');
+    const std::string step = given->text.substr(0, dot);
+    std::vector<std::string> of_step;
     std::string known;
-    const std::string step = given->text.substr(0, given->text.find('.'));
-    for (const std::string& name : names)
-      if (name.starts_with(step + ".")) known += (known.empty() ? "" : ", ") + name.substr(step.size() + 1);
-    const std::string hint = did_you_mean(given->text, names);
-    diagnostics.error(given->mark, path,
-                      "no step yields '" + given->text + "'" + hint +
-                          (!hint.empty()    ? ""
-                           : !known.empty() ? "\n" + step + " yields " + known
-                                            : "; expected STEP.METRIC, such as evaluate.accuracy"));
+    for (const std::string& name : names) {
+      if (!name.starts_with(step + ".")) continue;
+      of_step.push_back(name.substr(step.size() + 1));
+      known += (known.empty() ? "" : ", ") + of_step.back();
+    }
+    std::string hint;
+    if (of_step.empty() || dot == std::string::npos) {
+      hint = did_you_mean(given->text, names);
+      if (hint.empty()) hint = "; expected STEP.METRIC, such as evaluate.accuracy";
+    } else {
+      hint = did_you_mean(given->text.substr(dot + 1), of_step) + "\n" + step + " yields " + known;
+    }
+    diagnostics.error(given->mark, path, "no step yields '" + given->text + "'" + hint);
     return "";
   };
   report.metric = take(declaration.metric, "report.metric");

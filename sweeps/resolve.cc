@@ -107,6 +107,15 @@ class Resolver {
       else if (!(*row)->fallback.empty())
         set_nested(into, key.name, default_of(**row));
     }
+    // A default never asks for more than the model has.
+    if (settings.contains("sequence_length") && !find(head + ".sequence_length") && out_.info &&
+        out_.info->positions) {
+      const bool decodes = facts.generate_mode && facts.decoder_only;
+      const std::int64_t most =
+          *out_.info->positions - (decodes ? settings.at("new_tokens").get<std::int64_t>() : 0);
+      Json& length = settings["sequence_length"];
+      length = std::min(length.get<std::int64_t>(), std::max(most, std::int64_t{2}));
+    }
   }
 
   /// Of the training step before, where there is one.

@@ -70,6 +70,7 @@ SweepParse parse_sweep_text(std::string_view text, const SweepRequest& request, 
   Diagnostics diagnostics;
   auto root = read_yaml(text, 0, diagnostics);
   if (root) {
+    const bool readable = !diagnostics.has_errors();
     for (std::size_t i = 0; i < request.overrides.size(); ++i)
       apply_override(*root, request.overrides[i], static_cast<int>(i) + 1, diagnostics);
     PathResolver paths(absolute_folder(request.file).parent_path(), absolute_folder(request.override_base));
@@ -78,8 +79,9 @@ SweepParse parse_sweep_text(std::string_view text, const SweepRequest& request, 
     DataCatalog data(files);
     Plan plan;
     // Where words are wrong the configurations are still looked at, so that all is reported together; without a
-    // pipeline there are none.
-    if (!declaration.steps.empty()) plan = make_plan(declaration, models, data, request.most_trials, diagnostics);
+    // pipeline, or where part of the text is no YAML of ours, there are none.
+    if (!declaration.steps.empty() && readable)
+      plan = make_plan(declaration, models, data, request.most_trials, diagnostics);
     if (!diagnostics.has_errors()) {
       // The run directory's copy has another file name.
       if (!root->find("name"))

@@ -32,16 +32,25 @@ class Positions {
   Mark at(std::size_t offset) const {
     offset = std::min(offset, text_.size());
     const auto next = std::upper_bound(lines_.begin(), lines_.end(), offset);
+    // Values come in order: count on from the last one, so that a very long line is not counted again and again.
     const std::size_t begin = *(next - 1);
-    const auto column = std::count_if(text_.begin() + begin, text_.begin() + offset,
-                                      [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
-    return {source_, static_cast<int>(next - lines_.begin()), static_cast<int>(column) + 1};
+    if (counted_ < begin || counted_ > offset) {
+      counted_ = begin;
+      column_ = 1;
+    }
+    column_ += static_cast<int>(std::count_if(
+        text_.begin() + static_cast<std::ptrdiff_t>(counted_), text_.begin() + static_cast<std::ptrdiff_t>(offset),
+        [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+    counted_ = offset;
+    return {source_, static_cast<int>(next - lines_.begin()), column_};
   }
 
  private:
   std::string_view text_;
   int source_;
   std::vector<std::size_t> lines_;
+  mutable std::size_t counted_ = 0;
+  mutable int column_ = 1;
 };
 
 /// Builds the tree from yaml-cpp's events. The limits hold while the events come, so the parser never recurses
@@ -68,6 +77,7 @@ class TreeBuilder : public YAML::EventHandler {
     if (found == anchors_.end()) fail(mark, "an alias inside the value that it stands for has no end");
     count(found->second.size, mark);
     if (static_cast<int>(open_.size()) + found->second.depth > limits_.depth) fail_depth(mark);
+    if (!open_.empty()) open_.back().deepest = std::max(open_.back().deepest, found->second.depth + 1);
     add(found->second.node);
   }
 
@@ -228,6 +238,17 @@ std::optional<std::size_t> first_bad_byte(std::string_view text) {
   return std::nullopt;
 }
 
+/// Tabs in the indentation look right and are not; the parser stumbles over them later.
+std::string tab_hint(std::string_view text, int last_line) {
+  for (int line = 1; line <= last_line && !text.empty(); ++line) {
+    const std::size_t blank = std::min(text.find_first_not_of(" \t"), text.size());
+    if (text.substr(0, blank).find('\t') != std::string_view::npos)
+      return "; line " + std::to_string(line) + " is indented with a tab, use blanks";
+    text.remove_prefix(std::min(text.find('\n'), text.size() - 1) + 1);
+  }
+  return "";
+}
+
 bool has_another_document(YAML::Parser& parser, const Positions& positions, const YamlLimits& limits) {
   Diagnostics ignored;
   TreeBuilder second(positions, limits, ignored);
@@ -267,7 +288,8 @@ std::optional<Node> read_yaml(std::string_view text, int source, Diagnostics& di
     diagnostics.error({source, 1, 1}, "", "more than one YAML document ('---'); one file holds one sweep");
   } catch (const Stop&) {
   } catch (const YAML::Exception& e) {
-    diagnostics.error(body_positions.at(e.mark), "", "not valid YAML: " + e.msg);
+    const Mark mark = body_positions.at(e.mark);
+    diagnostics.error(mark, "", "not valid YAML: " + e.msg + tab_hint(body, mark.line));
   } catch (const std::exception& e) {
     diagnostics.error({source, 0, 0}, "", std::string("not valid YAML: ") + e.what());
   }

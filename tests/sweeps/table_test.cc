@@ -1,0 +1,140 @@
+// The settings table agrees with itself and with what is made from it: the docs page, the starters, the examples.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "jobs/settings_table.h"
+#include "sweeps/describe.h"
+#include "sweeps/values.h"
+#include "sweeps/yaml_reader.h"
+#include "tests/sweeps/world.h"
+
+namespace finesweep::sweeps {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+fs::path source(const std::string& path) {
+  return fs::path(FINESWEEP_SOURCE_DIR) / path;
+}
+
+TEST(SettingsTableTest, every_default_is_a_value_that_the_setting_accepts) {
+  int defaults = 0;
+  for (const Setting& setting : settings_table()) {
+    if (setting.fallback.empty()) continue;
+    ++defaults;
+    const Json expected = Json::parse(setting.fallback);
+    Diagnostics diagnostics;
+    auto node = read_yaml(setting.fallback, 0, diagnostics);
+    ASSERT_TRUE(node.has_value()) << setting.key;
+    PathResolver paths("/", "/");
+    const auto value = read_value(*node, setting, std::string(setting.key), paths, diagnostics);
+    ASSERT_TRUE(value.has_value()) << setting.key << format_diagnostics(diagnostics.sorted(), "default");
+    EXPECT_EQ(*value, expected) << setting.key;
+    EXPECT_EQ(value->is_number_float(), expected.is_number_float()) << setting.key << ": a number's default needs a point or an exponent";
+  }
+  EXPECT_GT(defaults, 50);
+}
+
+TEST(SettingsTableTest, rows_of_one_key_differ_only_in_when_they_are_used) {
+  const auto table = settings_table();
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    EXPECT_FALSE(table[i].doc.empty()) << table[i].key;
+    EXPECT_NE(table[i].sections, 0u) << table[i].key;
+    for (std::size_t j = 0; j < i; ++j) {
+      if (table[i].key != table[j].key || (table[i].sections & table[j].sections) == 0) continue;
+      EXPECT_NE(table[i].use, table[j].use) << table[i].key;
+      EXPECT_EQ(table[i].type, table[j].type) << table[i].key;
+    }
+  }
+}
+
+TEST(SettingsTableTest, the_docs_page_is_the_table) {
+  const fs::path page = source("docs/settings.md");
+  if (update_expected()) std::ofstream(page, std::ios::binary) << settings_page();
+  EXPECT_EQ(read_text(page), settings_page())
+      << "run FINESWEEP_UPDATE_EXPECTED=1 sweeps_tests --gtest_filter='*docs_page*'";
+}
+
+TEST(StarterTest, every_starter_is_a_sweep_that_plans) {
+  for (const Starter& starter : starters()) {
+    MemoryFiles world = make_world();
+    const std::string text(starter_text(starter.name).value());
+    // The starters' sequences are longer than the small model of the tests.
+    const SweepParse parse = parse_in_world("#set finetune.sequence_length=64\n" + text, world);
+    ASSERT_TRUE(parse.sweep.has_value()) << format_diagnostics(parse.diagnostics, starter.name);
+    EXPECT_THAT(parse.diagnostics, ::testing::IsEmpty());
+    EXPECT_GT(parse.sweep->plan.trials.size(), 1u);
+    for (std::size_t i = 0, line = 0; i < text.size(); ++i, line = text[i - 1] == '\n' ? 0 : line + 1)
+      ASSERT_LT(line, 121u) << starter.name;
+  }
+  const auto unknown = starter_text("nonsense");
+  ASSERT_FALSE(unknown.ok());
+  EXPECT_THAT(unknown.error().message, HasSubstr("classification"));
+}
+
+/// The examples' own data, with a model of the same shape as the one that set-up fetches.
+MemoryFiles example_world() {
+  MemoryFiles world;
+  for (const auto& entry : fs::recursive_directory_iterator(source("examples")))
+    if (entry.is_regular_file())
+      world.files["/repository" / fs::relative(entry.path(), source(""))] = read_text(entry.path());
+  const fs::path model = "/repository/models/minilm-l6";
+  world.files[model / "config.json"] = Json{{"model_type", "bert"},           {"hidden_size", 384},
+                                            {"num_hidden_layers", 6},         {"num_attention_heads", 12},
+                                            {"max_position_embeddings", 512}, {"vocab_size", 30522}}
+                                           .dump();
+  world.files[model / "model.safetensors"] = bert_weights(1, 384, 1536);
+  world.files[model / "vocab.txt"] = "[PAD]\n";
+  return world;
+}
+
+TEST(ExampleTest, every_example_plans_without_a_warning) {
+  int examples = 0;
+  for (const auto& entry : fs::directory_iterator(source("examples"))) {
+    if (entry.path().extension() != ".yaml") continue;
+    SCOPED_TRACE(entry.path().filename().string());
+    ++examples;
+    MemoryFiles world = example_world();
+    SweepRequest request;
+    request.file = "/repository/examples" / entry.path().filename();
+    const SweepParse parse = parse_sweep(request, world);
+    EXPECT_EQ(format_diagnostics(parse.diagnostics, request.file.string()), "");
+    ASSERT_TRUE(parse.sweep.has_value());
+    EXPECT_EQ(parse.sweep->plan.name, entry.path().stem());
+    EXPECT_FALSE(parse.sweep->plan.report.baseline.empty());
+  }
+  EXPECT_GE(examples, 2);
+}
+
+TEST(DescribeTest, a_plan_is_shown_with_its_sharing_memory_and_notes) {
+  MemoryFiles world = example_world();
+  SweepRequest request;
+  request.file = "/repository/examples/quickstart.yaml";
+  const SweepParse parse = parse_sweep(request, world);
+  ASSERT_TRUE(parse.sweep.has_value());
+  const std::string text = plan_text(parse.sweep->plan, world);
+  EXPECT_THAT(text, HasSubstr("quickstart: 4 configurations, 8 trials, 24 jobs\n"));
+  EXPECT_THAT(text, HasSubstr("Full fine-tuning"));
+  EXPECT_THAT(text, HasSubstr("memory, MB (estimate)"));
+  EXPECT_THAT(text, HasSubstr("compares with 'Full fine-tuning'"));
+  EXPECT_THAT(text, HasSubstr("note: finetune.rank is dropped in 1 of 4 configurations"));
+  const Json json = plan_json(parse.sweep->plan, world);
+  EXPECT_EQ(json["configurations"][3]["label"], "Full fine-tuning");
+  EXPECT_EQ(json["configurations"][3]["swept"]["finetune.rank"], nullptr);
+  for (const Json& job : json["jobs"])
+    if (job["kind"] == "finetune" && job["settings"]["method"] == "full") {
+      // 4 bytes a weight, 4 a gradient, 8 for both moments.
+      const double weights = job["memory_mb"]["weights"];
+      EXPECT_DOUBLE_EQ(job["memory_mb"]["gradients"], weights);
+      EXPECT_DOUBLE_EQ(job["memory_mb"]["moments"], 2 * weights);
+      // 1 hidden layer's worth of weights is here, but 6 layers of 16 × 64 × 17 × 384 numbers of 4 bytes.
+      EXPECT_DOUBLE_EQ(job["memory_mb"]["activations"], 6 * 16 * 64 * 17 * 384 * 4 / 1e6);
+    }
+}
+
+}  // namespace
+}  // namespace finesweep::sweeps
