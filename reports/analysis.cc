@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "reports/metric_names.h"
+#include "reports/numbers.h"
 
 namespace finesweep::reports {
 
@@ -269,8 +270,11 @@ void gather_environment(Analysis& analysis) {
       if (job == analysis.data->jobs.end() || !job->second.outcome || !seen.insert(step.job).second) continue;
       const Json& environment = job->second.outcome->environment;
       if (!environment.is_object()) continue;
-      for (const auto& [key, value] : environment.items())
-        ++analysis.environment[key][value.is_string() ? value.get<std::string>() : value.dump()];
+      for (const auto& [key, value] : environment.items()) {
+        std::string text = value.is_number_float() ? rounded(value.get<double>()) : exact(value);
+        if (key == "device") text = text.substr(0, text.find(':'));  // which GPU of a host it was does not matter
+        ++analysis.environment[key][text];
+      }
     }
 }
 
