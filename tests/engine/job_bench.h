@@ -47,6 +47,7 @@ class JobBench {
 
   /// Of the jobs that follow.
   Json context;
+  std::string device = "cpu";
 
  private:
   TemporaryFolder folder_;

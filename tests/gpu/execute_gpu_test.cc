@@ -1,0 +1,129 @@
+// Whole jobs on the first GPU, beside the same jobs on the CPU. Skipped where libtorch sees no GPU.
+
+#include <dlfcn.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/engine/job_bench.h"
+
+namespace finesweep::worker {
+namespace {
+
+using ::testing::Contains;
+using ::testing::Key;
+
+/// As the runner does: libtorch's CUDA half is loaded before anything asks for it.
+bool has_gpu() {
+  static const bool found =
+      dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr && !describe_device("cuda:0").contains("error");
+  return found;
+}
+
+class ExecuteOnGpu : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!has_gpu()) GTEST_SKIP() << "libtorch sees no GPU here";
+  }
+
+  /// Without dropout, the two devices differ by rounding alone.
+  Json settings(const std::string& method, const std::string& precision = "fp32") const {
+    Json settings = bench_.finetune_settings(method);
+    settings["model_dropout"] = 0.0;
+    settings["epochs"] = 4;
+    settings["learning_rate"] = 1e-2;
+    settings["precision"] = precision;
+    if (method == "lora") settings["dropout"] = 0.0;
+    settings["evaluate_every"] = "epoch";
+    settings["evaluation"] = bench_.evaluate_settings();
+    return settings;
+  }
+
+  JobBench bench_;
+};
+
+TEST_F(ExecuteOnGpu, the_device_is_described) {
+  const Json described = describe_device("cuda:0");
+  EXPECT_THAT(described.at("name").get<std::string>(), ::testing::HasSubstr("NVIDIA"));
+  EXPECT_GT(described.at("memory_mb").get<double>(), 1000);
+  EXPECT_TRUE(described.contains("bf16"));
+  EXPECT_TRUE(described.contains("cuda"));
+}
+
+TEST_F(ExecuteOnGpu, a_training_and_its_evaluation_agree_with_those_on_the_cpu) {
+  for (const char* method : {"lora", "full"}) {
+    SCOPED_TRACE(method);
+    Json chosen = settings(method);
+    if (method == std::string("full")) chosen["learning_rate"] = 1e-3;
+    const Job on_cpu = bench_.job(StepKind::finetune, chosen);
+    const Outcome expected = bench_.run(on_cpu);
+    ASSERT_EQ(expected.kind, OutcomeKind::succeeded) << expected.error;
+
+    bench_.device = "cuda:0";
+    Job on_gpu = on_cpu;
+    on_gpu.id = JobId::of(std::string("gpu ") + method);
+    const Outcome trained = bench_.run(on_gpu);
+    ASSERT_EQ(trained.kind, OutcomeKind::succeeded) << trained.error;
+    EXPECT_NEAR(trained.metrics.at("loss"), expected.metrics.at("loss"), 0.02);
+    EXPECT_NEAR(trained.metrics.at("validation_loss"), expected.metrics.at("validation_loss"), 0.05);
+    EXPECT_EQ(trained.metrics.at("trainable_parameters"), expected.metrics.at("trainable_parameters"));
+    EXPECT_GT(trained.metrics.at("peak_memory_mb"), 0.1);
+    EXPECT_LT(trained.metrics.at("peak_memory_mb"), 500);
+
+    Job evaluation = bench_.job(StepKind::evaluate, bench_.evaluate_settings("test"));
+    evaluation.id = JobId::of(std::string("gpu evaluation ") + method);
+    evaluation.inputs = {on_gpu.id};
+    const Outcome there = bench_.run(evaluation);
+    ASSERT_EQ(there.kind, OutcomeKind::succeeded) << there.error;
+    bench_.device = "cpu";
+    const Outcome here = bench_.run(evaluation);
+    EXPECT_NEAR(there.metrics.at("loss"), here.metrics.at("loss"), 1e-4);
+    EXPECT_EQ(there.metrics.at("accuracy"), here.metrics.at("accuracy"));
+  }
+}
+
+TEST_F(ExecuteOnGpu, bf16_learns_the_classes) {
+  bench_.device = "cuda:0";
+  const Outcome trained = bench_.run(bench_.job(StepKind::finetune, settings("lora", "bf16")));
+  ASSERT_EQ(trained.kind, OutcomeKind::succeeded) << trained.error;
+  EXPECT_LT(trained.metrics.at("validation_loss"), 0.5);
+}
+
+TEST_F(ExecuteOnGpu, an_interrupted_training_goes_on_from_its_checkpoint) {
+  bench_.device = "cuda:0";
+  const Job job = bench_.job(StepKind::finetune, settings("lora"));
+  RecordingControl control;
+  control.stop = [&] { return control.reports.size() > 4; };
+  ASSERT_EQ(bench_.run(job, control).kind, OutcomeKind::interrupted);
+  RecordingControl again;
+  const Outcome resumed = bench_.run(job, again);
+  ASSERT_EQ(resumed.kind, OutcomeKind::succeeded) << resumed.error;
+  EXPECT_LT(resumed.metrics.at("validation_loss"), 0.5);
+  EXPECT_GT(again.reports[1].done, 1);
+}
+
+TEST_F(ExecuteOnGpu, running_out_of_memory_is_a_failure_that_may_be_tried_again_and_leaves_the_runner_usable) {
+  bench_.device = "cuda:0";
+  // Some 12 million tokens in one batch.
+  std::string text = "rain", rows;
+  for (int i = 0; i < 60; ++i) text += " rain";
+  for (int i = 0; i < 200'000; ++i) rows += Json({{"text", text}, {"label", 2}}).dump() + "\n";
+  const Json before = bench_.context;
+  bench_.context["data"]["train"] = bench_.folder().write("many.jsonl", rows).string();
+  Json greedy = settings("full");
+  greedy["batch_size"] = 200'000;
+  greedy["sequence_length"] = 64;
+  const Outcome outcome = bench_.run(bench_.job(StepKind::finetune, greedy));
+  EXPECT_EQ(outcome.kind, OutcomeKind::failed);
+  EXPECT_FALSE(outcome.permanent) << outcome.error;
+  EXPECT_THAT(outcome.error, ::testing::HasSubstr("Out of memory. Lower batch_size"));
+
+  bench_.context = before;
+  const Outcome after = bench_.run(bench_.job(StepKind::finetune, settings("lora")));
+  EXPECT_EQ(after.kind, OutcomeKind::succeeded) << after.error;
+  EXPECT_LT(after.metrics.at("peak_memory_mb"), 500);
+}
+
+}  // namespace
+}  // namespace finesweep::worker
