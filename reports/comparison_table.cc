@@ -54,36 +54,12 @@ ComparisonTable::Cell cell(const Analysis& analysis, std::size_t index, const Co
     case Role::best_for:
       return {joined(configuration.best_for, ", ")};
     default:
-      return {value_text(configuration, metric), std::ranges::find(best, index) != best.end()};
+      break;
   }
-}
-
-std::vector<std::string> notes_of(const Analysis& analysis, const ComparisonTable& table) {
-  std::vector<std::string> notes;
-  const auto any = [&](auto&& property) { return std::ranges::any_of(analysis.configurations, property); };
-  if (any([](const Configuration& c) {
-        return std::ranges::any_of(c.metrics,
-                                   [](const auto& metric) { return metric.second.deviation.has_value(); });
-      }))
-    notes.push_back("Values are mean ± standard deviation over repeats; without ±, there is one value.");
-  const auto holds = [&](const char* text) {
-    return std::ranges::any_of(table.rows, [&](const auto& row) {
-      return std::ranges::any_of(row, [&](const auto& cell) { return cell.text.find(text) != std::string::npos; });
-    });
-  };
-  if (holds(kOverBatches)) notes.push_back("± … (batches): one repeat; the deviation is over its batches.");
-  if (any([](const Configuration& c) { return c.difference && c.difference->ci95; }))
-    notes.push_back(
-        "Differences pair the repeats that succeeded in both; in brackets their 95 % confidence interval "
-        "(Student's t).");
-  if (any([](const Configuration& c) { return c.pareto; })) {
-    std::vector<std::string> dimensions;
-    for (const std::string& metric : {analysis.quality, analysis.memory, analysis.time})
-      if (!metric.empty()) dimensions.push_back(heading(metric));
-    notes.push_back(std::string(kParetoMark) + " Pareto-optimal: no other is as good in " +
-                    joined(dimensions, ", ") + " and better in one of them.");
-  }
-  return notes;
+  ComparisonTable::Cell cell{value_text(configuration, metric), std::ranges::find(best, index) != best.end()};
+  const bool is_cost = column.role != Role::shown && column.role != Role::chosen_by;
+  if (is_cost && !cell.text.empty()) cell.short_text = rounded(configuration.metrics.at(metric).mean);
+  return cell;
 }
 
 }  // namespace
@@ -134,8 +110,44 @@ ComparisonTable compare(const Analysis& analysis) {
     for (std::size_t c = 0; c < table.columns.size(); ++c)
       row.push_back(cell(analysis, index, table.columns[c], metrics[c], best[c]));
   }
-  table.notes = notes_of(analysis, table);
   return table;
+}
+
+void shorten(ComparisonTable& table) {
+  table.is_shortened = true;
+  for (auto& row : table.rows)
+    for (auto& cell : row)
+      if (!cell.short_text.empty()) cell.text = cell.short_text;
+}
+
+std::vector<std::string> notes_of(const Analysis& analysis, const ComparisonTable& table) {
+  std::vector<std::string> notes;
+  const auto any_cell = [&](std::string_view text) {
+    return std::ranges::any_of(table.rows, [&](const auto& row) {
+      return std::ranges::any_of(row, [&](const auto& cell) { return cell.text.find(text) != std::string::npos; });
+    });
+  };
+  const bool over_repeats = std::ranges::any_of(analysis.configurations, [](const Configuration& c) {
+    return std::ranges::any_of(c.metrics, [](const auto& metric) { return metric.second.deviation.has_value(); });
+  });
+  if (over_repeats && any_cell("±"))
+    notes.push_back(std::string("Values are mean ± standard deviation over repeats; without ±, ") +
+                    (table.is_shortened ? "the mean alone." : "there is one value."));
+  if (any_cell(kOverBatches)) notes.push_back("± … (batches): one repeat; the deviation is over its batches.");
+  if (std::ranges::any_of(analysis.configurations,
+                          [](const Configuration& c) { return c.difference && c.difference->ci95; }))
+    notes.push_back(
+        "Differences pair the repeats that succeeded in both; in brackets their 95 % confidence interval "
+        "(Student's "
+        "t).");
+  if (std::ranges::any_of(analysis.configurations, &Configuration::pareto)) {
+    std::vector<std::string> dimensions;
+    for (const std::string& metric : {analysis.quality, analysis.memory, analysis.time})
+      if (!metric.empty()) dimensions.push_back(heading(metric));
+    notes.push_back(std::string(kParetoMark) + " Pareto-optimal: no other is as good in " +
+                    joined(dimensions, ", ") + " and better in one of them.");
+  }
+  return notes;
 }
 
 std::string best_sentence(const Analysis& analysis) {

@@ -36,11 +36,17 @@ struct ComparisonTable {
   };
   std::vector<Column> columns;
   std::vector<std::vector<Cell>> rows;  // best configuration by the shown metric first
-  /// What the reader needs to read the cells.
-  std::vector<std::string> notes;
+  /// Cells show their short texts.
+  bool is_shortened = false;
 };
 
 ComparisonTable compare(const Analysis& analysis);
+
+/// Each cell that has a short text shows it.
+void shorten(ComparisonTable& table);
+
+/// What the reader needs to know to read the cells.
+std::vector<std::string> notes_of(const Analysis& analysis, const ComparisonTable& table);
 
 /// "0.843 ± 0.002"; with one value of a mean over the batches of a run, ± is theirs: "12.1 ± 0.4 (batches)"; empty
 /// where there is no value.

@@ -53,7 +53,7 @@ std::string comparison(const Analysis& analysis) {
     text += table_row(cells);
   }
   text += cut_note(table.rows.size(), "summary.csv") + "\n";
-  for (const std::string& note : table.notes) text += note + "  \n";
+  for (const std::string& note : notes_of(analysis, table)) text += note + "  \n";
   return text;
 }
 

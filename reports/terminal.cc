@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <numeric>
-#include <utility>
 
 #include "reports/comparison_table.h"
 #include "reports/report.h"
@@ -52,16 +51,10 @@ void drop(ComparisonTable& table, std::size_t column) {
   for (auto& row : table.rows) row.erase(row.begin() + at);
 }
 
-void shorten_cells(ComparisonTable& table) {
-  for (auto& row : table.rows)
-    for (auto& cell : row)
-      if (!cell.short_text.empty()) cell.text = std::exchange(cell.short_text, "");
-}
-
 /// Narrows, shortens, then drops columns until the table fits.
 std::vector<std::size_t> fit(ComparisonTable& table, std::size_t width) {
   std::size_t next = 0;
-  for (bool shortened_cells = false;; shortened_cells = true) {
+  for (;;) {
     std::vector<std::size_t> widths = natural_widths(table);
     const auto narrow = [&](Role role, std::size_t least) {
       for (std::size_t c = 0; c < widths.size(); ++c) {
@@ -73,8 +66,8 @@ std::vector<std::size_t> fit(ComparisonTable& table, std::size_t width) {
     narrow(Role::best_for, kMinWords);
     narrow(Role::label, kMinLabel);
     if (total(widths) <= width || next == std::size(kDispensable)) return widths;
-    if (!shortened_cells) {
-      shorten_cells(table);
+    if (!table.is_shortened) {
+      shorten(table);
       continue;
     }
     const auto column = std::ranges::find(table.columns, kDispensable[next++], &ComparisonTable::Column::role);
@@ -146,7 +139,7 @@ std::string terminal_table(const RunData& data, std::size_t width) {
   text += "\n";
   std::vector<std::string> sentences;
   if (has_best) sentences.push_back("* best in its column.");
-  std::ranges::copy(table.notes, std::back_inserter(sentences));
+  std::ranges::copy(notes_of(analysis, table), std::back_inserter(sentences));
   if (const std::string best = best_sentence(analysis); !best.empty()) sentences.push_back(best);
   std::ranges::copy(analysis.warnings, std::back_inserter(sentences));
   for (const std::string& sentence : sentences)
