@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "coordinator/commands.h"
+#include "coordinator/unix_time.h"
 #include "reports/report.h"
 #include "storage/control.h"
 #include "storage/run_directory.h"
@@ -42,8 +43,7 @@ int fail(int exit_code, const std::string& message) {
 
 bool is_running(const storage::RunDirectory& run) {
   const auto status = storage::read_status(run.status_file());
-  using namespace std::chrono;
-  const auto time_ms = duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
+  const auto time_ms = unix_ms();
   return status && status->state == storage::StatusSnapshot::State::running &&
          !storage::looks_dead(*status, time_ms);
 }

@@ -14,6 +14,7 @@
 #include "coordinator/driver.h"
 #include "coordinator/supervisor.h"
 #include "coordinator/sweep_input.h"
+#include "coordinator/unix_time.h"
 #include "jobs/messages.h"
 #include "storage/coordinator_lock.h"
 #include "storage/files.h"
@@ -131,8 +132,7 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiWorkerLink& link) 
 
   auto store = storage::Store::create_or_open(run.path());
   if (!store) return fail(4, store.error().message);
-  using namespace std::chrono;
-  const auto time_ms = duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
+  const auto time_ms = unix_ms();
   if (const auto generation = store->begin_generation(world.host(), getpid(), time_ms); !generation)
     return fail(4, generation.error().message);
   if (const Status saved = store->save_plan(sweep->plan, sweep->resolved_text); !saved)

@@ -8,6 +8,7 @@
 
 #include "coordinator/commands.h"
 #include "coordinator/console.h"
+#include "coordinator/unix_time.h"
 #include "storage/files.h"
 #include "storage/run_directory.h"
 #include "storage/status_file.h"
@@ -17,11 +18,6 @@ namespace finesweep::coordinator {
 namespace {
 
 using storage::StatusSnapshot;
-
-std::int64_t unix_ms() {
-  using namespace std::chrono;
-  return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
-}
 
 std::string counts_text(const StatusSnapshot::Counts& counts) {
   std::string text = fmt::format("{} of {} succeeded", counts.succeeded, counts.total());

@@ -73,6 +73,7 @@ std::string event_line(const Json& record) {
     return fmt::format("started    {}{} on worker {}", title,
                        attempt > 1 ? fmt::format(" (attempt {})", attempt) : "", record.value("worker", ""));
   }
+  if (event == "attempt_ended" && record.value("reason", "") == "moved") return "";  // from queue to queue
   if (event == "attempt_ended")
     return fmt::format("{:<10} {}{}", record.value("reason", ""), title,
                        record.value("error", "").empty() ? "" : ": " + record.value("error", ""));

@@ -5,13 +5,14 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <csignal>
-#include <deque>
-#include <limits>
+#include <cstdlib>
 #include <map>
 #include <thread>
 
+#include "coordinator/resume.h"
+#include "coordinator/sweep_view.h"
+#include "coordinator/unix_time.h"
 #include "jobs/messages.h"
 #include "reports/report.h"
 #include "storage/control.h"
@@ -38,11 +39,6 @@ constexpr std::chrono::microseconds kLongestNap{2000};
 // How long farewells are waited for at the end, and interrupted jobs when stopping.
 constexpr std::chrono::seconds kFarewell{3};
 constexpr std::chrono::seconds kStopDeadline{90};
-
-std::int64_t unix_ms() {
-  using namespace std::chrono;
-  return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
-}
 
 Instant now() {
   return SteadyClock::now().time_since_epoch();
@@ -73,6 +69,8 @@ AttemptEnd to_attempt_end(RecordAttemptEnd::Reason reason) {
     case RecordAttemptEnd::Reason::lost:
       return AttemptEnd::lost;
     case RecordAttemptEnd::Reason::cancelled:
+      return AttemptEnd::cancelled;
+    case RecordAttemptEnd::Reason::superseded:
       return AttemptEnd::superseded;
   }
   return AttemptEnd::failed;
@@ -88,6 +86,8 @@ std::string_view reason_name(RecordAttemptEnd::Reason reason) {
       return "lost";
     case RecordAttemptEnd::Reason::cancelled:
       return "cancelled";
+    case RecordAttemptEnd::Reason::superseded:
+      return "moved";
   }
   return "";
 }
@@ -99,6 +99,17 @@ void Driver::request_stop() {
 }
 
 struct Driver::Impl {
+  Impl(storage::Store& store, storage::CoordinatorLock* lock, storage::RunDirectory run, Plan plan,
+       WorkerLink& link, std::function<void(const Json&)> show, DriverOptions options)
+      : store(store),
+        lock(lock),
+        run(std::move(run)),
+        plan(std::move(plan)),
+        link(link),
+        show(std::move(show)),
+        options(std::move(options)),
+        view(this->plan) {}
+
   storage::Store& store;
   storage::CoordinatorLock* lock;
   storage::RunDirectory run;
@@ -108,121 +119,18 @@ struct Driver::Impl {
   DriverOptions options;
   std::unique_ptr<Reactor> reactor;
 
-  struct Worker {
-    WorkerId id;
-    WorkerInfo info;
-  };
-  std::map<int, Worker> workers;          // by rank, present ones
-  std::map<int, int> incarnations;        // by rank, the highest ever
-  std::vector<Effect> effects;            // decided, not yet carried out
-  std::vector<storage::Change> remarks;   // events beside state changes
-  std::map<AttemptKey, Instant> started;  // when an attempt was dispatched
-  struct Pace {
-    double seconds = 0;
-    int jobs = 0;
-  };
-  std::map<StepKind, Pace> pace;  // of jobs that succeeded in this life
+  SweepView view;
+  std::map<int, SweepView::WorkerEntry> workers;  // by rank, present ones
+  std::map<int, int> incarnations;                // by rank, the highest ever
+  std::vector<Effect> effects;                    // decided, not yet carried out
+  std::vector<storage::Change> remarks;           // events beside state changes
+  std::map<AttemptKey, Instant> started;          // when an attempt was seen to have begun
   std::int64_t started_ms = unix_ms();
   std::int64_t finished_jobs = 0;
   bool stopping = false;
   std::string broken;  // why the store or the lock failed: nothing can go on
 
-  // ---- beginning
-  // ---------------------------------------------------------------------------------------------------
-
-  Status begin() {
-    std::vector<std::string> rejected;
-    std::map<JobId, JobHistory> history;
-    auto stored = store.load_jobs();
-    if (!stored) return stored.error();
-    std::map<JobId, const storage::StoredJob*> known;
-    for (const auto& job : *stored)
-      if (job.in_plan) known[job.id] = &job;
-
-    std::vector<storage::Change> changes;
-    const auto adopted = run.unrecorded_artifacts(
-        [&](const JobId& id) {
-          const auto found = known.find(id);
-          return found == known.end() || found->second->state == JobState::succeeded;
-        },
-        &rejected);
-    for (const std::string& line : rejected) spdlog::warn("{}", line);
-    std::map<JobId, const storage::Manifest*> adoptable;
-    for (const storage::Manifest& manifest : adopted) adoptable[manifest.job] = &manifest;
-
-    for (const Job& job : plan.jobs) {
-      JobHistory entry;
-      if (const auto found = known.find(job.id); found != known.end()) {
-        const storage::StoredJob& before = *found->second;
-        entry.attempts = before.attempts;
-        entry.failures = before.failures;
-        entry.losses = before.losses;
-        entry.error = before.error;
-        if (before.state == JobState::succeeded)
-          entry.phase = JobPhase::succeeded;
-        else if (const auto whole = adoptable.find(job.id); whole != adoptable.end() && before.attempts > 0)
-          adopt(before, whole->second->outcome, entry, changes);
-        else
-          continue_from(before, entry, changes);
-      }
-      if (entry.phase == JobPhase::succeeded) ++finished_jobs;
-      history[job.id] = std::move(entry);
-    }
-    if (!changes.empty())
-      if (const Status applied = store.apply(changes); !applied) return applied;
-    reactor = std::make_unique<Reactor>(options.reactor, plan.jobs, history);
-    return {};
-  }
-
-  /// The coordinator died between publishing the job's artifact and recording its result.
-  static void adopt(const storage::StoredJob& job, const Outcome& outcome, JobHistory& entry,
-                    std::vector<storage::Change>& changes) {
-    const AttemptKey attempt{job.id, job.attempts};
-    if (job.state == JobState::running)
-      changes.push_back(storage::AttemptEnded{attempt, AttemptEnd::succeeded, "", unix_ms()});
-    changes.push_back(storage::JobSucceeded{attempt, outcome, unix_ms()});
-    entry.phase = JobPhase::succeeded;
-  }
-
-  void continue_from(const storage::StoredJob& job, JobHistory& entry,
-                     std::vector<storage::Change>& changes) const {
-    switch (job.state) {
-      case JobState::failed:
-      case JobState::cancelled:
-        if (options.retry_failed) {
-          entry.failures = entry.losses = 0;
-          entry.error.clear();
-          changes.push_back(storage::JobReset{job.id, unix_ms()});
-        } else {
-          entry.phase = job.state == JobState::failed ? JobPhase::failed : JobPhase::cancelled;
-        }
-        break;
-      case JobState::running:
-        // The coordinator died over it. What never began, or got as far as a checkpoint, is no loss of the job's;
-        // the reactor records the end of the attempt.
-        entry.open = has_begun({job.id, job.attempts}) && !left_a_checkpoint({job.id, job.attempts})
-                         ? JobHistory::Open::begun
-                         : JobHistory::Open::queued;
-        break;
-      case JobState::pending:
-      case JobState::succeeded:
-        break;
-    }
-  }
-
-  bool has_begun(const AttemptKey& attempt) const {
-    std::error_code ignored;
-    return std::filesystem::exists(run.staging(attempt), ignored);
-  }
-
-  bool left_a_checkpoint(const AttemptKey& attempt) const {
-    std::error_code ignored;
-    const auto folder = run.checkpoints(attempt);
-    return std::filesystem::exists(folder, ignored) && !std::filesystem::is_empty(folder, ignored);
-  }
-
-  // ---- input
-  // -------------------------------------------------------------------------------------------------------
+  // ---- input ----
 
   void handle(const Event& event) {
     auto decided = reactor->handle(event, now());
@@ -251,8 +159,21 @@ struct Driver::Impl {
   void receive(int rank, const Heartbeat& heartbeat) {
     if (!spoken_by(rank, heartbeat.worker)) return;
     HeartbeatArrived event{heartbeat.worker, {}};
-    for (const auto& held : heartbeat.held) event.held.emplace_back(held.attempt, held.progress);
+    for (const auto& held : heartbeat.held) {
+      event.held.emplace_back(held.attempt, held.progress);
+      if (!held.progress.phase.empty()) note_start(heartbeat.worker, held.attempt);
+    }
     handle(event);
+  }
+
+  /// What is dispatched waits in its worker's queue; it has started once it shows progress.
+  void note_start(const WorkerId& worker, const AttemptKey& attempt) {
+    if (!started.emplace(attempt, now()).second) return;
+    show({{"event", "attempt_started"},
+          {"job", attempt.job},
+          {"title", title(attempt.job)},
+          {"attempt", attempt.number},
+          {"worker", to_string(worker)}});
   }
 
   void receive(int rank, Finished& finished) {
@@ -305,10 +226,9 @@ struct Driver::Impl {
     return reports::write_reports(*data, run.reports());
   }
 
-  // ---- output
-  // ------------------------------------------------------------------------------------------------------
+  // ---- output ----
 
-  const std::string& title(const JobId& id) const { return reactor->job(id).title; }
+  const std::string& title(const JobId& id) const { return view.title(id); }
 
   /// Carries out all that is decided: records first, in one durable transaction, then sends.
   void flush() {
@@ -343,16 +263,10 @@ struct Driver::Impl {
     if (found != workers.end() && found->second.id == worker) sends.emplace_back(worker.rank, encode(message));
   }
 
-  void carry_out(const RecordAttempt& e, Changes& changes, Sends&, std::vector<Event>&, std::vector<Json>& shown) {
+  void carry_out(const RecordAttempt& e, Changes& changes, Sends&, std::vector<Event>&, std::vector<Json>&) {
     const auto worker = workers.find(e.worker.rank);
     const std::string host = worker == workers.end() ? "" : worker->second.info.host;
     changes.push_back(storage::AttemptStarted{e.attempt, e.worker.rank, host, unix_ms()});
-    started[e.attempt] = now();
-    shown.push_back({{"event", "attempt_started"},
-                     {"job", e.attempt.job},
-                     {"title", title(e.attempt.job)},
-                     {"attempt", e.attempt.number},
-                     {"worker", to_string(e.worker)}});
   }
 
   void carry_out(const RecordAttemptEnd& e, Changes& changes, Sends&, std::vector<Event>&,
@@ -398,9 +312,7 @@ struct Driver::Impl {
     }
     if (const auto measured = e.outcome.metrics.find("seconds"); measured != e.outcome.metrics.end())
       seconds = measured->second;
-    Pace& kind = pace[reactor->job(e.attempt.job).kind];
-    kind.seconds += seconds;
-    ++kind.jobs;
+    view.learn_pace(reactor->job(e.attempt.job).kind, seconds);
     shown.push_back({{"event", "job_succeeded"},
                      {"job", e.attempt.job},
                      {"title", title(e.attempt.job)},
@@ -437,104 +349,16 @@ struct Driver::Impl {
     published_now.clear();
   }
 
-  // ---- what others see
-  // ---------------------------------------------------------------------------------------------
-
-  std::optional<double> seconds_left(const std::vector<AttemptView>& out) const {
-    double work = 0;
-    const Counts counts = reactor->counts();
-    if (pace.empty()) return std::nullopt;
-    double all_seconds = 0;
-    int all_jobs = 0;
-    for (const auto& [kind, entry] : pace) all_seconds += entry.seconds, all_jobs += entry.jobs;
-    auto expected = [&](StepKind kind) {
-      const auto found = pace.find(kind);
-      return found == pace.end() ? all_seconds / all_jobs : found->second.seconds / found->second.jobs;
-    };
-    if (counts.waiting + counts.ready > 20000)
-      work = static_cast<double>(counts.waiting + counts.ready) * all_seconds / all_jobs;
-    else
-      for (const Job& job : plan.jobs) {
-        const JobPhase phase = reactor->view(job.id).phase;
-        if (phase == JobPhase::waiting || phase == JobPhase::ready) work += expected(job.kind);
-      }
-    for (const AttemptView& attempt : out) {
-      const double share = attempt.progress.total > 0 ? static_cast<double>(attempt.progress.done) /
-                                                            static_cast<double>(attempt.progress.total)
-                                                      : 0;
-      work += expected(reactor->job(attempt.key.job).kind) * (1 - std::min(share, 1.0));
-    }
-    return work / std::max<double>(1, static_cast<double>(workers.size()));
-  }
-
-  void show_progress() {
-    const auto out = reactor->attempts();
-    Json running = Json::array();
-    for (const AttemptView& attempt : out) {
-      if (attempt.progress.phase.empty() && attempt.progress.done == 0) continue;  // waits at its worker
-      Json entry{{"job", attempt.key.job},
-                 {"title", title(attempt.key.job)},
-                 {"done", attempt.progress.done},
-                 {"total", attempt.progress.total},
-                 {"phase", attempt.progress.phase}};
-      if (std::isfinite(attempt.progress.loss)) entry["loss"] = attempt.progress.loss;
-      running.push_back(std::move(entry));
-    }
-    Json record{{"event", "progress"}, {"running", running}, {"done", finished_jobs}, {"jobs", plan.jobs.size()}};
-    if (const auto left = seconds_left(out)) record["seconds_left"] = *left;
-    show(record);
-  }
-
   StatusSnapshot snapshot(StatusSnapshot::State state, std::optional<int> exit_code) const {
-    StatusSnapshot status;
-    status.sweep = plan.name;
+    StatusSnapshot status = view.snapshot(*reactor, workers);
     status.state = state;
     status.exit_code = exit_code;
     status.message = broken;
-    const Counts counts = reactor->counts();
-    status.jobs.pending = counts.waiting + counts.ready;
-    status.jobs.running = counts.running + counts.publishing;
-    status.jobs.succeeded = counts.succeeded;
-    status.jobs.failed = counts.failed;
-    status.jobs.cancelled = counts.cancelled;
-    for (const Trial& trial : plan.trials) {
-      bool failed = false, cancelled = false, running = false, all = true;
-      for (const TrialStep& step : trial.steps) {
-        const JobPhase phase = reactor->view(step.job).phase;
-        failed |= phase == JobPhase::failed;
-        cancelled |= phase == JobPhase::cancelled;
-        running |= phase == JobPhase::running || phase == JobPhase::publishing;
-        all &= phase == JobPhase::succeeded;
-      }
-      ++(failed      ? status.trials.failed
-         : cancelled ? status.trials.cancelled
-         : all       ? status.trials.succeeded
-         : running   ? status.trials.running
-                     : status.trials.pending);
-    }
-    for (const auto& [rank, worker] : workers) {
-      StatusSnapshot::Worker entry;
-      entry.rank = rank;
-      entry.host = worker.info.host;
-      entry.device = worker.info.device;
-      status.workers.push_back(entry);
-    }
-    const auto out = reactor->attempts();
-    for (const AttemptView& attempt : out) {
-      if (attempt.progress.phase.empty() && attempt.progress.done == 0) continue;
-      for (auto& entry : status.workers)
-        if (entry.rank == attempt.worker.rank) {
-          entry.attempt = attempt.key;
-          entry.title = title(attempt.key.job);
-          entry.progress = attempt.progress;
-        }
-    }
     status.host = options.host;
     status.pid = getpid();
     if (const char* slurm = std::getenv("SLURM_JOB_ID")) status.slurm_job = slurm;
     status.started_ms = started_ms;
     status.heartbeat_ms = unix_ms();
-    status.seconds_left = seconds_left(out);
     return status;
   }
 
@@ -543,14 +367,17 @@ struct Driver::Impl {
       spdlog::warn("{}", written.error().message);
   }
 
-  // ---- the loop
-  // ----------------------------------------------------------------------------------------------------
+  // ---- the loop ----
 
   int work() {
-    if (const Status begun = begin(); !begun) {
-      spdlog::critical("{}", begun.error().message);
+    const auto history = resume(store, run, plan, options.retry_failed);
+    if (!history) {
+      spdlog::critical("{}", history.error().message);
       return 4;
     }
+    reactor = std::make_unique<Reactor>(options.reactor, plan.jobs, *history);
+    const Counts before = reactor->counts();
+    finished_jobs = before.succeeded + before.failed + before.cancelled;
     remark({{"event", "sweep_started"},
             {"sweep", plan.name},
             {"directory", run.path().string()},
@@ -582,7 +409,7 @@ struct Driver::Impl {
       if (tick.due(time)) handle(Tick{});
       flush();
       clear_staging();
-      if (progress.due(time)) show_progress();
+      if (progress.due(time)) show(view.progress_record(*reactor, workers.size()));
       if (status.due(time)) {
         put_status(StatusSnapshot::State::running, std::nullopt);
         // A snapshot of a huge sweep takes a while: no more than a few per cent of the time goes into them.
@@ -646,8 +473,8 @@ struct Driver::Impl {
 
 Driver::Driver(storage::Store& store, storage::CoordinatorLock* lock, storage::RunDirectory run, Plan plan,
                WorkerLink& link, std::function<void(const Json&)> show, DriverOptions options)
-    : impl_(std::make_unique<Impl>(
-          Impl{store, lock, std::move(run), std::move(plan), link, std::move(show), std::move(options)})) {}
+    : impl_(std::make_unique<Impl>(store, lock, std::move(run), std::move(plan), link, std::move(show),
+                                   std::move(options))) {}
 Driver::~Driver() = default;
 
 int Driver::run() {

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <thread>
 
+#include "coordinator/unix_time.h"
 #include "storage/run_directory.h"
 #include "storage/status_file.h"
 
@@ -206,11 +207,6 @@ Standing read_standing(const storage::RunDirectory& run, std::int64_t since_ms) 
     standing.exit_code = *status->exit_code;
   }
   return standing;
-}
-
-std::int64_t unix_ms() {
-  using namespace std::chrono;
-  return duration_cast<milliseconds>(system_clock::now().time_since_epoch()).count();
 }
 
 /// Ranks that mpirun left when it was killed end by their death signal; the next life waits for the last one's

@@ -1,0 +1,100 @@
+#include "coordinator/resume.h"
+
+#include <spdlog/spdlog.h>
+
+#include "coordinator/unix_time.h"
+
+namespace finesweep::coordinator {
+
+namespace {
+
+using Changes = std::vector<storage::Change>;
+
+/// The coordinator died between publishing the job's artifact and recording its result.
+void adopt(const storage::StoredJob& job, const Outcome& outcome, JobHistory& entry, Changes& changes) {
+  const AttemptKey attempt{job.id, job.attempts};
+  if (job.state == JobState::running)
+    changes.push_back(storage::AttemptEnded{attempt, AttemptEnd::succeeded, "", unix_ms()});
+  changes.push_back(storage::JobSucceeded{attempt, outcome, unix_ms()});
+  entry.phase = JobPhase::succeeded;
+}
+
+bool left_a_checkpoint(const storage::RunDirectory& run, const AttemptKey& attempt) {
+  std::error_code ignored;
+  const auto folder = run.checkpoints(attempt);
+  return std::filesystem::exists(folder, ignored) && !std::filesystem::is_empty(folder, ignored);
+}
+
+void continue_from(const storage::StoredJob& job, const storage::RunDirectory& run, bool retry_failed,
+                   JobHistory& entry, Changes& changes) {
+  const AttemptKey attempt{job.id, job.attempts};
+  std::error_code ignored;
+  switch (job.state) {
+    case JobState::failed:
+    case JobState::cancelled:
+      if (retry_failed) {
+        entry.failures = entry.losses = 0;
+        entry.error.clear();
+        changes.push_back(storage::JobReset{job.id, unix_ms()});
+      } else {
+        entry.phase = job.state == JobState::failed ? JobPhase::failed : JobPhase::cancelled;
+      }
+      break;
+    case JobState::running:
+      // The coordinator died over it. What never began, or got as far as a checkpoint, is no loss of the job's; the
+      // reactor records the end of the attempt.
+      entry.open = std::filesystem::exists(run.staging(attempt), ignored) && !left_a_checkpoint(run, attempt)
+                       ? JobHistory::Open::begun
+                       : JobHistory::Open::queued;
+      break;
+    case JobState::pending:
+    case JobState::succeeded:
+      break;
+  }
+}
+
+}  // namespace
+
+Result<std::map<JobId, JobHistory>> resume(storage::Store& store, const storage::RunDirectory& run,
+                                           const Plan& plan, bool retry_failed) {
+  const auto stored = store.load_jobs();
+  if (!stored) return stored.error();
+  std::map<JobId, const storage::StoredJob*> known;
+  for (const auto& job : *stored)
+    if (job.in_plan) known[job.id] = &job;
+
+  std::vector<std::string> rejected;
+  const auto unrecorded = run.unrecorded_artifacts(
+      [&](const JobId& id) {
+        const auto found = known.find(id);
+        return found == known.end() || found->second->state == JobState::succeeded;
+      },
+      &rejected);
+  for (const std::string& line : rejected) spdlog::warn("{}", line);
+  std::map<JobId, const storage::Manifest*> adoptable;
+  for (const storage::Manifest& manifest : unrecorded) adoptable[manifest.job] = &manifest;
+
+  Changes changes;
+  std::map<JobId, JobHistory> history;
+  for (const Job& job : plan.jobs) {
+    JobHistory& entry = history[job.id];
+    const auto found = known.find(job.id);
+    if (found == known.end()) continue;
+    const storage::StoredJob& before = *found->second;
+    entry.attempts = before.attempts;
+    entry.failures = before.failures;
+    entry.losses = before.losses;
+    entry.error = before.error;
+    if (before.state == JobState::succeeded)
+      entry.phase = JobPhase::succeeded;
+    else if (const auto whole = adoptable.find(job.id); whole != adoptable.end() && before.attempts > 0)
+      adopt(before, whole->second->outcome, entry, changes);
+    else
+      continue_from(before, run, retry_failed, entry, changes);
+  }
+  if (!changes.empty())
+    if (const Status applied = store.apply(changes); !applied) return applied.error();
+  return history;
+}
+
+}  // namespace finesweep::coordinator
