@@ -6,6 +6,7 @@
 #include <SQLiteCpp/Transaction.h>
 
 #include <functional>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -155,7 +156,7 @@ Result<std::int64_t> Store::begin_generation(const std::string& host, int pid, s
 }
 
 Status Store::save_plan(const Plan& plan, const std::string& sweep_text) {
-  impl_->recorder ? impl_->recorder->forget_jobs() : void();
+  if (impl_->recorder) impl_->recorder->forget_jobs();
   return impl_->change("save the plan in",
                        [&] { write_plan(*impl_->database, *impl_->fragments, plan, sweep_text); });
 }
@@ -167,22 +168,24 @@ bool Store::has_plan() const {
 }
 
 Result<Plan> Store::load_plan() const {
-  if (!has_plan()) return Error{impl_->path.string() + " holds no sweep yet"};
-  Plan plan;
-  Status read =
-      in_database(impl_->path, "read the plan in", [&] { plan = read_plan(*impl_->database, *impl_->fragments); });
+  std::optional<Plan> plan;
+  Status read = in_database(impl_->path, "read the plan in", [&] {
+    if (storage::has_plan(*impl_->database)) plan = read_plan(*impl_->database, *impl_->fragments);
+  });
   if (!read) return read.error();
-  return plan;
+  if (!plan) return Error{impl_->path.string() + " holds no sweep yet"};
+  return std::move(*plan);
 }
 
 Result<std::string> Store::load_sweep_text() const {
-  if (!has_plan()) return Error{impl_->path.string() + " holds no sweep yet"};
-  std::string text;
+  std::optional<std::string> text;
   Status read = in_database(impl_->path, "read the sweep in", [&] {
-    text = impl_->database->execAndGet("SELECT value FROM meta WHERE key='sweep_text'").getString();
+    if (storage::has_plan(*impl_->database))
+      text = impl_->database->execAndGet("SELECT value FROM meta WHERE key='sweep_text'").getString();
   });
   if (!read) return read.error();
-  return text;
+  if (!text) return Error{impl_->path.string() + " holds no sweep yet"};
+  return std::move(*text);
 }
 
 Result<std::vector<StoredJob>> Store::load_jobs() const {
