@@ -1,5 +1,6 @@
 #include "tests/parity/models.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 
@@ -7,6 +8,17 @@
 #include "worker/models/family.h"
 
 namespace finesweep::parity {
+namespace {
+
+// As the references were computed; and these models are too small for two threads to help one another.
+[[maybe_unused]] const auto* one_thread = testing::AddGlobalTestEnvironment([] {
+  struct OneThread : testing::Environment {
+    void SetUp() override { at::set_num_threads(1); }
+  };
+  return new OneThread;
+}());
+
+}  // namespace
 
 Tensors read_tensors(const std::filesystem::path& path) {
   Tensors tensors;

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -13,6 +14,11 @@
 #include "worker/models/pretrained.h"
 
 namespace finesweep::parity {
+
+/// The repository's own reference answers, for tests that are about one of its models.
+inline std::filesystem::path repository_fixtures() {
+  return std::filesystem::path(FINESWEEP_SOURCE_DIR) / "tests" / "fixtures";
+}
 
 using Tensors = std::map<std::string, at::Tensor>;
 

@@ -20,7 +20,7 @@ std::int64_t padded(std::int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
 }
 
-/// C [rows, 16 × columns] (+)= A B, four rows at a time, all accumulators in registers. A(i, k) = a[i × a_row +
+/// C [rows, 16 × columns] (+)= A B, a few rows at a time, all accumulators in registers. A(i, k) = a[i × a_row +
 /// k × a_step], so a transposed A costs nothing.
 template <int kRows, int kColumns>
 FINESWEEP_INLINE void tile(const float* a, std::int64_t a_row, std::int64_t a_step, const float* b,
@@ -45,16 +45,17 @@ FINESWEEP_INLINE void tile(const float* a, std::int64_t a_row, std::int64_t a_st
   }
 }
 
-template <int kColumns>
+template <int kRows, int kColumns>
 FINESWEEP_INLINE void panel(std::int64_t rows, const float* a, std::int64_t a_row, std::int64_t a_step,
                             const float* b, std::int64_t b_stride, std::int64_t depth, float* c,
                             std::int64_t c_stride, bool accumulate) {
   std::int64_t i = 0;
-  for (; i + 6 <= rows; i += 6) {
-    tile<6, kColumns>(a + i * a_row, a_row, a_step, b, b_stride, depth, c + i * c_stride, c_stride, accumulate);
+  for (; i + kRows <= rows; i += kRows) {
+    tile<kRows, kColumns>(a + i * a_row, a_row, a_step, b, b_stride, depth, c + i * c_stride, c_stride, accumulate);
   }
-  for (; i < rows; ++i) {
-    tile<1, kColumns>(a + i * a_row, a_row, a_step, b, b_stride, depth, c + i * c_stride, c_stride, accumulate);
+  if constexpr (kRows > 1) {
+    panel<kRows / 2, kColumns>(rows - i, a + i * a_row, a_row, a_step, b, b_stride, depth, c + i * c_stride,
+                               c_stride, accumulate);
   }
 }
 
@@ -64,9 +65,9 @@ FINESWEEP_INLINE void multiply(std::int64_t rows, std::int64_t columns, std::int
                                float* c, std::int64_t c_stride, bool accumulate) {
   std::int64_t j = 0;
   for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
-    panel<2>(rows, a, a_row, a_step, b + j, b_stride, depth, c + j, c_stride, accumulate);
+    panel<8, 2>(rows, a, a_row, a_step, b + j, b_stride, depth, c + j, c_stride, accumulate);
   }
-  if (j < columns) panel<1>(rows, a, a_row, a_step, b + j, b_stride, depth, c + j, c_stride, accumulate);
+  if (j < columns) panel<8, 1>(rows, a, a_row, a_step, b + j, b_stride, depth, c + j, c_stride, accumulate);
 }
 
 /// Rows of a head to [rows, wide], zeros behind.
@@ -88,11 +89,37 @@ FINESWEEP_INLINE void scatter(const float* from, std::int64_t wide, std::int64_t
   }
 }
 
-/// [rows, wide] to [size, columns]; what stands behind `rows` columns stays.
-FINESWEEP_INLINE void transpose(const float* from, std::int64_t wide, std::int64_t rows, std::int64_t size,
-                                float* to, std::int64_t columns) {
-  for (std::int64_t t = 0; t < rows; ++t) {
-    for (std::int64_t i = 0; i < size; ++i) to[i * columns + t] = from[t * wide + i];
+/// Exchanges the off-diagonal blocks of side kStep in a 16 × 16 matrix held as rows.
+template <int kStep>
+FINESWEEP_INLINE void exchange(Floats (&rows)[kLanes]) {
+  Ints upper, lower;  // lanes of the pair (a, b): 0 … 15 of a, 16 … 31 of b
+  for (int lane = 0; lane < kLanes; ++lane) {
+    upper[lane] = (lane & kStep) != 0 ? 16 + lane - kStep : lane;
+    lower[lane] = (lane & kStep) != 0 ? 16 + lane : lane + kStep;
+  }
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & kStep) != 0) continue;
+    const Floats a = rows[i], b = rows[i + kStep];
+    rows[i] = __builtin_shuffle(a, b, upper);
+    rows[i + kStep] = __builtin_shuffle(a, b, lower);
+  }
+}
+
+/// [rows, wide] to [wide, columns], where columns is rows rounded up to 16; what stands behind `rows` is 0.
+FINESWEEP_INLINE void transpose(const float* from, std::int64_t wide, std::int64_t rows, float* to,
+                                std::int64_t columns) {
+  for (std::int64_t t = 0; t < columns; t += kLanes) {
+    for (std::int64_t i = 0; i < wide; i += kLanes) {
+      Floats block[kLanes];
+      for (std::int64_t k = 0; k < kLanes; ++k) {
+        block[k] = t + k < rows ? load(from + (t + k) * wide + i) : Floats{};
+      }
+      exchange<1>(block);
+      exchange<2>(block);
+      exchange<4>(block);
+      exchange<8>(block);
+      for (std::int64_t k = 0; k < kLanes; ++k) store(to + (i + k) * columns + t, block[k]);
+    }
   }
 }
 
@@ -109,11 +136,11 @@ struct Scratch {
     grow(query, kQueries * wide);
     grow(value, keys * wide);
     grow(key, keys * wide);
-    grow(key_t, size * columns);
+    grow(key_t, wide * columns);
     grow(scores, kQueries * columns);
     if (static_cast<std::int64_t>(bits.size()) < (columns + 63) / 64 * 64) bits.resize((columns + 63) / 64 * 64);
     if (!backward) return;
-    grow(value_t, size * columns);
+    grow(value_t, wide * columns);
     grow(probabilities, kQueries * columns);
     grow(d_out, kQueries * wide);
     grow(d_query, kQueries * wide);
@@ -196,9 +223,9 @@ FINESWEEP_INLINE void load_keys(const T* key, std::int64_t key_stride, const T* 
                                 Scratch& s, bool backward) {
   gather(key, key_stride, keys, size, wide, s.key.data());
   gather(value, value_stride, keys, size, wide, s.value.data());
-  transpose(s.key.data(), wide, keys, size, s.key_t.data(), columns);
+  transpose(s.key.data(), wide, keys, s.key_t.data(), columns);
   if (!backward) return;
-  transpose(s.value.data(), wide, keys, size, s.value_t.data(), columns);
+  transpose(s.value.data(), wide, keys, s.value_t.data(), columns);
   for (std::int64_t i = 0; i < keys * wide; i += kLanes) {
     store(s.d_key.data() + i, Floats{});
     store(s.d_value.data() + i, Floats{});
