@@ -47,6 +47,9 @@ TEST_F(ExecuteErrors, what_the_engine_does_not_do_yet_is_named) {
   Json settings = bench_.finetune_settings();
   settings["method"] = "ia3";
   expect_permanent_finetune(settings, "the method 'ia3' of finetune");
+  settings = bench_.finetune_settings();
+  settings["gradient_checkpointing"] = true;
+  expect_permanent_finetune(settings, "does not have gradient_checkpointing yet");
   expect_permanent(bench_.job(StepKind::prune, Json::object()), "the step 'prune'");
   bench_.context["task"] = "causal_lm";
   expect_permanent_finetune(bench_.finetune_settings(), "the task 'causal_lm'");

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "storage/artifact.h"
+#include "storage/checkpoint.h"
 #include "tests/engine/job_bench.h"
 #include "worker/formats/safetensors.h"
 
@@ -157,6 +158,24 @@ TEST(Execute, a_checkpoint_is_written_every_so_many_seconds_and_a_torn_one_is_pa
   const auto first_step = std::find_if(again.reports.begin(), again.reports.end(),
                                        [](const Progress& progress) { return progress.phase == "training"; });
   EXPECT_EQ(first_step->done, 8);  // from step 7
+}
+
+TEST(Execute, a_checkpoint_of_another_version_is_passed_over_and_the_job_begins_anew) {
+  JobBench bench;
+  const Job undisturbed = bench.job(StepKind::finetune, bench.finetune_settings());
+  const Outcome whole = bench.run(undisturbed);
+  Job job = undisturbed;
+  job.id = JobId::of("after an update");
+  RecordingControl control;
+  control.stop = [&] { return control.reports.size() > 3; };
+  ASSERT_EQ(bench.run(job, control).kind, OutcomeKind::interrupted);
+  ASSERT_TRUE(
+      storage::write_checkpoint(bench.staging(job) / "checkpoints", 12, {{"version", 1000}}, [](const auto&) {
+        return Status();
+      }).ok());
+  RecordingControl again;
+  expect_same_result(bench, undisturbed, whole, job, bench.run(job, again));
+  EXPECT_EQ(again.reports[1].done, 1);
 }
 
 TEST(Execute, a_job_of_a_chain_goes_on_from_the_one_before_and_gives_what_training_from_the_start_gives) {

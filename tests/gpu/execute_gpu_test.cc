@@ -1,5 +1,7 @@
 // Whole jobs on the first GPU, beside the same jobs on the CPU. Skipped where libtorch sees no GPU.
 
+#include <ATen/ops/empty.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -105,16 +107,21 @@ TEST_F(ExecuteOnGpu, an_interrupted_training_goes_on_from_its_checkpoint) {
 
 TEST_F(ExecuteOnGpu, running_out_of_memory_is_a_failure_that_may_be_tried_again_and_leaves_the_runner_usable) {
   bench_.device = "cuda:0";
-  // Some 12 million tokens in one batch.
   std::string text = "rain", rows;
   for (int i = 0; i < 60; ++i) text += " rain";
-  for (int i = 0; i < 200'000; ++i) rows += Json({{"text", text}, {"label", 2}}).dump() + "\n";
+  for (int i = 0; i < 4000; ++i) rows += Json({{"text", text}, {"label", 2}}).dump() + "\n";
   const Json before = bench_.context;
   bench_.context["data"]["train"] = bench_.folder().write("many.jsonl", rows).string();
   Json greedy = settings("full");
-  greedy["batch_size"] = 200'000;
+  greedy["batch_size"] = 4000;  // a quarter of a million tokens: gigabytes
   greedy["sequence_length"] = 64;
-  const Outcome outcome = bench_.run(bench_.job(StepKind::finetune, greedy));
+  Outcome outcome;
+  {
+    const auto [free, total] = c10::getDeviceAllocator(c10::kCUDA)->getMemoryInfo(0);
+    const at::Tensor taken = at::empty({static_cast<std::int64_t>(free) - (std::int64_t{256} << 20)},
+                                       at::TensorOptions(at::kByte).device(at::kCUDA));
+    outcome = bench_.run(bench_.job(StepKind::finetune, greedy));
+  }
   EXPECT_EQ(outcome.kind, OutcomeKind::failed);
   EXPECT_FALSE(outcome.permanent) << outcome.error;
   EXPECT_THAT(outcome.error, ::testing::HasSubstr("Out of memory. Lower batch_size"));

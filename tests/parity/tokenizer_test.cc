@@ -34,8 +34,8 @@ class UnpackedFolder {
 };
 
 bool is_wordpiece(const fs::path& folder) {
-  return fs::exists(folder / "tokenizer.json") &&
-         parity::read_json(folder / "tokenizer.json")["model"]["type"] == "WordPiece";
+  if (!fs::exists(folder / "tokenizer.json")) return fs::exists(folder / "vocab.txt");
+  return parity::read_json(folder / "tokenizer.json")["model"]["type"] == "WordPiece";
 }
 
 void check_cases(Tokenizer& tokenizer, const fs::path& folder) {

@@ -1,5 +1,6 @@
 #include "worker/engine/device.h"
 
+#include <ATen/Context.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -89,6 +90,7 @@ Result<c10::Device> find_device(const std::string& name) {
     if (device.index() >= count) {
       return Error{"The device '" + name + "' is not there: libtorch sees " + std::to_string(count) + " GPUs."};
     }
+    at::globalContext().lazyInitDevice(c10::kCUDA);  // before that, the allocator knows no device
     return c10::Device(c10::kCUDA, device.has_index() ? device.index() : c10::DeviceIndex{0});
   } catch (const std::exception&) {
     return Error{"The device '" + name + "' is neither cpu nor cuda:N."};

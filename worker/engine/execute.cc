@@ -45,6 +45,10 @@ std::string missing_feature(const Job& job, const JobContext& context) {
   if (const auto method = method_of(job); job.kind == StepKind::finetune && method != "full" && method != "lora") {
     return "the method '" + method + "' of finetune";
   }
+  if (const auto found = job.settings.find("gradient_checkpointing");
+      found != job.settings.end() && found->is_boolean() && found->get<bool>()) {
+    return "gradient_checkpointing";
+  }
   if (job.gpus > 1) return "training on more than one GPU";
   return "";
 }
@@ -58,7 +62,6 @@ Outcome execute_job(const ExecutionRequest& request, ExecutionControl& control) 
   const auto device = find_device(request.device);
   if (!device) return failed_this_time(device.error().message);
   at::set_num_threads(std::max(1, request.threads));
-  begin_memory_peak(*device);
   try {
     return request.job.kind == StepKind::finetune ? finetune(request, *context, *device, control)
                                                   : evaluate(request, *context, *device, control);

@@ -131,7 +131,12 @@ class FinetuneRun {
     std::vector<std::string> rejected;
     const auto checkpoint = storage::newest_valid_checkpoint(request_.earlier_checkpoints, &rejected);
     for (const auto& line : rejected) std::fprintf(stderr, "checkpoint passed over: %s\n", line.c_str());
-    if (checkpoint) return restore_from(checkpoint->folder, checkpoint->state);
+    if (checkpoint) {
+      Status restored = restore_from(checkpoint->folder, checkpoint->state);
+      if (restored) return restored;
+      // Of another version of finesweep, say: what it saved is lost, the job is not.
+      std::fprintf(stderr, "checkpoint passed over: %s\n", restored.error().message.c_str());
+    }
     if (!request_.job.continues) return {};
     const auto artifact = request_.artifacts.find(*request_.job.continues);
     if (artifact == request_.artifacts.end())
@@ -147,6 +152,10 @@ class FinetuneRun {
   Status restore_from(const fs::path& folder, const Json& state) {
     auto progress = training_progress_from_json(state);
     if (!progress) return progress.error();
+    if (progress->steps > total_steps_) {
+      return Error{"The training state has " + std::to_string(progress->steps) + " steps, more than the " +
+                   std::to_string(total_steps_) + " of this training."};
+    }
     const auto file = SafetensorsFile::open(folder / state_file);
     if (!file) return file.error();
     std::map<std::string, at::Tensor> tensors;
@@ -156,10 +165,6 @@ class FinetuneRun {
       tensors.emplace(name, std::move(*tensor));
     }
     if (Status restored = trainer_->restore(tensors); !restored) return restored;
-    if (trainer_->steps_done() != progress->steps || progress->steps > total_steps_) {
-      return Error{"The training state is of another training: it has " + std::to_string(progress->steps) +
-                   " steps of " + std::to_string(total_steps_) + "."};
-    }
     progress_ = std::move(*progress);
     seconds_before_ = progress_.seconds;
     return {};

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "storage/artifact.h"
+#include "worker/engine/device.h"
 
 namespace finesweep::worker {
 namespace {
@@ -90,10 +91,11 @@ Result<std::shared_ptr<const Pretrained>> load_base(const fs::path& folder, at::
   static std::string loaded_key;
   static std::shared_ptr<const Pretrained> loaded;
   const std::string key = fingerprint(folder) + "\n" + std::string(c10::toString(storage)) + " " + device.str();
-  if (loaded && loaded_key == key) return loaded;
-  loaded.reset();
+  if (keep == KeepLoaded::no || loaded_key != key) loaded.reset();
+  begin_memory_peak(device);  // without the model of another job
+  if (loaded) return loaded;
   auto base = load_pretrained(folder, storage, device);
-  if (base && (keep == KeepLoaded::yes || !device.is_cpu())) {
+  if (base && keep == KeepLoaded::yes) {
     loaded = *base;
     loaded_key = key;
   }

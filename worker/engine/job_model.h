@@ -49,8 +49,9 @@ struct JobModel {
   std::unique_ptr<LoraAdapter> adapter;  // goes before the model
 };
 
-/// Weights stay loaded from job to job while path, files, storage type and device are the same; one model at a
-/// time. A model whose weights the job makes its own is not kept on a CPU: it would stand in memory twice.
+/// The frozen weights that a job's model is made of. They stay loaded from job to job while path, files, storage
+/// type and device are the same, one model at a time; not where the job makes them its own: they would stand in
+/// memory twice. The peak of memory is counted from here on.
 enum class KeepLoaded { yes, no };
 Result<std::shared_ptr<const Pretrained>> load_base(const std::filesystem::path& folder, at::ScalarType storage,
                                                     c10::Device device, KeepLoaded keep);
