@@ -16,6 +16,17 @@ bool is_step_name(std::string_view name) {
                      [&](char c) { return letter(c) || c == '-' || (c >= '0' && c <= '9'); });
 }
 
+bool has_control_character(std::string_view text) {
+  return std::any_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; });
+}
+
+/// Names the run directory.
+bool is_sweep_name(std::string_view name) {
+  return !name.empty() && name.size() <= kLongestName && name.front() != '.' &&
+         name.find('/') == std::string_view::npos && !has_control_character(name);
+}
+
 bool is_reserved(std::string_view name) {
   static const std::set<std::string_view> reserved{"name",   "model",  "task",      "data",  "pipeline",
                                                    "sweep",  "report", "resources", "label", "trial",
@@ -58,7 +69,8 @@ class DeclarationReader {
       : root_(root), paths_(paths), diagnostics_(diagnostics) {}
 
   SweepDeclaration read(const std::filesystem::path& file) {
-    out_.name = file.stem().string();
+    const std::string stem = file.stem().string();
+    out_.name = is_sweep_name(stem) ? stem : "sweep";
     if (!root_.is_map()) {
       diagnostics_.error(
           root_.is_null() ? Mark{} : root_.mark, "",
@@ -102,8 +114,7 @@ class DeclarationReader {
       return;
     }
     const std::string& name = value->get_ref<const std::string&>();
-    if (name.size() > kLongestName || name.front() == '.' || name.find('/') != std::string::npos ||
-        std::any_of(name.begin(), name.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }))
+    if (!is_sweep_name(name))
       error(node->mark, "name",
             "names the run directory: at most 100 bytes, no '/', no control character, no dot at its start");
     else
@@ -374,7 +385,7 @@ class DeclarationReader {
 
   std::string read_label(const Node& node) {
     if (node.is_scalar() && !node.text.empty() && node.text.size() <= 2 * kLongestName &&
-        node.text.find('\n') == std::string::npos)
+        !has_control_character(node.text))
       return node.text;
     error(node.mark, "label", "expected one line of text, got " + describe(node));
     return "";

@@ -40,8 +40,9 @@ std::optional<std::string> patched(std::string_view text, std::vector<PathResolv
 }
 
 /// The text for the run directory: the user's own with its comments where that can be kept, else written anew.
-std::string resolved_text(const Node& root, std::string_view original, const SweepRequest& request,
-                          const PathResolver& paths) {
+/// Nothing where it would be larger than a sweep file may be.
+std::optional<std::string> resolved_text(const Node& root, std::string_view original, const SweepRequest& request,
+                                         const PathResolver& paths) {
   auto says_the_same = [&](const std::string& text) {
     Diagnostics ignored;
     const auto again = read_yaml(text, 0, ignored);
@@ -60,7 +61,8 @@ std::string resolved_text(const Node& root, std::string_view original, const Swe
         line.begin(), line.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; }, ' ');
     header += (header.ends_with("finesweep") ? ", with --set " : " --set ") + line;
   }
-  return header + ".\n" + write_yaml(root);
+  std::string text = header + ".\n" + write_yaml(root);
+  return says_the_same(text) ? std::optional<std::string>(std::move(text)) : std::nullopt;
 }
 
 }  // namespace
@@ -87,7 +89,10 @@ SweepParse parse_sweep_text(std::string_view text, const SweepRequest& request, 
       if (!root->find("name"))
         root->entries.insert(root->entries.begin(),
                              {"name", root->mark, Node::scalar(declaration.name, root->mark)});
-      parse.sweep = ParsedSweep{std::move(plan), resolved_text(*root, text, request, paths)};
+      if (auto kept = resolved_text(*root, text, request, paths))
+        parse.sweep = ParsedSweep{std::move(plan), *std::move(kept)};
+      else
+        diagnostics.error(Mark{}, "", "too large to be kept with absolute paths; make it smaller than 1024 KiB");
     }
   }
   parse.diagnostics = diagnostics.sorted();
@@ -101,6 +106,7 @@ SweepParse parse_sweep(const SweepRequest& request, SweepFiles& files) {
     parse.diagnostics.push_back({Severity::error, Mark{}, "", std::move(message)});
     return parse;
   };
+  if (!is_plain_utf8(path.native())) return fail("its path is not UTF-8; rename the file or its folder");
   const auto info = files.info(path);
   if (info.kind == SweepFiles::Kind::missing) return fail("no such file");
   if (info.kind == SweepFiles::Kind::directory) return fail("is a folder; give the sweep file");

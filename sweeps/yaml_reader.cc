@@ -262,6 +262,10 @@ bool has_another_document(YAML::Parser& parser, const Positions& positions, cons
 
 }  // namespace
 
+bool is_plain_utf8(std::string_view text) {
+  return !first_bad_byte(text);
+}
+
 std::optional<Node> read_yaml(std::string_view text, int source, Diagnostics& diagnostics,
                               const YamlLimits& limits) {
   if (text.size() > limits.bytes) {

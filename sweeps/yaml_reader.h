@@ -24,6 +24,9 @@ struct YamlLimits {
 std::optional<Node> read_yaml(std::string_view text, int source, Diagnostics& diagnostics,
                               const YamlLimits& limits = {});
 
+/// Well-formed UTF-8 without control characters other than tab and line end.
+bool is_plain_utf8(std::string_view text);
+
 /// Writes a node as YAML that read_yaml reads back as the same value: block style, with short lists and maps of
 /// scalars on one line.
 std::string write_yaml(const Node& node);

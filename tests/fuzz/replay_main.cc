@@ -1,0 +1,27 @@
+// Runs a fuzz target over the files of the given folders, with any compiler.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
+
+int main(int count, char** arguments) {
+  std::size_t files = 0;
+  for (int i = 1; i < count; ++i) {
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(arguments[i])) {
+      if (!entry.is_regular_file()) continue;
+      std::ifstream in(entry.path(), std::ios::binary);
+      const std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+      std::fprintf(stderr, "%s\n", entry.path().filename().c_str());
+      LLVMFuzzerTestOneInput(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+      ++files;
+    }
+  }
+  std::printf("%zu inputs replayed\n", files);
+  return files > 0 ? 0 : 1;
+}
