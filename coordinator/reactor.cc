@@ -1,6 +1,7 @@
 #include "coordinator/reactor.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 #include <utility>
 
@@ -9,6 +10,19 @@
 namespace finesweep::coordinator {
 
 using EndReason = RecordAttemptEnd::Reason;
+
+namespace {
+
+/// The name of a number in the outcome that is none: it could be neither stored nor compared.
+std::optional<std::string> not_finite(const Outcome& outcome) {
+  for (const auto& [name, value] : outcome.metrics)
+    if (!std::isfinite(value)) return name;
+  for (const HistoryPoint& point : outcome.history)
+    if (!std::isfinite(point.value) || !std::isfinite(point.epoch)) return point.metric;
+  return std::nullopt;
+}
+
+}  // namespace
 
 /// What to do on which event.
 struct Reactor::Impl : ReactorState {
@@ -88,6 +102,10 @@ struct Reactor::Impl : ReactorState {
       out.erase(job);
       switch (outcome.kind) {
         case OutcomeKind::succeeded:
+          if (const auto name = not_finite(outcome)) {
+            charge_failure(job, "its result '" + *name + "' is not a finite number: see its log", true);
+            break;
+          }
           jobs.set_phase(job, JobPhase::publishing);
           publisher[job] = event.worker;
           effects.emplace_back(Publish{event.attempt, outcome});

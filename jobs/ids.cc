@@ -48,8 +48,8 @@ void to_json(Json& json, const WorkerId& id) {
   json = Json::array({id.rank, id.incarnation});
 }
 void from_json(const Json& json, WorkerId& id) {
-  id.rank = json.at(0).get<std::int32_t>();
-  id.incarnation = json.at(1).get<std::int32_t>();
+  id.rank = checked_integer<std::int32_t>(json.at(0));
+  id.incarnation = checked_integer<std::int32_t>(json.at(1));
 }
 std::string to_string(const WorkerId& id) {
   return std::to_string(id.rank) + (id.incarnation > 1 ? "/" + std::to_string(id.incarnation) : "");
@@ -60,7 +60,7 @@ void to_json(Json& json, const AttemptKey& key) {
 }
 void from_json(const Json& json, AttemptKey& key) {
   key.job = json.at("job").get<JobId>();
-  key.number = json.at("attempt").get<AttemptNumber>();
+  key.number = checked_integer<AttemptNumber>(json.at("attempt"));
 }
 
 }  // namespace finesweep

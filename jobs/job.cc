@@ -52,16 +52,16 @@ void from_json(const Json& json, Job& job) {
   job.settings = json.at("settings");
   job.context = json.at("context");
   job.inputs = json.at("inputs").get<std::vector<JobId>>();
-  job.gpus = json.at("gpus").get<int>();
+  job.gpus = checked_integer<int>(json.at("gpus"));
   job.isolate = json.at("isolate").get<bool>();
-  job.retries = json.at("retries").get<int>();
+  job.retries = checked_integer<int>(json.at("retries"));
   job.keep_training_state = json.at("keep_training_state").get<bool>();
   job.checkpoint_every_s = json.at("checkpoint_every_s").get<double>();
   job.title = json.at("title").get<std::string>();
   job.continues.reset();
   job.seed.reset();
   if (json.contains("continues")) job.continues = json["continues"].get<JobId>();
-  if (json.contains("seed")) job.seed = json["seed"].get<std::uint64_t>();
+  if (json.contains("seed")) job.seed = checked_integer<std::uint64_t>(json["seed"]);
 }
 
 }  // namespace finesweep

@@ -44,7 +44,7 @@ Json write(const Hello& m) {
   return {{"host", m.host}, {"pid", m.pid}, {"node_index", m.node_index}, {"device", m.device}};
 }
 void read(const Json& j, Hello& m) {
-  m = {j.at("host").get<std::string>(), j.at("pid").get<int>(), j.at("node_index").get<int>(),
+  m = {j.at("host").get<std::string>(), checked_integer<int>(j.at("pid")), checked_integer<int>(j.at("node_index")),
        j.at("device").get<std::string>()};
 }
 
@@ -83,7 +83,7 @@ Json write(const Welcome& m) {
 }
 void read(const Json& j, Welcome& m) {
   m = {j.at("worker").get<WorkerId>(), j.at("run_directory").get<std::string>(), j.at("heartbeat_s").get<double>(),
-       j.at("no_progress_s").get<double>(), j.at("threads").get<int>()};
+       j.at("no_progress_s").get<double>(), checked_integer<int>(j.at("threads"))};
 }
 
 Json write(const Dispatch& m) {
@@ -94,7 +94,7 @@ Json write(const Dispatch& m) {
 void read(const Json& j, Dispatch& m) {
   m.worker = j.at("worker").get<WorkerId>();
   for (const Json& entry : j.at("pack"))
-    m.pack.push_back({entry.at("job").get<Job>(), entry.at("attempt").get<AttemptNumber>()});
+    m.pack.push_back({entry.at("job").get<Job>(), checked_integer<AttemptNumber>(entry.at("attempt"))});
 }
 
 Json write(const Acknowledge& m) {
@@ -138,12 +138,12 @@ Json write(const Execute& m) {
 }
 void read(const Json& j, Execute& m) {
   m = {j.at("job").get<Job>(),
-       j.at("attempt").get<AttemptNumber>(),
+       checked_integer<AttemptNumber>(j.at("attempt")),
        j.at("staging").get<std::string>(),
        j.at("artifacts").get<std::map<std::string, std::string>>(),
        j.at("earlier_checkpoints").get<std::vector<std::string>>(),
        j.at("log").get<std::string>(),
-       j.at("threads").get<int>()};
+       checked_integer<int>(j.at("threads"))};
 }
 
 Json write(const ExecuteProgress& m) {
@@ -189,8 +189,10 @@ Bytes encode(const Message& message) {
 }
 
 Result<Message> decode(const Frame& frame) {
+  const auto json = parse_cbor(frame.payload);
+  if (!json) return Error{"a message that cannot be read: " + json.error().message};
   try {
-    return read_as(frame.type, Json::from_cbor(frame.payload));
+    return read_as(frame.type, *json);
   } catch (const std::exception& e) {
     return Error{std::string("a message that cannot be read: ") + e.what()};
   }

@@ -32,7 +32,7 @@ void to_json(Json& json, const HistoryPoint& point) {
 
 void from_json(const Json& json, HistoryPoint& point) {
   point.epoch = json.at(0).get<double>();
-  point.global_step = json.at(1).get<std::int64_t>();
+  point.global_step = checked_integer<std::int64_t>(json.at(1));
   point.metric = json.at(2).get<std::string>();
   point.value = json.at(3).get<double>();
 }
@@ -63,8 +63,8 @@ void to_json(Json& json, const Progress& progress) {
 }
 
 void from_json(const Json& json, Progress& progress) {
-  progress.done = json.at("done").get<std::int64_t>();
-  progress.total = json.at("total").get<std::int64_t>();
+  progress.done = checked_integer<std::int64_t>(json.at("done"));
+  progress.total = checked_integer<std::int64_t>(json.at("total"));
   progress.phase = json.at("phase").get<std::string>();
   progress.loss = json.value("loss", std::numeric_limits<double>::quiet_NaN());
 }

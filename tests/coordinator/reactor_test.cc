@@ -2,6 +2,9 @@
 
 #include "coordinator/reactor.h"
 
+#include <cmath>
+#include <limits>
+
 #include "tests/coordinator/reactor_fixture.h"
 
 namespace finesweep::coordinator {
@@ -148,6 +151,20 @@ TEST_F(ReactorTest, a_permanent_failure_is_not_retried) {
   handle(AttemptFinished{worker, attempt("a"), broken, false});
   EXPECT_EQ(phase("a"), JobPhase::failed);
   EXPECT_EQ(view("a").attempts, 1);
+}
+
+TEST_F(ReactorTest, a_result_that_is_no_number_is_a_failure) {
+  start({make_job("a"), make_job("b")});
+  const WorkerId worker = join(1);
+  Outcome diverged = outcome(OutcomeKind::succeeded);
+  diverged.metrics["accuracy"] = std::nan("");
+  handle(AttemptFinished{worker, attempt("a"), diverged, false});
+  EXPECT_TRUE(none<Publish>());
+  EXPECT_EQ(only<RecordJobEnd>().error, "its result 'accuracy' is not a finite number: see its log");
+  diverged = outcome(OutcomeKind::succeeded);
+  diverged.history.push_back({1, 1, "loss", std::numeric_limits<double>::infinity()});
+  handle(AttemptFinished{worker, attempt("b"), diverged, false});
+  EXPECT_EQ(phase("b"), JobPhase::failed);
 }
 
 TEST_F(ReactorTest, a_crash_of_a_job_that_ran_alone_is_its_own_failure) {

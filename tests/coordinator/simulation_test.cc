@@ -22,12 +22,18 @@ namespace {
 
 using testing::HasSubstr;
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kSeedsPerTest = 250;
+#else
+constexpr int kSeedsPerTest = 2500;
+#endif
+constexpr int kTests = 4;
+
 // FINESWEEP_SIMULATION_SEEDS=n: so many seeds instead of as many as fit a test run.
 // FINESWEEP_SIMULATION_SEED=s: this one alone, with every step printed.
 std::uint64_t seeds_per_test() {
   const char* wanted = std::getenv("FINESWEEP_SIMULATION_SEEDS");
-  constexpr int kBlocks = 4;
-  return wanted ? (std::strtoull(wanted, nullptr, 10) + kBlocks - 1) / kBlocks : 2500;
+  return wanted ? (std::strtoull(wanted, nullptr, 10) + kTests - 1) / kTests : kSeedsPerTest;
 }
 
 struct Totals : simulation::Report {
@@ -71,7 +77,7 @@ TEST_P(SimulationTest, no_history_breaks_a_promise) {
   EXPECT_TRUE(seeds_per_test() < 1000 || totals.everything_happened())
       << "the histories are not eventful enough to show anything";
 }
-INSTANTIATE_TEST_SUITE_P(Seeds, SimulationTest, testing::Range(0, 4));
+INSTANTIATE_TEST_SUITE_P(Seeds, SimulationTest, testing::Range(0, kTests));
 
 TEST(OneSimulationTest, one_seed_can_be_seen_alone) {
   const char* wanted = std::getenv("FINESWEEP_SIMULATION_SEED");
