@@ -150,8 +150,7 @@ void bench(int jobs, const fs::path& directory) {
     storage::Store store = require(storage::Store::create_or_open(directory));
     (void)require(store.begin_generation("host", ::getpid(), 0));
     const double saved = timed([&] { require(store.save_plan(plan, "")); });
-    fmt::print("  plan saved: {:.2f} s, {:.1f} us a job, {:.0f} bytes a job\n", saved, 1e6 * saved / jobs,
-               static_cast<double>(fs::file_size(directory / "finesweep.db")) / jobs);
+    fmt::print("  plan saved: {:.2f} s, {:.1f} us a job\n", saved, 1e6 * saved / jobs);
     measure_results(store, plan, directory, done);
     done += kMeasured;
     const std::size_t last = plan.jobs.size() - kMeasured;
