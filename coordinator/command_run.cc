@@ -111,8 +111,12 @@ Result<storage::CoordinatorLock> acquire_lock(const storage::RunDirectory& run) 
   }
 }
 
+/// Says why nothing can be run. The supervisor, where there is one, hears it as a record and does not try again.
 int fail(int exit_code, const std::string& message) {
-  std::cerr << "finesweep: " << message << "\n";
+  if (supervised())
+    Console(ConsoleMode::wire).show({{"event", "gave_up"}, {"exit_code", exit_code}, {"message", message}});
+  else
+    std::cerr << "finesweep: " << message << "\n";
   return exit_code;
 }
 
@@ -178,7 +182,8 @@ int run_command(const RunOptions& options, const WorkerMain& worker_main) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
   }
-  world->exit(exit_code);
+  // mpirun makes a noise about exit codes; the supervisor reads ours from status.json.
+  world->exit(supervised() ? 0 : exit_code);
 }
 
 }  // namespace finesweep::coordinator

@@ -19,6 +19,7 @@ namespace finesweep::coordinator {
 // and, not kept in events.jsonl,
 //   progress        {running: [{job, title, done, total, phase, loss?}], done, jobs, seconds_left?}
 //   text            {text}: to be printed as it is
+//   gave_up         {exit_code, message}: from a coordinator that could not begin, to its supervisor
 
 enum class ConsoleMode {
   json,   // one object a line, without the passing ones where a person asked for it (--json)

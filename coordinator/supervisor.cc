@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #include "coordinator/unix_time.h"
@@ -127,6 +128,9 @@ class RecordReader {
  public:
   explicit RecordReader(Console& console) : console_(console) {}
 
+  /// The exit code of a coordinator that could not even begin.
+  std::optional<int> gave_up() const { return gave_up_; }
+
   void take(const char* data, std::size_t bytes) {
     text_.append(data, bytes);
     std::size_t begin = 0, end;
@@ -135,7 +139,10 @@ class RecordReader {
       begin = end + 1;
       while (!line.empty() && line.back() == '\r') line.pop_back();
       Json record = Json::parse(line, nullptr, false);
-      if (record.is_object() && record.contains("event"))
+      if (record.is_object() && record.value("event", "") == "gave_up") {
+        std::fprintf(stderr, "finesweep: %s\n", record.value("message", "").c_str());
+        gave_up_ = record.value("exit_code", 4);
+      } else if (record.is_object() && record.contains("event"))
         console_.show(record);
       else if (!line.empty())
         console_.show({{"event", "text"}, {"text", line}});
@@ -146,11 +153,12 @@ class RecordReader {
  private:
   Console& console_;
   std::string text_;
+  std::optional<int> gave_up_;
 };
 
 /// Shows what comes until mpirun has ended, and passes signals on meanwhile.
-void attend(const Launched& launched, Console& console, int& interrupts_passed, bool& stop_passed) {
-  RecordReader reader(console);
+void attend(const Launched& launched, RecordReader& reader, Console& console, int& interrupts_passed,
+            bool& stop_passed) {
   bool open = true;
   std::chrono::steady_clock::time_point kill_at{};
   while (true) {
@@ -230,7 +238,9 @@ int supervise(const SupervisorOptions& options, Console& console) {
       std::fprintf(stderr, "finesweep: %s\n", launched.error().message.c_str());
       return 4;
     }
-    attend(*launched, console, interrupts_passed, stop_passed);
+    RecordReader reader(console);
+    attend(*launched, reader, console, interrupts_passed, stop_passed);
+    if (reader.gave_up()) return *reader.gave_up();
     const Standing standing = read_standing(run, started_ms);
     if (standing.decided) return standing.exit_code;
     if (interrupts > 0 || stop_gently) return 3;

@@ -64,14 +64,14 @@ TEST(Program, a_second_run_does_nothing_again_and_a_changed_sweep_runs_only_what
   const std::string before = read_text(workspace / "runs/small/reports/results.csv");
   const auto again = run_to_end({program(), "run", sweep}, workspace.path());
   EXPECT_EQ(again.exit_code, 0) << again.output;
-  EXPECT_EQ(again.output.find("started "), std::string::npos) << again.output;
+  EXPECT_EQ(again.output.find("succeeded  "), std::string::npos) << again.output;
   EXPECT_EQ(read_text(workspace / "runs/small/reports/results.csv"), before);
 
   const auto more = run_to_end({program(), "run", sweep, "--set", "sweep.repeats=3"}, workspace.path());
   EXPECT_EQ(more.exit_code, 0) << more.output;
-  int started = 0;
-  for (std::size_t at = 0; (at = more.output.find("started  ", at)) != std::string::npos; ++at) ++started;
-  EXPECT_EQ(started, 4) << more.output;  // two methods × (finetune, evaluate) of the third repeat
+  int succeeded = 0;
+  for (std::size_t at = 0; (at = more.output.find("succeeded  ", at)) != std::string::npos; ++at) ++succeeded;
+  EXPECT_EQ(succeeded, 4) << more.output;  // two methods × (finetune, evaluate) of the third repeat
 }
 
 TEST(Program, the_number_of_workers_does_not_change_a_result) {
@@ -105,16 +105,18 @@ TEST(Program, a_wrong_sweep_file_exits_2_says_all_and_makes_no_folder) {
 TEST(Program, a_job_that_fails_leaves_the_others_whole_and_the_report_names_it) {
   Workspace workspace;
   const fs::path sweep = workspace.make_small_sweep(40);
-  // A learning rate no float survives.
-  const auto ended =
-      run_to_end({program(), "run", sweep, "--set", "sweep.axes=[{finetune.learning_rate: [2.0e-3, 1.0e30]}]",
-                  "--set", "resources.retries=0"},
-                 workspace.path());
+  workspace.write("data/broken.jsonl", read_text(workspace / "data/train.jsonl") + "{\"text_a\": \"unfinished\n");
+  const auto ended = run_to_end(
+      {program(), "run", sweep, "--set", "sweep.axes=[{data.train: [data/train.jsonl, data/broken.jsonl]}]"},
+      workspace.path());
   EXPECT_EQ(ended.exit_code, 1) << ended.output;
   const std::string results = read_text(workspace / "runs/small/reports/results.csv");
   EXPECT_NE(results.find("succeeded"), std::string::npos) << results;
   EXPECT_NE(results.find("failed"), std::string::npos) << results;
-  EXPECT_NE(read_text(workspace / "runs/small/reports/report.md").find("learning rate"), std::string::npos);
+  EXPECT_NE(results.find("broken.jsonl:201"), std::string::npos) << results;
+  EXPECT_EQ(results.find(workspace.path().string()), std::string::npos) << "no path belongs into a result\n"
+                                                                        << results;
+  EXPECT_NE(read_text(workspace / "runs/small/reports/report.md").find("broken.jsonl"), std::string::npos);
 }
 
 TEST(Program, a_second_coordinator_on_one_directory_is_refused_with_the_first_ones_pid) {

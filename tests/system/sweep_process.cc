@@ -94,8 +94,9 @@ fs::path Workspace::make_small_sweep(int steps, const std::string& extra) const 
   const std::string train = read_text(data / "train.jsonl");
   fs::create_directories(path_ / "model");
   for (const char* file : {"config.json", "model.safetensors"})
-    fs::copy_file(fixtures() / "models/bert" / file, path_ / "model" / file, fs::copy_options::overwrite_existing);
-  write("model/vocab.txt", make_vocabulary(train, 601));
+    fs::copy_file(fixtures() / "models/bert_tiny" / file, path_ / "model" / file,
+                  fs::copy_options::overwrite_existing);
+  write("model/vocab.txt", make_vocabulary(train, 401));
   write("model/tokenizer_config.json", R"({"tokenizer_class": "BertTokenizer", "do_lower_case": true})");
   write("data/train.jsonl", first_lines(train, 200));
   write("data/test.jsonl", first_lines(read_text(data / "test.jsonl"), 40));

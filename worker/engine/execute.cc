@@ -15,7 +15,8 @@ constexpr const char* out_of_memory =
     "Out of memory. Lower batch_size or sequence_length, and raise gradient_accumulation to keep the rows of a "
     "step.";
 
-/// Where a run lies and how often a job was tried says nothing about the failure, and differs from run to run.
+/// Where files lie and how often a job was tried says nothing about the failure, and differs from run to run:
+/// models and data files are called by their last name.
 void leave_out_paths(const ExecutionRequest& request, std::string& text) {
   const auto replace = [&](const std::filesystem::path& path, const std::string& with) {
     if (path.empty()) return;
@@ -27,6 +28,18 @@ void leave_out_paths(const ExecutionRequest& request, std::string& text) {
   for (const auto& folder : request.earlier_checkpoints) replace(folder, "(checkpoints)");
   for (const auto& [job, folder] : request.artifacts) replace(folder, "(artifact " + job.hex() + ")");
   replace(request.staging, "(staging)");
+  const Json& context = request.job.context;
+  std::vector<std::filesystem::path> inputs{context.value("model", "")};
+  if (const auto data = context.find("data"); data != context.end() && data->is_object()) {
+    for (const char* split : {"train", "validation", "test"}) {
+      if (const auto path = data->find(split); path != data->end() && path->is_string()) {
+        inputs.emplace_back(path->get<std::string>());
+      }
+    }
+  }
+  for (const auto& path : inputs) {
+    if (path.has_filename() && path.has_parent_path()) replace(path, path.filename().string());
+  }
 }
 
 std::string method_of(const Job& job) {
