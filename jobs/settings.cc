@@ -135,6 +135,11 @@ void read_finetune(Reader& in, FinetuneSettings& out) {
     in.get("compute", out.compute, kPrecisions);
   }
   read_training(in, out.training);
+  // Trained without the masks it would be another result under the same id.
+  if (in.has("prune")) {
+    in.at("prune");
+    throw std::invalid_argument("masks in force while training are not supported yet");
+  }
 }
 
 void read_data(Reader& in, DataContext& out) {
