@@ -296,21 +296,25 @@ struct Driver::Impl {
 
   void carry_out(const Publish& e, Changes& changes, Sends&, std::vector<Event>& answers,
                  std::vector<Json>& shown) {
-    if (e.outcome.has_artifact) {
-      if (const auto published = run.publish(e.attempt); !published) {
+    Outcome outcome = e.outcome;
+    if (outcome.has_artifact) {
+      auto published = run.publish(e.attempt);
+      if (!published) {
         answers.push_back(PublishFailed{e.attempt, published.error().message});
         return;
       }
+      // Where an earlier attempt's artifact stands already, its outcome is the job's.
+      outcome = std::move(published->outcome);
     }
     changes.push_back(storage::AttemptEnded{e.attempt, AttemptEnd::succeeded, "", unix_ms()});
-    changes.push_back(storage::JobSucceeded{e.attempt, e.outcome, unix_ms()});
+    changes.push_back(storage::JobSucceeded{e.attempt, outcome, unix_ms()});
     ++finished_jobs;
     double seconds = 0;
     if (const auto begun = started.find(e.attempt); begun != started.end()) {
       seconds = std::chrono::duration<double>(now() - begun->second).count();
       started.erase(begun);
     }
-    if (const auto measured = e.outcome.metrics.find("seconds"); measured != e.outcome.metrics.end())
+    if (const auto measured = outcome.metrics.find("seconds"); measured != outcome.metrics.end())
       seconds = measured->second;
     view.learn_pace(reactor->job(e.attempt.job).kind, seconds);
     shown.push_back({{"event", "job_succeeded"},

@@ -26,10 +26,10 @@ class [[nodiscard]] Result {
 
   T& value() & { return require(), std::get<T>(state_); }
   const T& value() const& { return require(), std::get<T>(state_); }
-  T&& value() && { return require(), std::get<T>(std::move(state_)); }
+  T value() && { return require(), std::get<T>(std::move(state_)); }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
-  T&& operator*() && { return std::move(*this).value(); }
+  T operator*() && { return std::move(*this).value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 
