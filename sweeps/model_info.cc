@@ -38,11 +38,14 @@ std::string family_of_architecture(const Json& config) {
   return "";
 }
 
-/// The first of several spellings that the config has.
+/// The first of several spellings that the config has; what no model has (below 0, above 10⁹) counts as absent.
 std::optional<std::int64_t> integer_of(const Json& config, std::initializer_list<const char*> names) {
-  for (const char* name : names)
-    if (const auto found = config.find(name); found != config.end() && found->is_number_integer())
-      return found->get<std::int64_t>();
+  for (const char* name : names) {
+    const auto found = config.find(name);
+    if (found == config.end() || !found->is_number_integer()) continue;
+    const auto value = found->get<double>();
+    if (value >= 0 && value <= 1e9) return found->get<std::int64_t>();
+  }
   return std::nullopt;
 }
 

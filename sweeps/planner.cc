@@ -8,6 +8,7 @@
 
 #include "sweeps/chains.h"
 #include "sweeps/check.h"
+#include "sweeps/descriptions.h"
 #include "sweeps/expand.h"
 #include "sweeps/job_hash.h"
 #include "sweeps/resolve.h"
@@ -46,40 +47,6 @@ bool matches_paths(const Matcher& matcher, const Resolved& resolved) {
     if (runs == skip) return false;
   }
   return true;
-}
-
-std::string plain(const Json& value) {
-  if (value.is_string()) return value.get<std::string>();
-  std::string text = value.dump();
-  if (text.ends_with(".0")) text.resize(text.size() - 2);
-  return text;
-}
-
-std::string title_of(const ResolvedStep& step) {
-  const Json& settings = step.settings;
-  std::string title(step_kind_name(step.kind));
-  auto add = [&](const std::string& words) { title += " " + words; };
-  switch (step.kind) {
-    case StepKind::finetune:
-      add(step.facts.method);
-      if (settings.contains("rank")) add("r" + plain(settings["rank"]) + " alpha " + plain(settings["alpha"]));
-      break;
-    case StepKind::prune:
-      add(plain(settings["target"]) + " " + plain(settings["amount"]));
-      break;
-    case StepKind::quantize:
-      add(step.facts.format);
-      break;
-    case StepKind::evaluate:
-      add(plain(settings["split"]));
-      break;
-    case StepKind::benchmark:
-      for (const Json& mode : settings["mode"]) add(plain(mode));
-      break;
-    default:
-      break;
-  }
-  return title;
 }
 
 class Planner {
@@ -141,7 +108,7 @@ class Planner {
       remember_for_baseline(std::move(configuration), resolved);
       return;
     }
-    const std::vector<JobDescription> descriptions = describe(resolved);
+    const std::vector<JobDescription> descriptions = describe_jobs(declaration_, resolved, models_, data_);
     configuration.hash = hash_of(resolved, descriptions);
     if (const auto known = by_hash_.find(configuration.hash); known != by_hash_.end()) {
       merge(configurations_[known->second], configuration);
@@ -198,88 +165,6 @@ class Planner {
   }
 
   // ---- jobs -------------------------------------------------------------------------------------------------
-
-  /// Descriptions of a configuration's jobs without seeds; `inputs` are filled in when ids are known.
-  std::vector<JobDescription> describe(const Resolved& resolved) {
-    std::vector<JobDescription> descriptions;
-    bool from_base = true, trained = false;
-    for (const ResolvedStep& step : resolved.steps) {
-      JobDescription description;
-      description.kind = step.kind;
-      description.settings = step.settings;
-      const bool own_student = step.kind == StepKind::distill && step.settings.contains("student");
-      if (from_base && !own_student) description.model = resolved.info->checksums;
-      for (const char* key : {"teacher", "student"})
-        if (step.settings.contains(key) && step.settings[key].is_string())
-          if (const auto& info = models_.get(step.settings[key].get<std::string>()))
-            description.settings[key] = info->checksums;
-      description.data = describe_data(step, resolved, trained);
-      const bool trains = step.kind == StepKind::finetune || step.kind == StepKind::distill;
-      const bool benchmarks_training =
-          step.kind == StepKind::benchmark &&
-          std::ranges::find(step.settings["mode"], Json("train")) != step.settings["mode"].end();
-      if (trains || benchmarks_training) description.gpus = declaration_.resources.gpus;
-      descriptions.push_back(std::move(description));
-      if (makes_model(step.kind)) from_base = false;
-      trained = trained || trains;
-    }
-    return descriptions;
-  }
-
-  Json describe_data(const ResolvedStep& step, const Resolved& resolved, bool trained) {
-    Json data{{"task", task_name(resolved.task)}};
-    std::vector<std::string> splits = splits_of(step);
-    // The classes of rows that name theirs come from the training rows, unless a training step has settled them.
-    const bool settles_labels = step.kind == StepKind::evaluate && !trained &&
-                                resolved.task == Task::classification && !resolved.data.contains("labels");
-    if (settles_labels && std::find(splits.begin(), splits.end(), "train") == splits.end() &&
-        resolved.data.contains("train"))
-      splits.push_back("train");
-    if (splits.empty()) return data;
-    for (const auto& [key, value] : resolved.data.items())
-      if (key != "train" && key != "validation" && key != "test" && key != "limit" && key != "limit_seed")
-        data[key] = value;
-    bool limited = false;
-    for (const std::string& split : splits) {
-      data["files"][split] = data_.get(resolved.data.at(split).get<std::string>())->sha256;
-      if (const Json limits = resolved.data.value("limit", Json::object()); limits.contains(split)) {
-        data["limit"][split] = limits[split];
-        limited = true;
-      }
-    }
-    if (limited) data["limit_seed"] = resolved.data.at("limit_seed");
-    return data;
-  }
-
-  static bool makes_model(StepKind kind) { return kind != StepKind::evaluate && kind != StepKind::benchmark; }
-
-  /// Whether the job draws random numbers.
-  static bool needs_seed(const ResolvedStep& step, const Resolved& resolved, bool trained) {
-    switch (step.kind) {
-      case StepKind::distill:
-      case StepKind::finetune:
-      case StepKind::benchmark:
-        return true;
-      case StepKind::evaluate:
-        // A head that is missing is initialised.
-        return step.facts.samples ||
-               (!trained && resolved.task == Task::classification && !resolved.info->has_classification_head());
-      default:
-        return false;
-    }
-  }
-
-  static std::string hash_of(const Resolved& resolved, std::vector<JobDescription> descriptions) {
-    std::vector<std::pair<std::string, JobId>> steps;
-    std::optional<JobId> model;
-    for (std::size_t i = 0; i < descriptions.size(); ++i) {
-      if (model) descriptions[i].inputs = {*model};
-      const JobId id = job_id(descriptions[i]);
-      steps.push_back({resolved.steps[i].name, id});
-      if (makes_model(descriptions[i].kind)) model = id;
-    }
-    return configuration_hash(steps);
-  }
 
   void add_trial(const std::string& label, int repeat, const std::vector<Json>& swept, const Resolved& resolved,
                  const std::vector<JobDescription>& descriptions) {

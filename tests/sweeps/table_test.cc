@@ -34,7 +34,8 @@ TEST(SettingsTableTest, every_default_is_a_value_that_the_setting_accepts) {
     const auto value = read_value(*node, setting, std::string(setting.key), paths, diagnostics);
     ASSERT_TRUE(value.has_value()) << setting.key << format_diagnostics(diagnostics.sorted(), "default");
     EXPECT_EQ(*value, expected) << setting.key;
-    EXPECT_EQ(value->is_number_float(), expected.is_number_float()) << setting.key << ": a number's default needs a point or an exponent";
+    EXPECT_EQ(value->is_number_float(), expected.is_number_float())
+        << setting.key << ": a number's default needs a point or an exponent";
   }
   EXPECT_GT(defaults, 50);
 }
