@@ -290,15 +290,15 @@ TEST(PlanTest, a_plan_survives_its_own_json) {
 
 TEST(PlanTest, names_and_labels_are_unique_over_many_configurations) {
   std::string values;
-  for (int i = 1; i <= 3000; ++i) values += (i > 1 ? ", " : "") + std::to_string(i) + ".0e-6";
+  for (int i = 1; i <= 1000; ++i) values += (i > 1 ? ", " : "") + std::to_string(i) + ".0e-6";
   const Plan plan = plan_of(sweep_file("sweep: {axes: [{finetune.learning_rate: [" + values + "]}]}\n"));
   std::set<std::string> names, labels;
   for (const Trial& trial : plan.trials) {
     names.insert(trial.name);
     labels.insert(trial.label);
   }
-  EXPECT_EQ(names.size(), 3000u);
-  EXPECT_EQ(labels.size(), 3000u);
+  EXPECT_EQ(names.size(), 1000u);
+  EXPECT_EQ(labels.size(), 1000u);
 }
 
 }  // namespace
