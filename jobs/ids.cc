@@ -27,7 +27,7 @@ Result<JobId> JobId::parse(std::string_view hex) {
     valid = high >= 0 && low >= 0;
     id.bytes_[i] = static_cast<std::uint8_t>(high * 16 + low);
   }
-  if (!valid) return Error{"'" + std::string(hex) + "' is no job id: expected 32 hex digits"};
+  if (!valid) return Error{std::string("'").append(hex).append("' is no job id: expected 32 hex digits")};
   return id;
 }
 
@@ -52,7 +52,9 @@ void from_json(const Json& json, WorkerId& id) {
   id.incarnation = checked_integer<std::int32_t>(json.at(1));
 }
 std::string to_string(const WorkerId& id) {
-  return std::to_string(id.rank) + (id.incarnation > 1 ? "/" + std::to_string(id.incarnation) : "");
+  std::string text = std::to_string(id.rank);
+  if (id.incarnation > 1) text.append("/").append(std::to_string(id.incarnation));
+  return text;
 }
 
 void to_json(Json& json, const AttemptKey& key) {
