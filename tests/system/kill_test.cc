@@ -180,7 +180,7 @@ TEST_F(Killing, finesweep_run_goes_on_by_itself_when_its_coordinator_is_killed) 
 }
 
 TEST_F(Killing, finesweep_run_goes_on_by_itself_when_mpirun_is_killed) {
-  const fs::path out = *workspace_ / "goes-on-mpirun";
+  const fs::path out = *workspace_ / "goes-on-after";
   Process run(run_command(out), workspace_->path());
   ASSERT_TRUE(wait_for([&] { return has_checkpoint(out); }, 60s)) << run.output();
   const pid_t launcher = member(run, "mpirun", "exec-with-lifeline");

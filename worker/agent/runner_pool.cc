@@ -86,7 +86,9 @@ struct RunnerProcess : std::enable_shared_from_this<RunnerProcess> {
     sigfillset(&all);
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &all);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    // A group of its own: what a launcher sends to the worker's group is not for the runner.
+    posix_spawnattr_setpgroup(&attributes, 0);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
     const int rc = posix_spawn(&pid, options.program.c_str(), &actions, &attributes,
                                const_cast<char* const*>(arguments), environment_pointers.data());
     posix_spawn_file_actions_destroy(&actions);

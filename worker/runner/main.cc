@@ -21,6 +21,7 @@
 #include <boost/asio/write.hpp>
 #include <chrono>
 #include <condition_variable>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <deque>
@@ -226,6 +227,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   end_with_parent(parent);
+  // Launchers signal whole process groups to stop a sweep. What that means for a job, the worker says.
+  for (const int stop : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2}) std::signal(stop, SIG_IGN);
   // The worker's own descriptors (MPI's sockets among them) are not ours to keep open.
   if (socket == 3) syscall(SYS_close_range, 4U, ~0U, 0U);
   worker::serve(socket, device);
