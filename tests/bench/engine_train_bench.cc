@@ -23,7 +23,6 @@
 #include <vector>
 
 #include "worker/adapters/lora.h"
-#include "worker/kernels/memory.h"
 #include "worker/models/pretrained.h"
 #include "worker/random.h"
 #include "worker/training/trainer.h"
@@ -144,7 +143,6 @@ int main(int argc, char** argv) {
                  argv[0]);
     return 2;
   }
-  worker::keep_freed_memory();
   at::set_num_threads(what.threads);
   worker::measure(what, true);
   worker::measure(what, false);

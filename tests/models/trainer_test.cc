@@ -21,8 +21,8 @@ struct TrainingRun {
   std::unique_ptr<worker::LoraAdapter> adapter;
   std::unique_ptr<worker::Trainer> trainer;
 
-  TrainingRun(bool lora, Pooling pooling = Pooling::cls, Precision precision = Precision::fp32,
-              double rate = 0.01) {
+  explicit TrainingRun(bool lora, Pooling pooling = Pooling::cls, Precision precision = Precision::fp32,
+                       double rate = 0.01, bool checkpointing = false) {
     auto pretrained = worker::load_pretrained(repository_fixtures() / "models" / "bert");
     worker::ClassifierOptions options;
     options.labels = 3;
@@ -41,6 +41,7 @@ struct TrainingRun {
     settings.learning_rate = rate;
     settings.weight_decay = 0.01;
     settings.schedule = Schedule::constant;
+    settings.gradient_checkpointing = checkpointing;
     trainer = std::make_unique<worker::Trainer>(*model, parameters, settings, 100, 77);
   }
 
@@ -117,6 +118,12 @@ TEST_P(Training, padding_does_not_change_a_bit) {
     one.step({batch(step)});
     other.step({padded});
   }
+  expect_same_bits(one.state(), other.state());
+}
+
+TEST_P(Training, gradient_checkpointing_changes_no_bit) {
+  TrainingRun one(GetParam()), other(GetParam(), Pooling::cls, Precision::fp32, 0.01, true);
+  for (int step = 0; step < 3; ++step) EXPECT_EQ(one.step({batch(step)}), other.step({batch(step)}));
   expect_same_bits(one.state(), other.state());
 }
 

@@ -85,7 +85,7 @@ TEST(ClassifierParity, bf16_agrees_loosely_with_fp32) {
     const at::Tensor logits = logits_of(*model, expected.batch);
     const at::Tensor& reference = expected.tensors.at("logits");
     const double spread = reference.abs().max().item<double>();
-    EXPECT_LE(largest_difference(logits, reference), 0.06 * spread + 0.05);
+    EXPECT_LE(largest_difference(logits, reference), 0.12 * spread + 0.05);
     EXPECT_GT(largest_difference(logits, reference), 1e-5) << "computed in fp32";
 
     const auto exact = classifier(folder, true);
@@ -98,7 +98,7 @@ TEST(ClassifierParity, bf16_agrees_loosely_with_fp32) {
       mine_squared += (mine.at(name) * mine.at(name)).sum().item<double>();
       exact_squared += (gradient * gradient).sum().item<double>();
     }
-    EXPECT_GT(dot / std::sqrt(mine_squared * exact_squared), 0.98);
+    EXPECT_GT(dot / std::sqrt(mine_squared * exact_squared), 0.9);
   }
 }
 

@@ -9,8 +9,8 @@ namespace finesweep::worker {
 
 void keep_freed_memory() {
 #if defined(__GLIBC__)
-  constexpr int kLarge = 1 << 30;
-  mallopt(M_MMAP_THRESHOLD, kLarge);
+  constexpr int kLarge = 1 << 30, kLargestBefore235 = 1 << 25;  // glibc before 2.35 refuses more
+  if (mallopt(M_MMAP_THRESHOLD, kLarge) == 0) mallopt(M_MMAP_THRESHOLD, kLargestBefore235);
   mallopt(M_TRIM_THRESHOLD, kLarge);
 #endif
 }

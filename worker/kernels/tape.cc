@@ -40,4 +40,19 @@ void Tape::backward() {
   }
 }
 
+Var recomputed(Tape& tape, const Var& input, const std::function<Var(Tape*, const Var&)>& compute) {
+  const Var result = tape.track(compute(nullptr, Var(input.value)).value);
+  tape.record([slot = result.slot, input, compute] {
+    if (!slot->grad.defined()) return;
+    Tape again;
+    const Var start = input.needs_grad() ? again.track(input.value) : Var(input.value);
+    const Var end = compute(&again, start);
+    if (!end.needs_grad()) return;
+    end.slot->grad = std::move(slot->grad);
+    again.backward();
+    if (input.needs_grad() && start.slot->grad.defined()) input.slot->add(start.slot->grad);
+  });
+  return result;
+}
+
 }  // namespace finesweep::worker

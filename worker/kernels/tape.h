@@ -44,4 +44,9 @@ class Tape {
   std::vector<std::function<void()>> steps_;
 };
 
+/// Runs `compute` (tape, input) keeping nothing but its input, and runs it again on the way back: gradient
+/// checkpointing (https://arxiv.org/abs/1604.06174). It must compute the same both times, and something trained
+/// must go into it.
+Var recomputed(Tape& tape, const Var& input, const std::function<Var(Tape*, const Var&)>& compute);
+
 }  // namespace finesweep::worker

@@ -371,6 +371,15 @@ Var BertClassifier::run_layer_for_first(const Layer& layer, const Var& x, const 
   return after_attention(layer, context, x_first, first, pass);
 }
 
+bool BertClassifier::trains(const Layer& layer) const {
+  bool any = false;
+  for (const LinearModule* module : {&layer.qkv, &layer.output, &layer.up, &layer.down}) {
+    any |= module->weight->trained;
+    for (const LoraBranch& branch : module->branches) any |= branch.b->trained;
+  }
+  return any;
+}
+
 Var BertClassifier::logits(const Batch& batch, const Pass& pass) {
   const Layout layout = TokenLayout::of_mask(batch.attention_mask, pass.first_row);
   const Layout rows = layout->first_tokens();  // one "token" a row
@@ -379,7 +388,14 @@ Var BertClassifier::logits(const Batch& batch, const Pass& pass) {
   if (pass.hidden_states != nullptr) pass.hidden_states->push_back(x.value);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const bool for_first = i + 1 == layers_.size() && !all_tokens;
-    x = for_first ? run_layer_for_first(layers_[i], x, layout, pass) : run_layer(layers_[i], x, layout, pass);
+    const auto run = [this, i, for_first, layout, pass](Tape* tape, const Var& input) {
+      Pass mine = pass;
+      mine.tape = tape;
+      return for_first ? run_layer_for_first(layers_[i], input, layout, mine)
+                       : run_layer(layers_[i], input, layout, mine);
+    };
+    const bool recompute = pass.recompute_layers && pass.tape != nullptr && (x.needs_grad() || trains(layers_[i]));
+    x = recompute ? recomputed(*pass.tape, x, run) : run(pass.tape, x);
     if (pass.hidden_states != nullptr) pass.hidden_states->push_back(x.value);
   }
   Var pooled;

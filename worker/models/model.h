@@ -28,6 +28,9 @@ struct Pass {
   Tape* tape = nullptr;
   /// Dropout: active while training. The masks follow from seed, step, site, row and position alone.
   DropoutRun dropout;
+  /// Keep only each layer's input for the way back and compute the layer again there: less memory, a third more
+  /// time, the same numbers.
+  bool recompute_layers = false;
   /// Number of this batch's first row within the accumulated batch.
   std::int64_t first_row = 0;
   /// Where set, receives the embedding output and each layer's output: [tokens, width], real tokens only.

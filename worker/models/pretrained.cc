@@ -8,6 +8,7 @@
 
 #include "storage/files.h"
 #include "worker/formats/weight_files.h"
+#include "worker/kernels/memory.h"
 #include "worker/models/family.h"
 
 namespace finesweep::worker {
@@ -106,6 +107,7 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
 
 Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem::path& folder,
                                                           at::ScalarType storage, c10::Device device) try {
+  keep_freed_memory();
   const std::filesystem::path config_file = folder / "config.json";
   Result<Json> config = read_config(config_file);
   if (!config) return Error{config.error()};

@@ -52,6 +52,7 @@ Result<StepReport> Trainer::step(const std::vector<Batch>& batches) {
       learning_rate_at(settings_.schedule, settings_.learning_rate, steps_done_, warmup_, total_steps_);
   Pass pass;
   pass.dropout = {true, seed_, steps_done_};
+  pass.recompute_layers = settings_.gradient_checkpointing;
   for (const Batch& batch : batches) {
     Tape tape;
     pass.tape = &tape;

@@ -33,7 +33,7 @@ FINESWEEP_INLINE Floats slope_at(Floats z) {
     const Floats t = hyperbolic_tangent(kSqrtTwoOverPi * (z + kCubic * z * z * z));
     return 0.5f * (1.0f + t) + 0.5f * z * (1.0f - t * t) * kSqrtTwoOverPi * (1.0f + 3.0f * kCubic * z * z);
   }
-  if constexpr (kind == ActivationKind::relu) return select(z <= Floats{}, Floats{}, splat(1.0f));
+  if constexpr (kind == ActivationKind::relu) return if_less(Floats{}, z, splat(1.0f), Floats{});
   if constexpr (kind == ActivationKind::tanh) {
     const Floats t = hyperbolic_tangent(z);
     return 1.0f - t * t;

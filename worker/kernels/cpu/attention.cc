@@ -27,20 +27,27 @@ FINESWEEP_INLINE void tile(const float* a, std::int64_t a_row, std::int64_t a_st
                            std::int64_t b_stride, std::int64_t depth, float* c, std::int64_t c_stride,
                            bool accumulate) {
   Floats sums[kRows][kColumns];
+#pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
     for (int j = 0; j < kColumns; ++j) {
       sums[i][j] = accumulate ? load(c + i * c_stride + j * kLanes) : Floats{};
     }
   }
-  for (std::int64_t k = 0; k < depth; ++k) {
+  for (std::int64_t k = 0; k < depth; ++k, a += a_step, b += b_stride) {
     Floats right[kColumns];
-    for (int j = 0; j < kColumns; ++j) right[j] = load(b + k * b_stride + j * kLanes);
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns; ++j) right[j] = load(b + j * kLanes);
+#pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const Floats left = splat(a[i * a_row + k * a_step]);
+      const Floats left = splat(a[i * a_row]);
+#pragma GCC unroll 16
       for (int j = 0; j < kColumns; ++j) sums[i][j] += left * right[j];
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 16
     for (int j = 0; j < kColumns; ++j) store(c + i * c_stride + j * kLanes, sums[i][j]);
   }
 }
@@ -59,8 +66,9 @@ FINESWEEP_INLINE void panel(std::int64_t rows, const float* a, std::int64_t a_ro
   }
 }
 
-/// C [rows, columns] (+)= A B; `columns` is a multiple of 16.
-FINESWEEP_INLINE void multiply(std::int64_t rows, std::int64_t columns, std::int64_t depth, const float* a,
+/// C [rows, columns] (+)= A B; `columns` is a multiple of 16. A clone of its own: inlined seven times over it would
+/// not fit the instruction cache.
+FINESWEEP_CLONES void multiply(std::int64_t rows, std::int64_t columns, std::int64_t depth, const float* a,
                                std::int64_t a_row, std::int64_t a_step, const float* b, std::int64_t b_stride,
                                float* c, std::int64_t c_stride, bool accumulate) {
   std::int64_t j = 0;
@@ -93,10 +101,12 @@ FINESWEEP_INLINE void scatter(const float* from, std::int64_t wide, std::int64_t
 template <int kStep>
 FINESWEEP_INLINE void exchange(Floats (&rows)[kLanes]) {
   Ints upper, lower;  // lanes of the pair (a, b): 0 … 15 of a, 16 … 31 of b
+#pragma GCC unroll 16
   for (int lane = 0; lane < kLanes; ++lane) {
     upper[lane] = (lane & kStep) != 0 ? 16 + lane - kStep : lane;
     lower[lane] = (lane & kStep) != 0 ? 16 + lane : lane + kStep;
   }
+#pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
     if ((i & kStep) != 0) continue;
     const Floats a = rows[i], b = rows[i + kStep];
@@ -111,6 +121,7 @@ FINESWEEP_INLINE void transpose(const float* from, std::int64_t wide, std::int64
   for (std::int64_t t = 0; t < columns; t += kLanes) {
     for (std::int64_t i = 0; i < wide; i += kLanes) {
       Floats block[kLanes];
+#pragma GCC unroll 16
       for (std::int64_t k = 0; k < kLanes; ++k) {
         block[k] = t + k < rows ? load(from + (t + k) * wide + i) : Floats{};
       }
@@ -118,6 +129,7 @@ FINESWEEP_INLINE void transpose(const float* from, std::int64_t wide, std::int64
       exchange<2>(block);
       exchange<4>(block);
       exchange<8>(block);
+#pragma GCC unroll 16
       for (std::int64_t k = 0; k < kLanes; ++k) store(to + (i + k) * columns + t, block[k]);
     }
   }
@@ -161,7 +173,7 @@ FINESWEEP_INLINE void softmax_row(float* scores, std::int64_t keys, float scale,
   const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   Floats best = splat(-INFINITY);
   for (std::int64_t j = 0; j < keys; j += kLanes) {
-    const Floats s = select(lane < static_cast<std::int32_t>(keys - j), load(scores + j) * scale, splat(-INFINITY));
+    const Floats s = if_less(lane, static_cast<std::int32_t>(keys - j), load(scores + j) * scale, splat(-INFINITY));
     store(scores + j, s);
     best = max(best, s);
   }
@@ -182,11 +194,11 @@ FINESWEEP_INLINE void softmax_row_backward(float* scores, float* gradients, std:
                                            std::uint32_t threshold, float keep_scale) {
   const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   for (std::int64_t j = 0; j < keys; j += kLanes) {
-    const Ints inside = lane < static_cast<std::int32_t>(keys - j);
-    const Floats p = select(inside, exponential(load(scores + j) * scale - log_sum), Floats{});
+    const std::int32_t inside = static_cast<std::int32_t>(keys - j);
+    const Floats p = if_less(lane, inside, exponential(load(scores + j) * scale - log_sum), Floats{});
     const Floats mask = keep_at(bits, j, threshold, keep_scale);
     const Floats d = load(gradients + j) * mask - dot;
-    store(gradients + j, select(inside, p * d * scale, Floats{}));
+    store(gradients + j, if_less(lane, inside, p * d * scale, Floats{}));
     store(scores + j, p * mask);
   }
 }

@@ -30,16 +30,22 @@ typedef std::uint16_t HalfWords __attribute__((vector_size(32)));
 FINESWEEP_INLINE Floats splat(float value) {
   return Floats{} + value;
 }
-FINESWEEP_INLINE Floats select(Ints condition, Floats yes, Floats no) {
-  return reinterpret_cast<Floats>((condition & reinterpret_cast<Ints>(yes)) |
-                                  (~condition & reinterpret_cast<Ints>(no)));
+
+// A comparison must stand in the condition of ?: itself: GCC turns the pair into one masked move, and a comparison
+// whose result is used in any other way into sixteen scalar ones.
+
+FINESWEEP_INLINE Floats if_less(Floats a, Floats b, Floats yes, Floats no) {
+  return a < b ? yes : no;
 }
-// The second operand where either is NaN: bounds stand first, so that a NaN is seen in the end and not hidden.
+FINESWEEP_INLINE Floats if_less(Ints a, std::int32_t b, Floats yes, Floats no) {
+  return a < (Ints{} + b) ? yes : no;
+}
+/// The second operand where either is NaN: bounds stand first, so that a NaN is seen in the end and not hidden.
 FINESWEEP_INLINE Floats min(Floats a, Floats b) {
-  return select(a < b, a, b);
+  return a < b ? a : b;
 }
 FINESWEEP_INLINE Floats max(Floats a, Floats b) {
-  return select(a > b, a, b);
+  return a > b ? a : b;
 }
 FINESWEEP_INLINE float sum(Floats v) {
   typedef float Eight __attribute__((vector_size(32)));
@@ -55,21 +61,23 @@ FINESWEEP_INLINE float sum(Floats v) {
   return (a[0] + a[2]) + (a[1] + a[3]);
 }
 FINESWEEP_INLINE float largest(Floats v) {
-  float best = v[0];
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+  v = max(v, __builtin_shuffle(v, Ints{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));
+  v = max(v, __builtin_shuffle(v, Ints{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11}));
+  v = max(v, __builtin_shuffle(v, Ints{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13}));
+  return v[0] > v[1] ? v[0] : v[1];
 }
 
 // Loads and stores of the first min(count, 16) lanes; the others are zero, or stay as they are in memory.
 
 FINESWEEP_INLINE Floats load(const float* from, std::int64_t count = kLanes) {
-  Floats v{};
   if (count >= kLanes) {
-    std::memcpy(&v, from, sizeof(v));
-  } else {
-    std::memcpy(&v, from, sizeof(float) * count);
+    Floats whole;
+    std::memcpy(&whole, from, sizeof(whole));
+    return whole;
   }
-  return v;
+  Floats part{};
+  std::memcpy(&part, from, sizeof(float) * count);
+  return part;
 }
 FINESWEEP_INLINE void store(float* to, Floats v, std::int64_t count = kLanes) {
   if (count >= kLanes) {
@@ -84,33 +92,36 @@ FINESWEEP_INLINE HalfWords load_bits(const std::uint16_t* from) {
   return bits;
 }
 FINESWEEP_INLINE Floats load(const c10::BFloat16* from, std::int64_t count = kLanes) {
-  HalfWords bits{};
   if (count >= kLanes) {
-    std::memcpy(&bits, from, sizeof(bits));
-  } else {
-    std::memcpy(&bits, from, sizeof(std::uint16_t) * count);
+    HalfWords whole;
+    std::memcpy(&whole, from, sizeof(whole));
+    return reinterpret_cast<Floats>(__builtin_convertvector(whole, Words) << 16);
   }
-  return reinterpret_cast<Floats>(__builtin_convertvector(bits, Words) << 16);
+  HalfWords part{};
+  std::memcpy(&part, from, sizeof(std::uint16_t) * count);
+  return reinterpret_cast<Floats>(__builtin_convertvector(part, Words) << 16);
 }
 /// Rounds to nearest, ties to even; a NaN stays one.
 FINESWEEP_INLINE void store(c10::BFloat16* to, Floats v, std::int64_t count = kLanes) {
   const Words bits = reinterpret_cast<Words>(v);
-  Words rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  const Words is_nan = reinterpret_cast<Words>(v != v);
-  rounded = (is_nan & 0x7FC0) | (~is_nan & rounded);
-  const HalfWords half = __builtin_convertvector(rounded, HalfWords);
-  std::memcpy(to, &half, count >= kLanes ? sizeof(half) : sizeof(std::uint16_t) * count);
+  const Words rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  const HalfWords half = __builtin_convertvector(v == v ? rounded : Words{} + 0x7FC0, HalfWords);
+  if (count >= kLanes) {
+    std::memcpy(to, &half, sizeof(half));
+  } else {
+    std::memcpy(to, &half, sizeof(std::uint16_t) * count);
+  }
 }
 
 /// 0 where the 16 bits are below `threshold`, else `scale`: the dropout mask of 16 elements.
 FINESWEEP_INLINE Floats keep(const std::uint16_t* bits, std::uint32_t threshold, float scale) {
-  const Ints kept = __builtin_convertvector(load_bits(bits), Ints) >= static_cast<std::int32_t>(threshold);
-  return reinterpret_cast<Floats>(kept & reinterpret_cast<Ints>(splat(scale)));
+  return if_less(__builtin_convertvector(load_bits(bits), Ints), static_cast<std::int32_t>(threshold), Floats{},
+                 splat(scale));
 }
 
 /// e^x to about 1 unit in the last place; below -87 it is 0.
 FINESWEEP_INLINE Floats exponential(Floats x) {
-  const Ints tiny = x < -87.0f;
+  const Floats unbounded = x;
   x = min(splat(88.0f), max(splat(-87.0f), x));
   // x = n ln 2 + r with |r| ≤ ln 2 / 2; adding 1.5 × 2^23 rounds to the nearest integer.
   const Floats shifted = x * 1.44269504088896341f + 12582912.0f;
@@ -124,7 +135,7 @@ FINESWEEP_INLINE Floats exponential(Floats x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-  return select(tiny, Floats{}, p * reinterpret_cast<Floats>(power));
+  return if_less(unbounded, splat(-87.0f), Floats{}, p * reinterpret_cast<Floats>(power));
 }
 
 /// erf(x), absolute error below 2e-7: the rational approximation of Eigen (generic_fast_erf_float).
