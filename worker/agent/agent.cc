@@ -90,6 +90,7 @@ struct Agent::Impl {
   void receive(const Revoke& message) {
     std::erase_if(queue, [&](const Assignment& a) { return AttemptKey{a.job.id, a.attempt} == message.attempt; });
     unacknowledged.erase(message.attempt);
+    finish_stopping();
     if (running && running->attempt == message.attempt && !running->revoked) {
       running->revoked = true;
       runner.kill("revoked");
@@ -111,7 +112,10 @@ struct Agent::Impl {
       runner.kill("this worker had been given up");
     }
     welcome.reset();
-    send(options.hello);
+    if (stopping)
+      finish_stopping();
+    else
+      send(options.hello);
   }
 
   template <typename Other>
