@@ -31,7 +31,7 @@ namespace finesweep::worker {
 namespace {
 
 struct Case {
-  std::string model;
+  std::string model, method = "both";
   std::int64_t rows = 16, length = 64, real = 0;
   int steps = 12, threads = 2;
   Precision precision = Precision::fp32;
@@ -128,6 +128,8 @@ int main(int argc, char** argv) {
       what.length = number();
     } else if (std::strcmp(argv[i], "--real") == 0) {
       what.real = number();
+    } else if (std::strcmp(argv[i], "--method") == 0 && i + 1 < argc) {
+      what.method = argv[++i];
     } else if (std::strcmp(argv[i], "--bf16") == 0) {
       what.precision = Precision::bf16;
     } else if (std::strcmp(argv[i], "--mean") == 0) {
@@ -139,11 +141,11 @@ int main(int argc, char** argv) {
   if (what.model.empty() || what.steps < 1) {
     std::fprintf(stderr,
                  "usage: %s MODEL_DIRECTORY [--threads N] [--steps N] [--rows N] [--length N] [--real N] "
-                 "[--bf16] [--mean]\n",
+                 "[--method lora|full] [--bf16] [--mean]\n",
                  argv[0]);
     return 2;
   }
   at::set_num_threads(what.threads);
-  worker::measure(what, true);
-  worker::measure(what, false);
+  if (what.method != "full") worker::measure(what, true);
+  if (what.method != "lora") worker::measure(what, false);
 }

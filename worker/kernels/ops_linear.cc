@@ -120,7 +120,7 @@ Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& l
     if (begin < 0 || begin + count > out_count) continue;
     BranchState state{&branch, make_dropout(branch.dropout, run, branch.site), x.value, {}};
     if (state.dropout.active()) state.input = masked(x.value, layout, state.dropout);
-    state.down = at::mm(state.input, branch.a->value.t());
+    state.down = product_with_weight(state.input, branch.a->value);
     add_product(z.narrow(1, begin, count), state.down, branch.b->value.t(), branch.scale);
     branches.push_back(std::move(state));
   }
