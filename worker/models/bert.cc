@@ -405,7 +405,9 @@ Var BertClassifier::logits(const Batch& batch, const Pass& pass) {
     if (all_tokens) x = first_tokens(pass.tape, x, layout);
     pooled = linear(pass.tape, x, pooler_, rows, pass.dropout, Activation::tanh);
   }
-  const Dropout head = make_dropout(config_.head_dropout, pass.dropout, dropout_site("classifier"));
+  // The mean goes straight into the classifier, as users of sentence encoders have it; [CLS] as BERT's class does.
+  const double rate = pooling_ == Pooling::cls ? config_.head_dropout : 0.0;
+  const Dropout head = make_dropout(rate, pass.dropout, dropout_site("classifier"));
   const Var input = dropout(pass.tape, to_float(pass.tape, pooled), rows, head);
   return linear(pass.tape, input, classifier_, rows, pass.dropout);
 }
