@@ -66,12 +66,12 @@ TEST_F(ExecuteErrors, a_model_family_that_is_not_there_yet_is_named) {
 TEST_F(ExecuteErrors, missing_files_are_named) {
   const Json before = bench_.context;
   bench_.context["data"]["train"] = "/nowhere/train.jsonl";
-  expect_permanent_finetune(bench_.finetune_settings(), "/nowhere/train.jsonl");
+  expect_permanent_finetune(bench_.finetune_settings(), "cannot read train.jsonl: No such file");
   bench_.context = before;
   bench_.context["data"].erase("test");
   expect_permanent(bench_.job(StepKind::evaluate, bench_.evaluate_settings("test")), "names no data.test");
   bench_.context["model"] = "/nowhere/model";
-  expect_permanent_finetune(bench_.finetune_settings(), "/nowhere/model");
+  expect_permanent_finetune(bench_.finetune_settings(), "Cannot find a tokenizer in model:");
 }
 
 TEST_F(ExecuteErrors, broken_rows_and_unknown_labels_are_named_by_file_and_line) {

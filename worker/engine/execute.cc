@@ -2,6 +2,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <new>
 
 #include "worker/engine/device.h"
@@ -108,6 +109,8 @@ Outcome execute(const ExecutionRequest& request, ExecutionControl& control) {
   } catch (const std::exception& exception) {
     outcome = failed_this_time(std::string("The job failed: ") + exception.what());
   }
+  // The job's log has it whole.
+  if (outcome.kind == OutcomeKind::failed) std::fprintf(stderr, "failed: %s\n", outcome.error.c_str());
   leave_out_paths(request, outcome.error);
   if (outcome.environment.empty()) outcome.environment = job_environment(request);
   return outcome;

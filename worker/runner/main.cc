@@ -187,7 +187,6 @@ Status load_cuda() {
       outcome = worker::execute(to_request(execute, device), control);
     else
       outcome.error = cuda.error().message;
-    if (outcome.kind == OutcomeKind::failed) std::fprintf(stderr, "failed: %s\n", outcome.error.c_str());
     channel.send(Executed{attempt, std::move(outcome)});
   }
 }
