@@ -120,7 +120,7 @@ int coordinate(coordinator::MpiWorld& world, int jobs, const fs::path& directory
   Clock::time_point begun{}, done{};
   auto show = [&](const Json& record) {
     const std::string event = record.value("event", "");
-    if (event == "attempt_started" && begun == Clock::time_point{}) begun = Clock::now();
+    if (event == "sweep_started") begun = Clock::now();
     if (event == "job_succeeded") done = Clock::now();
   };
   const double cpu_before = cpu_seconds();
