@@ -20,7 +20,7 @@ namespace finesweep::worker {
 // Each has a reference in plain tensor operations (kernels/reference.h) that the tests compare it with. On a CPU
 // the kernels of kernels/cpu run; on other devices the reference itself runs, differentiated by libtorch.
 
-enum class Activation { none, gelu, gelu_tanh, relu, tanh };
+enum class Activation { none, gelu, gelu_tanh, relu, tanh, silu };
 
 /// y += scale · (dropout(x) Aᵀ) Bᵀ in columns out_begin … out_begin + B.rows of a linear module's output.
 struct LoraBranch {
@@ -33,27 +33,43 @@ struct LoraBranch {
   std::int64_t out_begin = 0;
 };
 
+/// IA3 (https://arxiv.org/abs/2205.05638) on a linear module or one part of it: the output's columns out_begin …
+/// out_begin + scale.rows are multiplied, bias included; or, for a feed-forward module, its input.
+struct ScaleBranch {
+  Parameter* scale = nullptr;  // [out, 1]; for the input [1, in]
+  bool on_input = false;
+  std::int64_t out_begin = 0;
+};
+
 /// A linear module of a model: y = x Wᵀ + b, W [out, in], and what adapters add to it. Query, key and value are one
 /// module of three parts, whose outputs lie side by side.
 struct LinearModule {
   /// Module paths of the parts ("bert.encoder.layer.0.attention.self.query"): what targets are matched with.
   std::vector<std::string> paths;
-  Parameter* weight = nullptr;
-  Parameter* bias = nullptr;  // may be null
+  Parameter* weight = nullptr;  // may be quantised
+  Parameter* bias = nullptr;    // may be null
   std::vector<LoraBranch> branches;
+  std::vector<ScaleBranch> scales;
+
+  /// Something that `linear` applies is trained.
+  bool trains() const;
 };
 
+enum class NormKind { layer, root_mean_square };
+
+/// LayerNorm, or RMSNorm (https://arxiv.org/abs/1910.07467): x / sqrt(mean x² + ε) · weight.
 struct NormModule {
   Parameter* weight = nullptr;
-  Parameter* bias = nullptr;
+  Parameter* bias = nullptr;  // null for root_mean_square
   double epsilon = 1e-12;
+  NormKind kind = NormKind::layer;
 };
 
 struct EmbeddingModule {
   Parameter* words = nullptr;      // [vocabulary, width]
-  Parameter* positions = nullptr;  // [positions, width]
-  Parameter* types = nullptr;      // [types, width]
-  NormModule norm;
+  Parameter* positions = nullptr;  // [positions, width]; may be null
+  Parameter* types = nullptr;      // [types, width]; may be null
+  NormModule norm;                 // weight null: none
   /// This row of `words` gets no gradient, as in PyTorch's padding_idx; -1: none.
   std::int64_t padding_id = -1;
 };
@@ -64,25 +80,79 @@ struct EmbeddingModule {
 Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const DropoutRun& run,
            Activation activation = Activation::none, std::int64_t out_begin = 0, std::int64_t out_count = -1);
 
-/// norm(words[id] + positions[position] + types[type]) with dropout after the norm. Ids [tokens] int64, in range.
-Var embed_norm(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
-               const at::Tensor& types, const Layout& layout, const Dropout& dropout, at::ScalarType compute_type);
+/// residual + dropout(linear(x)): the end of a pre-norm block.
+Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& residual, const Layout& layout,
+               const DropoutRun& run, const Dropout& dropout);
+
+/// activation(z[:, :inner]) · z[:, inner:]: the middle of a gated feed-forward block.  z [tokens, 2 × inner].
+Var gated(Tape* tape, const Var& z, Activation activation);
+
+/// norm(words[id] + positions[position] + types[type]), without the parts that the module does not have, and dropout
+/// at the end. Ids [tokens] int64, in range; those of an absent table are not read.
+Var embed(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
+          const at::Tensor& types, const Layout& layout, const Dropout& dropout, at::ScalarType compute_type);
+
+/// norm(x): the beginning of a pre-norm block.
+Var norm(Tape* tape, const Var& x, const NormModule& module);
 
 /// norm(residual + dropout(x)): the end of a post-norm block. Consumes x: its memory is reused.
 Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const Layout& layout,
              const Dropout& dropout);
 
-/// Softmax attention within each row, scores scaled by 1/sqrt(width / heads), dropout on the probabilities.
-///
-///   qkv [tokens, 3 × width]: query, key, value side by side, each head after head. Returns [tokens, width].
-///
-/// Memory is linear in the length: probabilities are computed again on the way back.
-Var attention(Tape* tape, const Var& qkv, const Layout& layout, std::int64_t heads, const Dropout& dropout);
+/// T5's relative position bias (https://arxiv.org/abs/1910.10683): scores get table[bucket(key - query)][head].
+struct RelativeBias {
+  Parameter* table = nullptr;  // [buckets, heads]
+  bool bidirectional = true;
+  std::int64_t max_distance = 128;
+};
 
-/// The same for the first token of each row as the only query.
-///   query [rows, width], key_value [tokens, 2 × width]. Returns [rows, width].
-Var attention_of_first(Tape* tape, const Var& query, const Var& key_value, const Layout& layout, std::int64_t heads,
-                       const Dropout& dropout);
+/// The bucket of a distance (key position - query position), as transformers computes it, the logarithm in fp32.
+std::int64_t relative_bucket(std::int64_t distance, bool bidirectional, std::int64_t buckets,
+                             std::int64_t max_distance);
+
+struct AttentionOptions {
+  std::int64_t heads = 1;
+  /// Heads of key and value (grouped-query attention): query head h reads head h / (heads / key_heads). 0: heads.
+  std::int64_t key_heads = 0;
+  /// Of one head.
+  std::int64_t size = 0;
+  /// Of the scores. 0: 1/sqrt(size).
+  double scale = 0;
+  /// Query i of a row of q queries and k keys stands at position i + k - q: the queries are the last of the keys.
+  /// Causal: it sees the keys up to its position; with a window (0: none) only the last `window` of them.
+  bool causal = false;
+  std::int64_t window = 0;
+  const RelativeBias* bias = nullptr;
+};
+
+/// Query, key and value as columns of matrices: often of one.
+struct AttentionInputs {
+  Var query;
+  std::int64_t query_column = 0;
+  Var key_value;
+  std::int64_t key_column = 0, value_column = 0;
+};
+
+/// Softmax attention, each row of queries over its row of keys, dropout on the probabilities.
+///
+///   query      [queries, …], heads × size columns from query_column, head after head
+///   key_value  [tokens, …], key_heads × size columns from key_column and from value_column
+///   queries    the layout of the queries: rows and dropout streams; keys: where each row's keys stand
+///
+/// Returns [queries, heads × size]. Memory is linear in the length: probabilities are computed again on the way
+/// back.
+Var attention(Tape* tape, const AttentionInputs& inputs, const Layout& queries, const RowSpans& keys,
+              const AttentionOptions& options, const Dropout& dropout);
+
+/// Rotary position embedding (https://arxiv.org/abs/2104.09864) in halves, as transformers' Llama has it.
+struct RotaryTable {
+  at::Tensor cosine, sine;  // [positions, size / 2] fp32, on the model's device
+};
+
+/// Turns the first `heads` heads of each token of x (query and key of a packed projection) by its position. Consumes
+/// x: its memory is reused.  positions [tokens] int64.
+Var rotate(Tape* tape, const Var& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
+           std::int64_t size);
 
 /// The first token of each row: [rows, width].
 Var first_tokens(Tape* tape, const Var& x, const Layout& layout);
@@ -98,6 +168,15 @@ Var to_float(Tape* tape, const Var& x);
 /// Sum over rows of -log softmax(logits)[label], divided by `denominator`: a scalar. Logits [rows, labels] fp32,
 /// labels int64, -100 where a row does not count.
 Var cross_entropy(Tape* tape, const Var& logits, const at::Tensor& labels, double denominator);
+
+/// The same straight from hidden states, without all logits at once: sum over the counted tokens of
+/// -log softmax(scale · hidden Wᵀ + b)[label], divided by `denominator`.
+///
+///   hidden [tokens, width], labels [tokens] int64, -100 where a token does not count (no work is spent on it)
+///
+/// Works through some 2,048 tokens at a time; their gradients are computed on the way forward.
+Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const at::Tensor& labels,
+                         double denominator, double scale, const Layout& layout, const DropoutRun& run);
 
 /// Sum over rows of (value - label)², divided by `denominator`. Values [rows, 1] fp32, labels [rows] fp32.
 Var squared_error(Tape* tape, const Var& values, const at::Tensor& labels, double denominator);

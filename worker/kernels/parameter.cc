@@ -32,4 +32,8 @@ at::Tensor Parameter::slice(const at::Tensor& whole, std::size_t index) const {
   return whole.narrow(0, begin, parts[index].rows);
 }
 
+at::Tensor Parameter::in_file_layout(const at::Tensor& whole, std::size_t index) const {
+  return transposed_in_files ? whole.t() : slice(whole, index);
+}
+
 }  // namespace finesweep::worker

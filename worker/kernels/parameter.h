@@ -3,10 +3,23 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace finesweep::worker {
+
+/// A frozen weight kept in few bits: NF4 or INT8. Immutable, shared by the models of a base.
+class QuantizedWeight {
+ public:
+  virtual ~QuantizedWeight() = default;
+  /// Rows begin … begin + count of the weight [rows, in] in fp32, bf16 or fp16.
+  virtual at::Tensor dequantize(at::ScalarType type, std::int64_t begin, std::int64_t count) const = 0;
+  virtual std::int64_t rows() const = 0;
+  virtual std::int64_t columns() const = 0;
+  /// Of the packed values and their scales.
+  virtual std::int64_t bytes() const = 0;
+};
 
 /// A tensor of a model that is read from files and may be trained. Several tensors of the files may be stacked
 /// along dimension 0 to one Parameter, so that they multiply in one product (query, key and value).
@@ -16,9 +29,14 @@ struct Parameter {
     std::int64_t rows = 0;
   };
   std::vector<Part> parts;
+  /// Files hold the transpose: GPT-2's Conv1D keeps [in, out]. Here every matrix is [out, in]. Then there is one
+  /// part.
+  bool transposed_in_files = false;
 
   /// What the forward pass reads. A frozen parameter shares it with other models of the same base: never written.
   at::Tensor value;
+  /// In place of `value` (then undefined) where the weight is kept in few bits. Never trained.
+  std::shared_ptr<const QuantizedWeight> quantized;
   /// fp32, what the optimiser updates: `value` itself in fp32, else `value` is its rounded copy. Only where
   /// trained.
   at::Tensor master;
@@ -41,6 +59,12 @@ struct Parameter {
   void zero_grad();
   /// The slice of `whole` (value, master or grad) that belongs to part `index`.
   at::Tensor slice(const at::Tensor& whole, std::size_t index) const;
+  /// The same as files have it: transposed where they do. A view.
+  at::Tensor in_file_layout(const at::Tensor& whole, std::size_t index) const;
+  /// Of a matrix, also of a quantised one.
+  std::int64_t rows() const { return quantized ? quantized->rows() : value.size(0); }
+  std::int64_t columns() const { return quantized ? quantized->columns() : value.size(1); }
+  bool present() const { return quantized != nullptr || value.defined(); }
 };
 
 }  // namespace finesweep::worker

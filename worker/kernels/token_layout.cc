@@ -33,6 +33,29 @@ Layout TokenLayout::of_mask(const at::Tensor& attention_mask, std::int64_t first
   return std::make_shared<const TokenLayout>(std::move(layout));
 }
 
+std::int64_t RowSpans::longest() const {
+  return count.empty() ? 0 : *std::max_element(count.begin(), count.end());
+}
+
+RowSpans TokenLayout::spans() const {
+  RowSpans spans;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    spans.begin.push_back(starts[r]);
+    spans.count.push_back(tokens_of(r));
+  }
+  return spans;
+}
+
+at::Tensor TokenLayout::positions(const std::vector<std::int64_t>& before) const {
+  at::Tensor result = at::empty({tokens()}, at::kLong);
+  std::int64_t* out = result.mutable_data_ptr<std::int64_t>();
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int64_t first = before.empty() ? 0 : before[r];
+    for (std::int64_t i = 0; i < tokens_of(r); ++i) *out++ = first + i;
+  }
+  return result;
+}
+
 Layout TokenLayout::first_tokens() const {
   TokenLayout layout;
   layout.rows = rows;
