@@ -66,12 +66,12 @@ Batch random_batch(const Case& what, RandomStream& random) {
 void measure(const Case& what, bool lora) {
   const bool low = what.precision == Precision::bf16;
   const auto pretrained = require(load_pretrained(what.model, lora && low ? at::kBFloat16 : at::kFloat));
-  ClassifierOptions options;
+  ModelOptions options;
   options.labels = 6;
   options.train_all = !lora;
   options.precision = what.precision;
   options.pooling = what.pooling;
-  const auto model = require(make_classifier(pretrained, options));
+  const auto model = require(make_model(pretrained, options));
   std::unique_ptr<LoraAdapter> adapter;
   std::vector<Parameter*> parameters;
   if (lora) {

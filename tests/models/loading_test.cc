@@ -45,11 +45,11 @@ std::unique_ptr<worker::Model> model_of(const fs::path& folder, std::uint64_t se
                                         Pooling pooling = Pooling::cls) {
   auto pretrained = worker::load_pretrained(folder);
   EXPECT_TRUE(pretrained.ok()) << (pretrained.ok() ? "" : pretrained.error().message);
-  worker::ClassifierOptions options;
+  worker::ModelOptions options;
   options.labels = 3;
   options.seed = seed;
   options.pooling = pooling;
-  auto model = worker::make_classifier(*pretrained, options);
+  auto model = worker::make_model(*pretrained, options);
   EXPECT_TRUE(model.ok()) << (model.ok() ? "" : model.error().message);
   return std::move(*model);
 }
@@ -137,9 +137,9 @@ TEST(ModelFiles, a_missing_head_is_initialised_from_the_seed) {
 }
 
 TEST(ModelFiles, a_head_for_another_number_of_labels_is_refused_with_advice) {
-  worker::ClassifierOptions options;
+  worker::ModelOptions options;
   options.labels = 7;
-  const auto model = worker::make_classifier(*worker::load_pretrained(bert()), options);
+  const auto model = worker::make_model(*worker::load_pretrained(bert()), options);
   ASSERT_FALSE(model.ok());
   EXPECT_THAT(model.error().message, HasSubstr("3 labels and the data has 7"));
 }
@@ -151,9 +151,9 @@ TEST(ModelFiles, without_a_pooler_only_mean_pooling_works) {
   });
   const auto pretrained = worker::load_pretrained(folder);
   ASSERT_TRUE(pretrained.ok());
-  worker::ClassifierOptions options;
+  worker::ModelOptions options;
   options.labels = 3;
-  const auto model = worker::make_classifier(*pretrained, options);
+  const auto model = worker::make_model(*pretrained, options);
   ASSERT_FALSE(model.ok());
   EXPECT_THAT(model.error().message, HasSubstr("use pooling: mean"));
   logits_of(*model_of(folder, 0, Pooling::mean), reference_batch());

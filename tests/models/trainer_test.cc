@@ -24,13 +24,13 @@ struct TrainingRun {
   explicit TrainingRun(bool lora, Pooling pooling = Pooling::cls, Precision precision = Precision::fp32,
                        double rate = 0.01, bool checkpointing = false) {
     auto pretrained = worker::load_pretrained(repository_fixtures() / "models" / "bert");
-    worker::ClassifierOptions options;
+    worker::ModelOptions options;
     options.labels = 3;
     options.pooling = pooling;
     options.precision = precision;
     options.model_dropout = 0.1;
     options.train_all = !lora;
-    model = std::move(*worker::make_classifier(*pretrained, options));
+    model = std::move(*worker::make_model(*pretrained, options));
     std::vector<worker::Parameter*> parameters;
     if (lora) {
       adapter = std::move(*worker::make_lora(*model, {4, 8, 0.1, false, {}}, 5));
@@ -183,10 +183,10 @@ TEST(Trainer, training_leaves_the_shared_weights_as_they_were) {
   std::vector<at::Tensor> before;
   for (const worker::Parameter& weight : pretrained->weights) before.push_back(weight.value.clone());
   for (const bool all : {false, true}) {
-    worker::ClassifierOptions options;
+    worker::ModelOptions options;
     options.labels = 3;
     options.train_all = all;
-    const auto model = std::move(*worker::make_classifier(pretrained, options));
+    const auto model = std::move(*worker::make_model(pretrained, options));
     TrainingSettings settings;
     settings.learning_rate = 0.1;
     settings.schedule = Schedule::constant;

@@ -59,13 +59,13 @@ std::unique_ptr<worker::Model> classifier(const std::filesystem::path& folder, b
                                           Precision precision) {
   auto pretrained = worker::load_pretrained(folder);
   EXPECT_TRUE(pretrained.ok()) << (pretrained.ok() ? "" : pretrained.error().message);
-  worker::ClassifierOptions options;
+  worker::ModelOptions options;
   options.precision = precision;
   options.train_all = train_all;
   // Not stored when it is 2.
   const nlohmann::json config = read_json(folder / "config.json");
   options.labels = config.contains("id2label") ? static_cast<std::int64_t>(config["id2label"].size()) : 2;
-  auto model = worker::make_classifier(*pretrained, options);
+  auto model = worker::make_model(*pretrained, options);
   EXPECT_TRUE(model.ok()) << (model.ok() ? "" : model.error().message);
   return std::move(*model);
 }

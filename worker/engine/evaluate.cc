@@ -24,14 +24,14 @@ Result<JobModel> load_model(const ModelSource& source, const Labels& labels, con
   const auto storage = settings.precision == Precision::bf16 ? at::kBFloat16 : at::kFloat;
   const auto base = load_base(source.folder, storage, device, KeepLoaded::yes);
   if (!base) return base.error();
-  ClassifierOptions options;
+  ModelOptions options;
   options.labels = labels.count();
   options.pooling = source.manifest ? source.manifest->pooling : settings.pooling;
   options.precision = settings.precision;
   options.seed = seed;
   options.frozen = true;
   JobModel loaded;
-  auto model = make_classifier(*base, options);
+  auto model = make_model(*base, options);
   if (!model) return model.error();
   loaded.model = std::move(*model);
   if (source.adapter) {

@@ -98,14 +98,14 @@ class FinetuneRun {
     const auto storage = !full && training().precision == Precision::bf16 ? at::kBFloat16 : at::kFloat;
     const auto base = load_base(source_.folder, storage, device_, full ? KeepLoaded::no : KeepLoaded::yes);
     if (!base) return base.error();
-    ClassifierOptions options;
+    ModelOptions options;
     options.labels = labels_.count();
     options.pooling = training().pooling;
     options.precision = training().precision;
     options.model_dropout = training().model_dropout;
     options.seed = *request_.job.seed;
     options.train_all = full;
-    auto model = make_classifier(*base, options);
+    auto model = make_model(*base, options);
     if (!model) return model.error();
     loaded_.model = std::move(*model);
     loaded_.model->label_names = labels_.names();

@@ -16,10 +16,6 @@
 namespace finesweep::worker {
 namespace {
 
-// The order of the family's Parameters: the embedding's five, twelve for each layer, two of the pooler, two of the
-// head.
-constexpr std::size_t kEmbeddingWeights = 5, kLayerWeights = 12;
-
 std::string layer_name(std::int64_t layer) {
   return "bert.encoder.layer." + std::to_string(layer);
 }
@@ -32,42 +28,24 @@ Result<std::vector<WeightSpec>> bert_weights(const Json& json) {
   const Result<BertConfig> read = read_bert_config(json);
   if (!read) return Error{read.error()};
   const BertConfig& config = *read;
-  std::vector<WeightSpec> specs;
-  const auto table = [&](const char* name, std::int64_t rows) {
-    specs.push_back(
-        {{std::string("bert.embeddings.") + name + ".weight"}, {rows, config.width}, WeightRole::table});
-  };
-  const auto norm = [&](const std::string& name) {
-    specs.push_back({{name + ".weight"}, {config.width}, WeightRole::norm});
-    specs.push_back({{name + ".bias"}, {config.width}, WeightRole::norm});
-  };
-  const auto linear = [&](const std::vector<std::string>& names, std::int64_t out, std::int64_t in) {
-    WeightSpec weight{{}, {out, in}, WeightRole::matrix}, bias{{}, {out}, WeightRole::bias};
-    for (const std::string& name : names) {
-      weight.names.push_back(name + ".weight");
-      bias.names.push_back(name + ".bias");
-    }
-    specs.push_back(weight);
-    specs.push_back(bias);
-  };
-  table("word_embeddings", config.vocabulary);
-  table("position_embeddings", config.positions);
-  table("token_type_embeddings", config.types);
-  norm("bert.embeddings.LayerNorm");
+  const std::int64_t width = config.width;
+  WeightSpecs specs;
+  specs.table("bert.embeddings.word_embeddings", config.vocabulary, width);
+  specs.table("bert.embeddings.position_embeddings", config.positions, width);
+  specs.table("bert.embeddings.token_type_embeddings", config.types, width);
+  specs.norm("bert.embeddings.LayerNorm", width);
   for (std::int64_t i = 0; i < config.layers; ++i) {
     const std::string name = layer_name(i);
-    linear(attention_parts(name), config.width, config.width);
-    linear({name + ".attention.output.dense"}, config.width, config.width);
-    norm(name + ".attention.output.LayerNorm");
-    linear({name + ".intermediate.dense"}, config.inner, config.width);
-    linear({name + ".output.dense"}, config.width, config.inner);
-    norm(name + ".output.LayerNorm");
+    specs.linear(attention_parts(name), width, width);
+    specs.linear({name + ".attention.output.dense"}, width, width);
+    specs.norm(name + ".attention.output.LayerNorm", width);
+    specs.linear({name + ".intermediate.dense"}, config.inner, width);
+    specs.linear({name + ".output.dense"}, width, config.inner);
+    specs.norm(name + ".output.LayerNorm", width);
   }
-  linear({"bert.pooler.dense"}, config.width, config.width);
-  specs[specs.size() - 2].optional = specs.back().optional = true;
-  linear({"classifier"}, -1, config.width);
-  for (WeightSpec* spec : {&specs[specs.size() - 2], &specs.back()}) spec->optional = spec->head = true;
-  return specs;
+  specs.linear({"bert.pooler.dense"}, width, width, {.quantizable = false, .optional = true});
+  specs.linear({"classifier"}, -1, width, {.optional = true, .head = true});
+  return specs.take();
 }
 
 bool ends_with(std::string_view text, std::string_view end) {
@@ -76,7 +54,7 @@ bool ends_with(std::string_view text, std::string_view end) {
 
 /// Published files name things in three ways: with or without "bert.", norms with gamma and beta, and with the
 /// heads of pre-training and of distillation beside the model.
-std::string bert_canonical_name(std::string_view file_name) {
+std::string bert_canonical_name(std::string_view file_name, const Json&) {
   std::string name(file_name);
   for (const std::string_view other_head : {"cls.", "fit_dense", "qa_outputs."}) {
     if (name.starts_with(other_head)) return "";
@@ -90,14 +68,12 @@ std::string bert_canonical_name(std::string_view file_name) {
   return name;
 }
 
-Result<std::unique_ptr<Model>> make_bert_classifier(std::shared_ptr<const Pretrained> pretrained,
-                                                    const ClassifierOptions& options) {
+Result<std::unique_ptr<Model>> make_bert(std::shared_ptr<const Pretrained> pretrained,
+                                                    const ModelOptions& options) {
   const Result<BertConfig> config = read_bert_config(pretrained->config);
   if (!config) return Error{config.error()};
   const std::string folder = pretrained->folder.string();
-  if (options.precision == Precision::fp16) {
-    return Error{"precision fp16: BERT runs in fp32 or bf16; use bf16"};
-  }
+  if (options.head != ModelHead::classification) return Error{folder + ": a BERT classifies; it does not generate text"};
   if (options.train_all && pretrained->storage != at::kFloat) {
     return Error{folder + ": full fine-tuning needs the weights in fp32"};
   }
@@ -115,25 +91,9 @@ Result<std::unique_ptr<Model>> make_bert_classifier(std::shared_ptr<const Pretra
   return std::unique_ptr<Model>(std::make_unique<BertClassifier>(std::move(pretrained), *config, options));
 }
 
-/// What a head that the files do not have starts from: N(0, initializer_range) from the weight's own stream, bias
-/// 0.
-Parameter new_head_weight(const std::string& name, std::vector<std::int64_t> shape, double deviation,
-                          std::uint64_t seed, c10::Device device) {
-  Parameter parameter;
-  parameter.parts.push_back({name, shape[0]});
-  parameter.decays = shape.size() > 1;
-  at::Tensor value = at::zeros(shape, at::kFloat);
-  if (shape.size() > 1) {
-    fill_normal(value.mutable_data_ptr<float>(), value.numel(), 0, static_cast<float>(deviation),
-                RandomStream(seed, purpose::initialisation, {hash_name(name)}));
-  }
-  parameter.value = value.to(device);
-  return parameter;
-}
-
 }  // namespace
 
-const Family bert_family = {"bert", bert_weights, bert_canonical_name, make_bert_classifier};
+const Family bert_family = {"bert", bert_weights, bert_canonical_name, make_bert};
 
 Result<BertConfig> read_bert_config(const Json& json) {
   BertConfig config;
@@ -172,17 +132,9 @@ Result<BertConfig> read_bert_config(const Json& json) {
   const Json padding = json.value("pad_token_id", Json(0));
   config.padding_id = padding.is_number_integer() ? padding.get<std::int64_t>() : -1;
 
-  const Json activation = json.value("hidden_act", Json("gelu"));
-  if (activation == "gelu") {
-    config.activation = Activation::gelu;
-  } else if (activation == "gelu_new" || activation == "gelu_pytorch_tanh") {
-    config.activation = Activation::gelu_tanh;
-  } else if (activation == "relu") {
-    config.activation = Activation::relu;
-  } else {
-    return Error{"\"hidden_act\" " + activation.dump() +
-                 " is not supported; gelu, gelu_new, gelu_pytorch_tanh and relu are"};
-  }
+  const Result<Activation> activation = config_activation(json, "hidden_act", "gelu");
+  if (!activation) return Error{activation.error()};
+  config.activation = *activation;
   const Json kind = json.value("position_embedding_type", Json("absolute"));
   if (kind != "absolute") {
     return Error{"\"position_embedding_type\" " + kind.dump() + " is not supported; \"absolute\" is"};
@@ -194,77 +146,44 @@ Result<BertConfig> read_bert_config(const Json& json) {
 }
 
 BertClassifier::BertClassifier(std::shared_ptr<const Pretrained> pretrained, const BertConfig& config,
-                               const ClassifierOptions& options)
+                               const ModelOptions& options)
     : pretrained_(std::move(pretrained)),
       config_(config),
       labels_(options.labels),
       pooling_(options.pooling),
-      compute_type_(options.precision == Precision::fp32 ? at::kFloat : at::kBFloat16),
-      weights_(pretrained_->weights) {
+      compute_type_(scalar_type_of(options.precision)),
+      weights_(*pretrained_, compute_type_) {
   if (options.model_dropout) {
     config_.hidden_dropout = config_.attention_dropout = config_.head_dropout = *options.model_dropout;
   }
-  adopt_weights(options);
+  weights_.make_head("classifier.weight", {labels_, config_.width}, config_.initializer_range, options.seed);
+  weights_.make_head("classifier.bias", {labels_}, 0, options.seed);
+  weights_.adopt(options, [this](std::string_view name) {
+    return pooling_ != Pooling::cls && name.starts_with("bert.pooler.");
+  });
 
-  std::size_t next = 0;
-  const auto norm = [&] {
-    NormModule module{&weights_[next], &weights_[next + 1], config_.norm_epsilon};
-    next += 2;
-    return module;
-  };
-  const auto linear = [&](std::vector<std::string> paths) {
-    LinearModule module{std::move(paths), &weights_[next], &weights_[next + 1], {}};
-    next += 2;
-    return module;
-  };
-  embedding_.words = &weights_[0];
-  embedding_.positions = &weights_[1];
-  embedding_.types = &weights_[2];
+  const auto norm = [&](const std::string& path) { return weights_.norm(path, config_.norm_epsilon); };
+  embedding_.words = weights_.table("bert.embeddings.word_embeddings");
+  embedding_.positions = weights_.table("bert.embeddings.position_embeddings");
+  embedding_.types = weights_.table("bert.embeddings.token_type_embeddings");
   embedding_.padding_id = config_.padding_id;
-  next = 3;
-  embedding_.norm = norm();
+  embedding_.norm = norm("bert.embeddings.LayerNorm");
   for (std::int64_t i = 0; i < config_.layers; ++i) {
     Layer layer;
     layer.name = layer_name(i);
-    layer.qkv = linear(attention_parts(layer.name));
-    layer.output = linear({layer.name + ".attention.output.dense"});
-    layer.attention_norm = norm();
-    layer.up = linear({layer.name + ".intermediate.dense"});
-    layer.down = linear({layer.name + ".output.dense"});
-    layer.output_norm = norm();
+    layer.qkv = weights_.linear(attention_parts(layer.name));
+    layer.output = weights_.linear({layer.name + ".attention.output.dense"});
+    layer.attention_norm = norm(layer.name + ".attention.output.LayerNorm");
+    layer.up = weights_.linear({layer.name + ".intermediate.dense"});
+    layer.down = weights_.linear({layer.name + ".output.dense"});
+    layer.output_norm = norm(layer.name + ".output.LayerNorm");
     layer.attention_site = dropout_site(layer.name + ".attention.self");
     layer.output_site = dropout_site(layer.name + ".attention.output");
     layer.down_site = dropout_site(layer.name + ".output");
     layers_.push_back(std::move(layer));
   }
-  pooler_ = linear({"bert.pooler.dense"});
-  classifier_ = linear({"classifier"});
-}
-
-void BertClassifier::adopt_weights(const ClassifierOptions& options) {
-  const std::size_t pooler = kEmbeddingWeights + kLayerWeights * static_cast<std::size_t>(config_.layers);
-  const std::size_t head = pooler + 2;
-  const c10::Device device = pretrained_->device;
-  if (!weights_[head].value.defined()) {
-    weights_[head] = new_head_weight("classifier.weight", {labels_, config_.width}, config_.initializer_range,
-                                     options.seed, device);
-  }
-  if (!weights_[head + 1].value.defined()) {
-    weights_[head + 1] = new_head_weight("classifier.bias", {labels_}, 0, options.seed, device);
-  }
-  for (std::size_t i = 0; i < weights_.size(); ++i) {
-    Parameter& weight = weights_[i];
-    if (!weight.value.defined()) continue;
-    const bool is_head = i >= head, is_unused = i >= pooler && !is_head && pooling_ != Pooling::cls;
-    const bool is_norm = !weight.decays && weight.parts.front().name.find("LayerNorm") != std::string::npos;
-    const at::ScalarType type = is_head || is_norm ? at::kFloat : compute_type_;
-    if (is_head) weight.value = weight.value.clone();  // an adapter may bring its own
-    if (!options.frozen && (is_head || (options.train_all && !is_unused))) {
-      weight.train(type);
-    } else if (!is_unused) {
-      weight.value = weight.value.to(type);
-    }
-  }
+  if (pooling_ == Pooling::cls) pooler_ = weights_.linear({"bert.pooler.dense"});
+  classifier_ = weights_.linear({"classifier"});
 }
 
 std::vector<LinearModule*> BertClassifier::linear_modules() {
@@ -278,11 +197,11 @@ std::vector<LinearModule*> BertClassifier::linear_modules() {
 }
 
 std::vector<Parameter*> BertClassifier::parameters() {
-  std::vector<Parameter*> all;
-  for (Parameter& weight : weights_) {
-    if (weight.value.defined()) all.push_back(&weight);
-  }
-  return all;
+  return weights_.parameters();
+}
+
+std::int64_t BertClassifier::counted(const Batch& batch) const {
+  return batch.input_ids.size(0);
 }
 
 Json BertClassifier::config() const {
@@ -372,12 +291,7 @@ Var BertClassifier::run_layer_for_first(const Layer& layer, const Var& x, const 
 }
 
 bool BertClassifier::trains(const Layer& layer) const {
-  bool any = false;
-  for (const LinearModule* module : {&layer.qkv, &layer.output, &layer.up, &layer.down}) {
-    any |= module->weight->trained;
-    for (const LoraBranch& branch : module->branches) any |= branch.b->trained;
-  }
-  return any;
+  return layer.qkv.trains() || layer.output.trains() || layer.up.trains() || layer.down.trains();
 }
 
 Var BertClassifier::logits(const Batch& batch, const Pass& pass) {

@@ -11,6 +11,7 @@
 #include "worker/models/family.h"
 #include "worker/models/model.h"
 #include "worker/models/pretrained.h"
+#include "worker/models/weights.h"
 
 namespace finesweep::worker {
 
@@ -37,18 +38,22 @@ Result<BertConfig> read_bert_config(const Json& config);
 class BertClassifier final : public Model {
  public:
   BertClassifier(std::shared_ptr<const Pretrained> pretrained, const BertConfig& config,
-                 const ClassifierOptions& options);
+                 const ModelOptions& options);
 
   Var logits(const Batch& batch, const Pass& pass) override;
   Var loss(const Batch& batch, const Pass& pass, double denominator) override;
+  std::int64_t counted(const Batch& batch) const override;
   Status check(const Batch& batch) const override;
   std::string_view family() const override { return "bert"; }
   std::vector<LinearModule*> linear_modules() override;
   std::vector<Parameter*> parameters() override;
   std::vector<std::string> head_modules() const override { return {"classifier"}; }
   std::vector<std::string> default_lora_targets() const override { return {"query", "value"}; }
+  std::vector<std::string> default_ia3_targets() const override { return {"key", "value", "output.dense"}; }
+  std::vector<std::string> default_ia3_feedforward() const override { return {"output.dense"}; }
   Json config() const override;
   at::ScalarType compute_type() const override { return compute_type_; }
+  c10::Device device() const override { return pretrained_->device; }
 
  private:
   struct Layer {
@@ -58,7 +63,6 @@ class BertClassifier final : public Model {
     std::uint64_t attention_site = 0, output_site = 0, down_site = 0;
   };
 
-  void adopt_weights(const ClassifierOptions& options);
   bool trains(const Layer& layer) const;
   Var embed(const Batch& batch, const Layout& layout, const Pass& pass);
   Var run_layer(const Layer& layer, const Var& x, const Layout& layout, const Pass& pass);
@@ -72,7 +76,7 @@ class BertClassifier final : public Model {
   std::int64_t labels_;
   Pooling pooling_;
   at::ScalarType compute_type_;
-  std::vector<Parameter> weights_;  // as the family's specs, absent ones without a value
+  ModelWeights weights_;
   EmbeddingModule embedding_;
   std::vector<Layer> layers_;
   LinearModule pooler_, classifier_;

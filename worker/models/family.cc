@@ -34,6 +34,30 @@ Result<std::int64_t> config_integer(const Json& config, const char* key) {
   return found->get<std::int64_t>();
 }
 
+Result<std::int64_t> config_integer(const Json& config, const char* key, std::int64_t otherwise) {
+  const auto found = config.find(key);
+  if (found == config.end() || found->is_null()) return otherwise;
+  return config_integer(config, key);
+}
+
+Result<bool> config_boolean(const Json& config, const char* key, bool otherwise) {
+  const auto found = config.find(key);
+  if (found == config.end() || found->is_null()) return otherwise;
+  if (!found->is_boolean()) return Error{std::string("\"") + key + "\" must be true or false, and is " + found->dump()};
+  return found->get<bool>();
+}
+
+Result<Activation> config_activation(const Json& config, const char* key, const char* otherwise) {
+  const auto found = config.find(key);
+  const Json name = found == config.end() || found->is_null() ? Json(otherwise) : *found;
+  if (name == "gelu") return Activation::gelu;
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh") return Activation::gelu_tanh;
+  if (name == "relu") return Activation::relu;
+  if (name == "silu" || name == "swish") return Activation::silu;
+  return Error{std::string("\"") + key + "\" " + name.dump() +
+               " is not supported; gelu, gelu_new, gelu_pytorch_tanh, relu and silu are"};
+}
+
 Result<double> config_number(const Json& config, const char* key, double otherwise) {
   const auto found = config.find(key);
   if (found == config.end() || found->is_null()) return otherwise;

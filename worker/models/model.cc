@@ -22,13 +22,20 @@ std::int64_t count_values(const std::vector<Parameter*>& parameters) {
   return count;
 }
 
+bool is_head_module(const Model& model, std::string_view path) {
+  for (const std::string& head : model.head_modules()) {
+    if (path == head || (path.starts_with(head) && path[head.size()] == '.')) return true;
+  }
+  return false;
+}
+
 Status save_pretrained(Model& model, const std::filesystem::path& folder) try {
   std::filesystem::create_directories(folder);
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const Parameter* parameter : model.parameters()) {
     const at::Tensor whole = (parameter->trained ? parameter->master : parameter->value).to(at::kFloat);
     for (std::size_t i = 0; i < parameter->parts.size(); ++i) {
-      tensors.emplace_back(parameter->parts[i].name, parameter->slice(whole, i));
+      tensors.emplace_back(parameter->parts[i].name, parameter->in_file_layout(whole, i));
     }
   }
   if (Status written = write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}}); !written) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -19,8 +20,10 @@
 
 namespace finesweep::worker {
 
-struct Batch;       // worker/data/batch.h
-struct Pretrained;  // worker/models/pretrained.h
+struct Batch;          // worker/data/batch.h
+struct KeyValueCache;  // worker/models/language_model.h
+struct Pretrained;     // worker/models/pretrained.h
+class LanguageModel;
 
 /// What one pass through a model is for.
 struct Pass {
@@ -33,6 +36,8 @@ struct Pass {
   bool recompute_layers = false;
   /// Number of this batch's first row within the accumulated batch.
   std::int64_t first_row = 0;
+  /// Generation: the batch's tokens stand behind those that the cache holds, and join them. Null: a batch is whole.
+  KeyValueCache* cache = nullptr;
   /// Where set, receives the embedding output and each layer's output: [tokens, width], real tokens only.
   std::vector<at::Tensor>* hidden_states = nullptr;
 };
@@ -43,12 +48,16 @@ class Model {
  public:
   virtual ~Model() = default;
 
-  /// [rows, labels], fp32.
+  /// fp32: [rows, labels] of a classifier, [tokens, vocabulary] of a language model (of an encoder-decoder the
+  /// decoder's tokens). Tokens are the real ones, row after row.
   virtual Var logits(const Batch& batch, const Pass& pass) = 0;
 
-  /// The sum over the rows of the batch of each row's loss, divided by `denominator`: the rows of the whole
-  /// accumulated batch. Cross-entropy, or squared error for a regression.
+  /// The sum of the losses of the rows (classification) or of the counted tokens (language model), divided by
+  /// `denominator`: the sum of counted() over the whole accumulated batch. Cross-entropy, or squared error for a
+  /// regression.
   virtual Var loss(const Batch& batch, const Pass& pass, double denominator) = 0;
+  /// Over how many rows or tokens `loss` of this batch is a sum.
+  virtual std::int64_t counted(const Batch& batch) const = 0;
 
   /// That every id, type, position and label of the batch is one that the model has. The Error names the value.
   virtual Status check(const Batch& batch) const = 0;
@@ -59,18 +68,27 @@ class Model {
   virtual std::vector<LinearModule*> linear_modules() = 0;
   /// Every parameter, head included, in the order of the model.
   virtual std::vector<Parameter*> parameters() = 0;
-  /// The parts of the head that are trained and saved whole under every method: names of modules ("classifier").
+  /// The parts of the head that are trained and saved whole under every method: names of modules ("classifier",
+  /// which means "classifier.dense" too). A language model has none.
   virtual std::vector<std::string> head_modules() const = 0;
-  /// The targets of LoRA where none are given, as PEFT has them for this family.
+  /// The targets of LoRA and IA3 where none are given, as PEFT has them for this family.
   virtual std::vector<std::string> default_lora_targets() const = 0;
+  virtual std::vector<std::string> default_ia3_targets() const = 0;
+  virtual std::vector<std::string> default_ia3_feedforward() const = 0;
   /// config.json as Hugging Face reads it, with the number of labels.
   virtual Json config() const = 0;
-  /// fp32 or bf16: the type that hidden states have.
+  /// fp32, bf16 or fp16: the type that hidden states have.
   virtual at::ScalarType compute_type() const = 0;
+  virtual c10::Device device() const = 0;
+  /// This, where it generates text; else null.
+  virtual LanguageModel* language_model() { return nullptr; }
 
   /// Names of the labels for config.json; empty: LABEL_0, …
   std::vector<std::string> label_names;
 };
+
+/// `path` is a module of the model's head, or lies in one.
+bool is_head_module(const Model& model, std::string_view path);
 
 /// Writes config.json and model.safetensors, in fp32 under Hugging Face's names. Trained weights come from the
 /// master copies.

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -45,10 +46,11 @@ bool is_floating(const std::string& dtype) {
 /// The name that each canonical name has in the files.
 using NameMap = std::map<std::string, std::string>;
 
-Result<NameMap> map_names(const Family& family, const std::vector<WeightSpec>& specs, const WeightFiles& files) {
+Result<NameMap> map_names(const Family& family, const Json& config, const std::vector<WeightSpec>& specs,
+                          const WeightFiles& files) {
   NameMap names;
   for (const std::string& name : files.names()) {
-    const std::string canonical = family.canonical_name(name);
+    const std::string canonical = family.canonical_name(name, config);
     if (canonical.empty()) continue;
     const auto [other, is_new] = names.emplace(canonical, name);
     if (!is_new) {
@@ -75,6 +77,7 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
   Parameter parameter;
   parameter.is_table = spec.role == WeightRole::table;
   parameter.decays = spec.role == WeightRole::table || spec.role == WeightRole::matrix;
+  parameter.transposed_in_files = spec.transposed;
   for (std::size_t i = 0; i < spec.names.size(); ++i) {
     const auto found = names.find(spec.names[i]);
     if (found == names.end()) {
@@ -83,9 +86,10 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
     }
     const TensorEntry& entry = *files.find(found->second);
     const std::string where = files.file_of(found->second).string() + ": tensor \"" + found->second + "\"";
-    if (!shape_fits(entry.shape, spec.shape)) {
-      return Error{where + " has shape " + shape_text(entry.shape) + "; config.json asks for " +
-                   shape_text(spec.shape)};
+    std::vector<std::int64_t> wanted = spec.shape;
+    if (spec.transposed) std::reverse(wanted.begin(), wanted.end());
+    if (!shape_fits(entry.shape, wanted)) {
+      return Error{where + " has shape " + shape_text(entry.shape) + "; config.json asks for " + shape_text(wanted)};
     }
     if (!is_floating(entry.dtype)) {
       return Error{where + " has type " + entry.dtype + "; expected F32, F16, BF16 or F64"};
@@ -94,11 +98,12 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
     if (!tensor) return Error{tensor.error()};
     if (!parameter.value.defined()) {
       std::vector<std::int64_t> shape = entry.shape;
+      if (spec.transposed) std::reverse(shape.begin(), shape.end());
       shape[0] *= static_cast<std::int64_t>(spec.names.size());
       parameter.value = at::empty(shape, at::TensorOptions(type).device(device));
     }
-    parameter.parts.push_back({spec.names[i], entry.shape[0]});
-    parameter.slice(parameter.value, i).copy_(*tensor);
+    parameter.parts.push_back({spec.names[i], entry.shape[spec.transposed ? 1 : 0]});
+    parameter.in_file_layout(parameter.value, i).copy_(*tensor);
   }
   return parameter;
 }
@@ -122,11 +127,11 @@ Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem:
     return Error{config_file.string() + ": model_type \"" + model_type.get<std::string>() +
                  "\" is not supported; supported are: " + known};
   }
-  const Result<std::vector<WeightSpec>> specs = family->weights(*config);
+  Result<std::vector<WeightSpec>> specs = family->weights(*config);
   if (!specs) return Error{config_file.string() + ": " + specs.error().message};
   Result<WeightFiles> files = WeightFiles::open(folder);
   if (!files) return Error{files.error()};
-  const Result<NameMap> names = map_names(*family, *specs, *files);
+  const Result<NameMap> names = map_names(*family, *config, *specs, *files);
   if (!names) return Error{names.error()};
 
   auto model = std::make_shared<Pretrained>();
@@ -141,15 +146,16 @@ Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem:
     if (!weight) return Error{weight.error()};
     model->weights.push_back(std::move(*weight));
   }
+  model->specs = std::move(*specs);
   return std::shared_ptr<const Pretrained>(std::move(model));
 } catch (const std::exception& error) {
   return Error{folder.string() + ": cannot load the model: " + error.what()};
 }
 
-Result<std::unique_ptr<Model>> make_classifier(std::shared_ptr<const Pretrained> pretrained,
-                                               const ClassifierOptions& options) try {
+Result<std::unique_ptr<Model>> make_model(std::shared_ptr<const Pretrained> pretrained,
+                                          const ModelOptions& options) try {
   const Family* family = find_family(pretrained->family);
-  return family->make_classifier(std::move(pretrained), options);
+  return family->make(std::move(pretrained), options);
 } catch (const std::exception& error) {
   return Error{std::string("cannot make the model: ") + error.what()};
 }

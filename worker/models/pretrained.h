@@ -14,6 +14,7 @@
 #include "jobs/result.h"
 #include "jobs/settings.h"
 #include "worker/models/model.h"
+#include "worker/models/weight_spec.h"
 
 namespace finesweep::worker {
 
@@ -25,12 +26,14 @@ struct Pretrained {
   Json config;
   at::ScalarType storage = at::kFloat;
   c10::Device device = c10::Device(c10::kCPU);
+  /// What the family says of each of the weights.
+  std::vector<WeightSpec> specs;
   /// The backbone's weights in `storage`, in the family's order, stacked where the family stacks them; the head's
   /// in fp32, absent where the files have none.
   std::vector<Parameter> weights;
 };
 
-/// Reads config.json and the safetensors files. `storage` is fp32, or bf16 where the backbone will stay frozen.
+/// Reads config.json and the safetensors files. `storage` is fp32, or bf16 or fp16 where the backbone stays frozen.
 ///
 /// The Error names the file and the tensor or key: a family that is not there yet, a setting that is not supported,
 /// a missing, unknown or ill-shaped tensor.
@@ -38,8 +41,11 @@ Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem:
                                                           at::ScalarType storage = at::kFloat,
                                                           c10::Device device = c10::Device(c10::kCPU));
 
-struct ClassifierOptions {
-  /// 1: regression.
+enum class ModelHead { classification, language_model };
+
+struct ModelOptions {
+  ModelHead head = ModelHead::classification;
+  /// Classification. 1: regression.
   std::int64_t labels = 2;
   Pooling pooling = Pooling::cls;
   Precision precision = Precision::fp32;
@@ -47,16 +53,14 @@ struct ClassifierOptions {
   std::optional<double> model_dropout;
   /// Initialises a head that the files do not have.
   std::uint64_t seed = 0;
-  /// Full fine-tuning: everything that reaches the output is trained, on a private copy. Otherwise the head alone
-  /// (an adapter adds its own).
+  /// Full fine-tuning: everything that reaches the output is trained, on a private copy. Otherwise the head of a
+  /// classifier alone (an adapter adds its own).
   bool train_all = false;
   /// Nothing is trained: for evaluation.
   bool frozen = false;
 };
 
-/// A classifier or, with one label, a regression, over the pretrained weights. The Error says which option does not
-/// fit the model.
-Result<std::unique_ptr<Model>> make_classifier(std::shared_ptr<const Pretrained> pretrained,
-                                               const ClassifierOptions& options);
+/// A model with its head over the pretrained weights. The Error says which option does not fit the model.
+Result<std::unique_ptr<Model>> make_model(std::shared_ptr<const Pretrained> pretrained, const ModelOptions& options);
 
 }  // namespace finesweep::worker

@@ -1,0 +1,84 @@
+#include "worker/models/language_model.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace finesweep::worker {
+namespace {
+
+/// Rows of a layer's cache, flattened to [rows × capacity, …].
+at::Tensor flat(const at::Tensor& tokens) {
+  return tokens.view({-1, tokens.size(2)});
+}
+
+void append(KeyValueCache& cache, KeyValueCache::Layer& layer, const at::Tensor& keys_and_values,
+            const TokenLayout& layout) {
+  if (!layer.tokens.defined()) {
+    layer.tokens =
+        at::empty({layout.rows, cache.capacity, keys_and_values.size(1)}, keys_and_values.options());
+  }
+  const at::Tensor index = at::empty({layout.tokens()}, at::kLong);
+  std::int64_t* place = index.mutable_data_ptr<std::int64_t>();
+  for (std::int64_t r = 0; r < layout.rows; ++r) {
+    for (std::int64_t i = 0; i < layout.tokens_of(r); ++i) *place++ = r * cache.capacity + cache.lengths[r] + i;
+  }
+  flat(layer.tokens).index_copy_(0, index.to(keys_and_values.device()), keys_and_values);
+}
+
+}  // namespace
+
+void KeyValueCache::reorder(const std::vector<std::int64_t>& rows) {
+  std::vector<std::int64_t> new_lengths;
+  bool moves = static_cast<std::int64_t>(rows.size()) != static_cast<std::int64_t>(lengths.size());
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    new_lengths.push_back(lengths[static_cast<std::size_t>(rows[r])]);
+    moves |= rows[r] != static_cast<std::int64_t>(r);
+  }
+  if (!moves) return;
+  const at::Tensor index = at::empty({static_cast<std::int64_t>(rows.size())}, at::kLong);
+  std::copy(rows.begin(), rows.end(), index.mutable_data_ptr<std::int64_t>());
+  for (Layer& layer : layers) {
+    if (layer.tokens.defined()) layer.tokens = at::index_select(layer.tokens, 0, index.to(layer.tokens.device()));
+  }
+  lengths = std::move(new_lengths);
+}
+
+EncodedSource LanguageModel::encode(const Batch&) {
+  throw std::logic_error("encode() of a model without an encoder");
+}
+
+Var self_attention(const Pass& pass, std::size_t layer, const Var& qkv, const Layout& layout,
+                   const AttentionOptions& options, const Dropout& dropout) {
+  const std::int64_t key_heads = options.key_heads == 0 ? options.heads : options.key_heads;
+  const std::int64_t query_width = options.heads * options.size, key_width = key_heads * options.size;
+  if (pass.cache == nullptr) {
+    const AttentionInputs inputs{qkv, 0, qkv, query_width, query_width + key_width};
+    return attention(pass.tape, inputs, layout, layout->spans(), options, dropout);
+  }
+  KeyValueCache& cache = *pass.cache;
+  if (cache.lengths.empty()) cache.lengths.assign(static_cast<std::size_t>(layout->rows), 0);
+  if (cache.layers.size() <= layer) cache.layers.resize(layer + 1);
+  append(cache, cache.layers[layer], qkv.value.narrow(1, query_width, 2 * key_width), *layout);
+  RowSpans keys;
+  for (std::int64_t r = 0; r < layout->rows; ++r) {
+    keys.begin.push_back(r * cache.capacity);
+    keys.count.push_back(cache.lengths[static_cast<std::size_t>(r)] + layout->tokens_of(r));
+  }
+  const AttentionInputs inputs{qkv, 0, Var(flat(cache.layers[layer].tokens)), 0, key_width};
+  return attention(nullptr, inputs, layout, keys, options, dropout);
+}
+
+at::Tensor positions_of(const Pass& pass, const Layout& layout) {
+  return layout->positions(pass.cache == nullptr ? std::vector<std::int64_t>() : pass.cache->lengths);
+}
+
+void advance(KeyValueCache& cache, const Layout& layout) {
+  for (std::int64_t r = 0; r < layout->rows; ++r) {
+    cache.lengths[static_cast<std::size_t>(r)] += layout->tokens_of(r);
+  }
+}
+
+}  // namespace finesweep::worker

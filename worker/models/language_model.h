@@ -1,0 +1,79 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "worker/models/model.h"
+
+namespace finesweep::worker {
+
+/// Keys and values of the tokens that a model has seen, so that each new token costs one pass of its own. The model
+/// fills it; rows are those of the batches that it is used with.
+struct KeyValueCache {
+  struct Layer {
+    /// [rows, capacity, 2 × key width]: of each token its key and then its value. Undefined before the first pass.
+    at::Tensor tokens;
+    /// Of the encoder's output, encoder-decoders only: [source tokens, 2 × key width].
+    at::Tensor source;
+  };
+  std::vector<Layer> layers;
+  /// Tokens that each row holds: [rows].
+  std::vector<std::int64_t> lengths;
+  /// Tokens that a row may come to hold.
+  std::int64_t capacity = 0;
+
+  /// Row r becomes what row rows[r] was: beams that were dropped and doubled.
+  void reorder(const std::vector<std::int64_t>& rows);
+};
+
+/// What an encoder-decoder decodes from.
+struct EncodedSource {
+  at::Tensor hidden;  // [source tokens, width]
+  Layout layout;
+  /// The source row of each decoder row: several beams read one.
+  std::vector<std::int64_t> row_of;
+};
+
+/// The state of a generation.
+struct Decoding {
+  /// Null: every step is given all tokens from the start.
+  KeyValueCache* cache = nullptr;
+  std::optional<EncodedSource> source;
+};
+
+/// A model that continues text.
+class LanguageModel : public Model {
+ public:
+  LanguageModel* language_model() override { return this; }
+  virtual bool is_encoder_decoder() const { return false; }
+  virtual std::int64_t vocabulary() const = 0;
+  /// The longest sequence (of the decoder), where the model has a limit.
+  virtual std::optional<std::int64_t> positions() const = 0;
+
+  /// Encoder-decoders: the encoder's output for the batch's input_ids, row_of 0, 1, 2, …
+  virtual EncodedSource encode(const Batch& source);
+
+  /// fp32 [rows, vocabulary] on the model's device: the logits of the token after the last of each row. The tokens
+  /// are input_ids under attention_mask, of any padding: the prompt's (for an encoder-decoder the decoder's), or,
+  /// with a cache, those that came since.
+  virtual at::Tensor next_logits(const Batch& tokens, Decoding& decoding) = 0;
+};
+
+/// What self-attention needs beside the projections: the layer's number, for the cache.
+///
+/// Without a cache the tokens of the layout attend to one another; with one, their keys and values are appended to
+/// the layer's and they attend to all. Lengths change when the pass ends (see advance).  qkv [tokens, (heads + 2 ×
+/// key_heads) × size].
+Var self_attention(const Pass& pass, std::size_t layer, const Var& qkv, const Layout& layout,
+                   const AttentionOptions& options, const Dropout& dropout);
+
+/// Positions of the batch's tokens: behind those of the cache where there is one. [tokens] int64, CPU.
+at::Tensor positions_of(const Pass& pass, const Layout& layout);
+
+/// The tokens of a finished pass count as held.
+void advance(KeyValueCache& cache, const Layout& layout);
+
+}  // namespace finesweep::worker

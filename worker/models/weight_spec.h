@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace finesweep::worker {
+
+enum class WeightRole { table, matrix, bias, norm };
+
+/// One Parameter of a family: tensors of the files, all of one shape, stacked along dimension 0.
+struct WeightSpec {
+  std::vector<std::string> names;
+  /// Of each tensor. -1: any size (the labels of a head).
+  std::vector<std::int64_t> shape;
+  WeightRole role = WeightRole::matrix;
+  /// May be absent from the files: a head, which is initialised, or what not every use of the model needs.
+  bool optional = false;
+  /// Kept in fp32 and made anew for every model.
+  bool head = false;
+  /// The files hold the transpose of `shape` (GPT-2's Conv1D). One name only.
+  bool transposed = false;
+  /// A linear module inside the transformer layers: what QLoRA keeps in NF4. Embeddings, heads and norms are not.
+  bool quantizable = false;
+};
+
+}  // namespace finesweep::worker
