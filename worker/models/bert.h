@@ -60,6 +60,7 @@ class BertClassifier final : public Model {
 
   void adopt_weights(const ClassifierOptions& options);
   bool trains(const Layer& layer) const;
+  AttentionOptions attention_options() const;
   Var embed(const Batch& batch, const Layout& layout, const Pass& pass);
   Var run_layer(const Layer& layer, const Var& x, const Layout& layout, const Pass& pass);
   /// The layer's output for the first token of each row alone.
