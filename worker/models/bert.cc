@@ -257,8 +257,8 @@ Var BertClassifier::embed(const Batch& batch, const Layout& layout, const Pass& 
                                : at::zeros_like(ids);
   const at::Tensor positions = at::remainder(index, batch.input_ids.size(1));
   const Dropout dropout = make_dropout(config_.hidden_dropout, pass.dropout, dropout_site("bert.embeddings"));
-  return embed_norm(pass.tape, embedding_, ids.to(device), positions.to(device), types.to(device), layout, dropout,
-                    compute_type_);
+  return worker::embed(pass.tape, embedding_, ids.to(device), positions.to(device), types.to(device), layout,
+                       dropout, compute_type_);
 }
 
 Var BertClassifier::after_attention(const Layer& layer, const Var& context, const Var& residual,
@@ -275,8 +275,11 @@ Var BertClassifier::after_attention(const Layer& layer, const Var& context, cons
 
 Var BertClassifier::run_layer(const Layer& layer, const Var& x, const Layout& layout, const Pass& pass) {
   const Dropout dropout = make_dropout(config_.attention_dropout, pass.dropout, layer.attention_site);
+  const std::int64_t width = config_.width;
   const Var qkv = linear(pass.tape, x, layer.qkv, layout, pass.dropout);
-  return after_attention(layer, attention(pass.tape, qkv, layout, config_.heads, dropout), x, layout, pass);
+  const Var context =
+      attention(pass.tape, {qkv, 0, qkv, width, 2 * width}, layout, layout->spans(), attention_options(), dropout);
+  return after_attention(layer, context, x, layout, pass);
 }
 
 Var BertClassifier::run_layer_for_first(const Layer& layer, const Var& x, const Layout& layout, const Pass& pass) {
@@ -286,12 +289,20 @@ Var BertClassifier::run_layer_for_first(const Layer& layer, const Var& x, const 
   const Var key_value = linear(pass.tape, x, layer.qkv, layout, pass.dropout, Activation::none, width, 2 * width);
   const Var x_first = first_tokens(pass.tape, x, layout);
   const Var query = linear(pass.tape, x_first, layer.qkv, first, pass.dropout, Activation::none, 0, width);
-  const Var context = attention_of_first(pass.tape, query, key_value, layout, config_.heads, dropout);
+  const Var context =
+      attention(pass.tape, {query, 0, key_value, 0, width}, first, layout->spans(), attention_options(), dropout);
   return after_attention(layer, context, x_first, first, pass);
 }
 
 bool BertClassifier::trains(const Layer& layer) const {
   return layer.qkv.trains() || layer.output.trains() || layer.up.trains() || layer.down.trains();
+}
+
+AttentionOptions BertClassifier::attention_options() const {
+  AttentionOptions options;
+  options.heads = config_.heads;
+  options.size = config_.width / config_.heads;
+  return options;
 }
 
 Var BertClassifier::logits(const Batch& batch, const Pass& pass) {

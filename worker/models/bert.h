@@ -64,6 +64,7 @@ class BertClassifier final : public Model {
   };
 
   bool trains(const Layer& layer) const;
+  AttentionOptions attention_options() const;
   Var embed(const Batch& batch, const Layout& layout, const Pass& pass);
   Var run_layer(const Layer& layer, const Var& x, const Layout& layout, const Pass& pass);
   /// The layer's output for the first token of each row alone.
