@@ -87,8 +87,7 @@ void ModelWeights::drop(std::string_view name) {
   weights_[index_.at(std::string(name))] = Parameter();
 }
 
-void ModelWeights::adopt(const ModelOptions& options,
-                         const std::function<bool(std::string_view name)>& is_unused) {
+void ModelWeights::adopt(const ModelOptions& options, const std::function<bool(std::string_view name)>& is_unused) {
   for (std::size_t i = 0; i < weights_.size(); ++i) {
     Parameter& weight = weights_[i];
     if (!weight.value.defined()) continue;  // absent, or quantised

@@ -66,8 +66,8 @@ class ModelWeights {
   /// Leaves out what this model does not use: a head for another task.
   void drop(std::string_view name);
 
-  /// Trains what the options say and brings the rest to the compute type, or to what the family says of it. `is_unused`
-  /// names tensors that no output depends on: they are left as they are.
+  /// Trains what the options say and brings the rest to the compute type, or to what the family says of it.
+  /// `is_unused` names tensors that no output depends on: they are left as they are.
   void adopt(const ModelOptions& options, const std::function<bool(std::string_view name)>& is_unused = {});
 
   /// Those that are there, in the order of the model.
