@@ -19,24 +19,9 @@ namespace {
 
 // The operations at a model's end work on a row or a number per sample: plain tensor operations on any device.
 
-at::Tensor first_indices(const TokenLayout& layout, const at::Device& device) {
-  const std::vector<std::int64_t> first(layout.starts.begin(), layout.starts.end() - 1);
-  return at::tensor(first, at::kLong).to(device);
-}
-
-/// [rows, tokens]: 1 / tokens of the row where the token is the row's.
-at::Tensor averaging_matrix(const TokenLayout& layout, const at::Tensor& like) {
-  at::Tensor matrix = at::zeros({layout.rows, layout.tokens()}, at::kFloat);
-  for (std::int64_t r = 0; r < layout.rows; ++r) {
-    matrix.select(0, r).narrow(0, layout.starts[r], layout.tokens_of(r)).fill_(1.0 / layout.tokens_of(r));
-  }
-  return matrix.to(like.device());
-}
-
-}  // namespace
-
-Var first_tokens(Tape* tape, const Var& x, const Layout& layout) {
-  const at::Tensor index = first_indices(*layout, x.value.device());
+/// These rows of x, none twice.
+Var chosen_tokens(Tape* tape, const Var& x, const std::vector<std::int64_t>& tokens) {
+  const at::Tensor index = at::tensor(tokens, at::kLong).to(x.value.device());
   const at::Tensor value = at::index_select(x.value, 0, index);
   if (tape == nullptr || !x.needs_grad()) return Var(value);
   const Var result = tape->track(value);
@@ -51,6 +36,27 @@ Var first_tokens(Tape* tape, const Var& x, const Layout& layout) {
   return result;
 }
 
+/// [rows, tokens]: 1 / tokens of the row where the token is the row's.
+at::Tensor averaging_matrix(const TokenLayout& layout, const at::Tensor& like) {
+  at::Tensor matrix = at::zeros({layout.rows, layout.tokens()}, at::kFloat);
+  for (std::int64_t r = 0; r < layout.rows; ++r) {
+    matrix.select(0, r).narrow(0, layout.starts[r], layout.tokens_of(r)).fill_(1.0 / layout.tokens_of(r));
+  }
+  return matrix.to(like.device());
+}
+
+}  // namespace
+
+Var first_tokens(Tape* tape, const Var& x, const Layout& layout) {
+  return chosen_tokens(tape, x, {layout->starts.begin(), layout->starts.end() - 1});
+}
+
+Var last_tokens(Tape* tape, const Var& x, const Layout& layout) {
+  std::vector<std::int64_t> last(layout->starts.begin() + 1, layout->starts.end());
+  for (std::int64_t& token : last) --token;
+  return chosen_tokens(tape, x, last);
+}
+
 Var mean_tokens(Tape* tape, const Var& x, const Layout& layout) {
   const at::Tensor matrix = averaging_matrix(*layout, x.value);
   const at::Tensor value = at::mm(matrix, x.value.to(at::kFloat)).to(x.value.scalar_type());
@@ -63,13 +69,28 @@ Var mean_tokens(Tape* tape, const Var& x, const Layout& layout) {
   return result;
 }
 
-Var to_float(Tape* tape, const Var& x) {
-  if (x.value.scalar_type() == at::kFloat) return x;
-  const at::Tensor value = x.value.to(at::kFloat);
+Var to_type(Tape* tape, const Var& x, at::ScalarType type) {
+  if (x.value.scalar_type() == type) return x;
+  const at::Tensor value = x.value.to(type);
   if (tape == nullptr || !x.needs_grad()) return Var(value);
   const Var result = tape->track(value);
   tape->record([slot = result.slot, x_slot = x.slot, type = x.value.scalar_type()] {
     if (slot->grad.defined()) x_slot->add(slot->grad.to(type));
+  });
+  return result;
+}
+
+Var to_float(Tape* tape, const Var& x) {
+  return to_type(tape, x, at::kFloat);
+}
+
+Var scale(Tape* tape, const Var& x, double factor) {
+  if (factor == 1) return x;
+  const at::Tensor value = x.value * factor;
+  if (tape == nullptr || !x.needs_grad()) return Var(value);
+  const Var result = tape->track(value);
+  tape->record([slot = result.slot, x_slot = x.slot, factor] {
+    if (slot->grad.defined()) x_slot->add(slot->grad * factor);
   });
   return result;
 }

@@ -4,11 +4,16 @@
 #include <nlohmann/json.hpp>
 
 #include "worker/models/bert.h"
+#include "worker/models/gpt2.h"
+#include "worker/models/gpt_neo.h"
+#include "worker/models/llama.h"
+#include "worker/models/roberta.h"
+#include "worker/models/t5.h"
 
 namespace finesweep::worker {
 namespace {
 
-const std::array<const Family*, 1> kFamilies = {&bert_family};
+const std::array kFamilies = {&bert_family, &gpt2_family, &gpt_neo_family, &llama_family, &roberta_family, &t5_family};
 
 }  // namespace
 
@@ -43,7 +48,8 @@ Result<std::int64_t> config_integer(const Json& config, const char* key, std::in
 Result<bool> config_boolean(const Json& config, const char* key, bool otherwise) {
   const auto found = config.find(key);
   if (found == config.end() || found->is_null()) return otherwise;
-  if (!found->is_boolean()) return Error{std::string("\"") + key + "\" must be true or false, and is " + found->dump()};
+  if (!found->is_boolean())
+    return Error{std::string("\"") + key + "\" must be true or false, and is " + found->dump()};
   return found->get<bool>();
 }
 

@@ -71,6 +71,12 @@ Result<NameMap> map_names(const Family& family, const Json& config, const std::v
   return names;
 }
 
+std::int64_t stacked_rows(const WeightSpec& spec) {
+  std::int64_t rows = 0;
+  for (std::size_t i = 0; i < spec.names.size(); ++i) rows += spec.shape_of(i)[0];
+  return rows;
+}
+
 /// Writes each tensor of `spec` into its place in one new tensor.
 Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, const WeightFiles& files,
                               at::ScalarType type, c10::Device device) {
@@ -86,10 +92,11 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
     }
     const TensorEntry& entry = *files.find(found->second);
     const std::string where = files.file_of(found->second).string() + ": tensor \"" + found->second + "\"";
-    std::vector<std::int64_t> wanted = spec.shape;
+    std::vector<std::int64_t> wanted = spec.shape_of(i);
     if (spec.transposed) std::reverse(wanted.begin(), wanted.end());
     if (!shape_fits(entry.shape, wanted)) {
-      return Error{where + " has shape " + shape_text(entry.shape) + "; config.json asks for " + shape_text(wanted)};
+      return Error{where + " has shape " + shape_text(entry.shape) + "; config.json asks for " +
+                   shape_text(wanted)};
     }
     if (!is_floating(entry.dtype)) {
       return Error{where + " has type " + entry.dtype + "; expected F32, F16, BF16 or F64"};
@@ -99,7 +106,7 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
     if (!parameter.value.defined()) {
       std::vector<std::int64_t> shape = entry.shape;
       if (spec.transposed) std::reverse(shape.begin(), shape.end());
-      shape[0] *= static_cast<std::int64_t>(spec.names.size());
+      if (spec.names.size() > 1) shape[0] = stacked_rows(spec);
       parameter.value = at::empty(shape, at::TensorOptions(type).device(device));
     }
     parameter.parts.push_back({spec.names[i], entry.shape[spec.transposed ? 1 : 0]});
@@ -109,6 +116,13 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
 }
 
 }  // namespace
+
+const Parameter* Pretrained::find(std::string_view name) const {
+  for (const Parameter& weight : weights) {
+    if (weight.present() && weight.parts.front().name == name) return &weight;
+  }
+  return nullptr;
+}
 
 Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem::path& folder,
                                                           at::ScalarType storage, c10::Device device) try {
@@ -141,8 +155,7 @@ Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem:
   model->storage = storage;
   model->device = device;
   for (const WeightSpec& spec : *specs) {
-    const bool wide = spec.head || spec.role == WeightRole::norm;
-    Result<Parameter> weight = load_weight(spec, *names, *files, wide ? at::kFloat : storage, device);
+    Result<Parameter> weight = load_weight(spec, *names, *files, spec.type_for(storage), device);
     if (!weight) return Error{weight.error()};
     model->weights.push_back(std::move(*weight));
   }

@@ -29,15 +29,23 @@ void WeightSpecs::linear(const std::vector<std::string>& paths, std::int64_t out
   weight.head = bias.head = how.head;
   weight.transposed = how.transposed;
   weight.quantizable = how.quantizable && !how.head;
+  weight.overflows_fp16 = how.overflows_fp16;
   specs_.push_back(std::move(weight));
   if (how.bias) specs_.push_back(std::move(bias));
 }
 
+void WeightSpecs::linear(const std::vector<std::string>& paths, const std::vector<std::int64_t>& outs,
+                         std::int64_t in, const Linear& how) {
+  const std::size_t first = specs_.size();
+  linear(paths, outs.front(), in, how);
+  for (std::size_t i = first; i < specs_.size(); ++i) specs_[i].rows = outs;
+}
+
 ModelWeights::ModelWeights(const Pretrained& pretrained, at::ScalarType compute_type)
-    : weights_(pretrained.weights), compute_type_(compute_type), device_(pretrained.device) {
+    : weights_(pretrained.weights), device_(pretrained.device) {
   for (std::size_t i = 0; i < pretrained.specs.size(); ++i) {
     const WeightSpec& spec = pretrained.specs[i];
-    kinds_.push_back({spec.head, spec.role == WeightRole::norm});
+    kinds_.push_back({spec.head, spec.type_for(compute_type)});
     index_.emplace(spec.names.front(), i);
   }
 }
@@ -75,13 +83,16 @@ void ModelWeights::make_head(const std::string& name, std::vector<std::int64_t> 
   parameter.value = value.to(device_);
 }
 
-void ModelWeights::adopt(const ModelOptions& options,
-                         const std::function<bool(std::string_view name)>& is_unused) {
+void ModelWeights::drop(std::string_view name) {
+  weights_[index_.at(std::string(name))] = Parameter();
+}
+
+void ModelWeights::adopt(const ModelOptions& options, const std::function<bool(std::string_view name)>& is_unused) {
   for (std::size_t i = 0; i < weights_.size(); ++i) {
     Parameter& weight = weights_[i];
     if (!weight.value.defined()) continue;  // absent, or quantised
     const bool unused = !kinds_[i].head && is_unused && is_unused(weight.parts.front().name);
-    const at::ScalarType type = kinds_[i].head || kinds_[i].norm ? at::kFloat : compute_type_;
+    const at::ScalarType type = kinds_[i].type;
     if (kinds_[i].head) weight.value = weight.value.clone();  // an adapter may bring its own
     if (!options.frozen && (kinds_[i].head || (options.train_all && !unused))) {
       weight.train(type);
