@@ -41,10 +41,10 @@ Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const Trainin
       seed_(seed) {}
 
 Result<StepReport> Trainer::step(const std::vector<Batch>& batches) {
-  std::int64_t rows = 0;
+  std::int64_t counted = 0;
   for (const Batch& batch : batches) {
     if (Status fits = model_.check(batch); !fits) return Error{fits.error()};
-    rows += batch.input_ids.size(0);
+    counted += model_.counted(batch);
   }
   const at::NoGradGuard no_graph;  // the tape stands in for libtorch's
   StepReport report;
@@ -56,7 +56,7 @@ Result<StepReport> Trainer::step(const std::vector<Batch>& batches) {
   for (const Batch& batch : batches) {
     Tape tape;
     pass.tape = &tape;
-    const Var loss = model_.loss(batch, pass, static_cast<double>(rows));
+    const Var loss = model_.loss(batch, pass, static_cast<double>(counted));
     backward(tape, loss);
     report.loss += loss.value.item<double>();
     pass.first_row += batch.input_ids.size(0);

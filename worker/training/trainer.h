@@ -20,7 +20,7 @@ namespace finesweep::worker {
 double learning_rate_at(Schedule schedule, double peak, std::int64_t step, std::int64_t warmup, std::int64_t total);
 
 struct StepReport {
-  /// Mean over the rows of the whole accumulated batch, before the step.
+  /// Mean over the counted rows or tokens of the whole accumulated batch, before the step.
   double loss = 0;
   double learning_rate = 0;
   /// Of all trained parameters together, before clipping.
