@@ -18,15 +18,15 @@ INSTANTIATE_TEST_SUITE_P(BothTypes, Ops, testing::Values(at::kFloat, at::kBFloat
                          [](const auto& info) { return info.param == at::kFloat ? "fp32" : "bf16"; });
 
 TEST_P(Ops, linear_with_every_activation_is_its_reference) {
-  for (const Activation activation :
-       {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu, Activation::tanh}) {
+  for (const Activation activation : {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu,
+                                      Activation::tanh, Activation::silu}) {
     for (const Sizes& sizes : odd_sizes()) {
       SCOPED_TRACE(testing::Message() << static_cast<int>(activation) << " width " << sizes.width());
       const Layout layout = layout_of(sizes.lengths);
       const std::int64_t in = sizes.width(), out = 2 * in + 1;
       Parameter weight = parameter(numbers({out, in}, 1) / std::sqrt(double(in)), type(), true);
       Parameter bias = parameter(numbers({out}, 2), type(), true);
-      const LinearModule module{{"m"}, &weight, &bias, {}};
+      const LinearModule module{{"m"}, &weight, &bias, {}, {}};
       const at::Tensor x = numbers({layout->tokens(), in}, 3).to(type());
       const Outcome mine = run_kernel(
           {x}, {&weight, &bias},
@@ -52,7 +52,7 @@ TEST_P(Ops, adapters_on_parts_of_a_stacked_linear_with_dropout_are_their_referen
     Parameter a2 = parameter(numbers({8, width}, 5) / std::sqrt(double(width)), type(), true),
               b2 = parameter(numbers({width, 8}, 6), type(), true);
     const LinearModule module{
-        {"q", "k", "v"}, &weight, &bias, {{&a1, &b1, 0.5, 0.2, 11, 0}, {&a2, &b2, 2.0, 0.0, 12, 2 * width}}};
+        {"q", "k", "v"}, &weight, &bias, {{&a1, &b1, 0.5, 0.2, 11, 0}, {&a2, &b2, 2.0, 0.0, 12, 2 * width}}, {}};
     const at::Tensor mask = dropout_mask(make_dropout(0.2, kRun, 11), *layout, width);
     const at::Tensor x = numbers({layout->tokens(), width}, 7).to(type());
     const std::vector<Parameter*> parameters{&a1, &b1, &a2, &b2};
@@ -111,7 +111,9 @@ TEST_P(Ops, add_norm_with_dropout_is_its_reference) {
           5);
       const Outcome expected = run_reference(
           {x, residual}, {&weight, &bias},
-          [&](const std::vector<at::Tensor>& v) { return reference::add_norm(v[0], v[1], v[2], v[3], 1e-5, mask); },
+          [&](const std::vector<at::Tensor>& v) {
+            return reference::norm(reference::add(v[0], v[1], mask), v[2], v[3], NormKind::layer, 1e-5, {});
+          },
           5);
       // One token of one channel: the gradient is rounding noise around zero.
       if (width > 1) expect_same(mine, expected, 2 * tolerance());
@@ -138,7 +140,7 @@ TEST_P(Ops, embedding_with_norm_and_dropout_is_its_reference) {
     const Outcome mine = run_kernel(
         {}, parameters,
         [&](Tape* tape, const std::vector<Var>&) {
-          return embed_norm(tape, module, ids, places, type_ids, layout, dropout, type());
+          return embed(tape, module, ids, places, type_ids, layout, dropout, type());
         },
         6);
     Outcome expected = run_reference(
@@ -146,7 +148,7 @@ TEST_P(Ops, embedding_with_norm_and_dropout_is_its_reference) {
         [&](const std::vector<at::Tensor>& v) {
           const at::Tensor sum =
               v[0].index_select(0, ids) + v[2].index_select(0, type_ids) + v[1].index_select(0, places);
-          return reference::layer_norm(sum, v[3], v[4], 1e-5, dropout_mask(dropout, *layout, width));
+          return reference::norm(sum, v[3], v[4], NormKind::layer, 1e-5, dropout_mask(dropout, *layout, width));
         },
         6);
     expected.gradients[0][4].zero_();  // the padding id
@@ -155,55 +157,6 @@ TEST_P(Ops, embedding_with_norm_and_dropout_is_its_reference) {
     EXPECT_LE(words.touched_rows.size(), 18u);
     words.zero_grad();
     EXPECT_EQ(words.grad.abs().max().item<float>(), 0);
-  }
-}
-
-TEST_P(Ops, attention_with_dropout_is_its_reference) {
-  for (const double rate : {0.0, 0.1}) {
-    for (const Sizes& sizes : odd_sizes()) {
-      SCOPED_TRACE(testing::Message() << rate << " width " << sizes.width());
-      const Layout layout = layout_of(sizes.lengths, 2, 9);
-      const std::int64_t width = sizes.width();
-      const Dropout dropout = make_dropout(rate, kRun, 4);
-      std::vector<at::Tensor> masks, first_masks;
-      for (std::int64_t r = 0; rate > 0 && r < layout->rows; ++r) {
-        const std::int64_t keys = layout->tokens_of(r);
-        masks.push_back(attention_dropout_mask(dropout, 9 + r, sizes.heads, keys, keys));
-        first_masks.push_back(attention_dropout_mask(dropout, 9 + r, sizes.heads, 1, keys));
-      }
-      const at::Tensor qkv = numbers({layout->tokens(), 3 * width}, 1).to(type());
-      const Outcome mine = run_kernel(
-          {qkv}, {},
-          [&](Tape* tape, const std::vector<Var>& v) {
-            return attention(tape, v[0], layout, sizes.heads, dropout);
-          },
-          2);
-      const Outcome expected = run_reference(
-          {qkv}, {},
-          [&](const std::vector<at::Tensor>& v) {
-            return reference::attention(v[0].narrow(1, 0, width), v[0].narrow(1, width, width),
-                                        v[0].narrow(1, 2 * width, width), *layout, sizes.heads, false, masks);
-          },
-          2);
-      expect_same(mine, expected, tolerance());
-
-      const at::Tensor query = numbers({layout->rows, width}, 3).to(type());
-      const at::Tensor key_value = numbers({layout->tokens(), 2 * width}, 4).to(type());
-      const Outcome first = run_kernel(
-          {query, key_value}, {},
-          [&](Tape* tape, const std::vector<Var>& v) {
-            return attention_of_first(tape, v[0], v[1], layout, sizes.heads, dropout);
-          },
-          5);
-      const Outcome first_expected = run_reference(
-          {query, key_value}, {},
-          [&](const std::vector<at::Tensor>& v) {
-            return reference::attention(v[0], v[1].narrow(1, 0, width), v[1].narrow(1, width, width), *layout,
-                                        sizes.heads, true, first_masks);
-          },
-          5);
-      expect_same(first, first_expected, tolerance());
-    }
   }
 }
 
@@ -254,7 +207,7 @@ TEST(Ops, what_nothing_trained_went_into_is_not_recorded) {
   const Layout layout = layout_of({4, 2});
   Parameter weight = parameter(numbers({6, 6}, 1), at::kFloat, false),
             bias = parameter(numbers({6}, 2), at::kFloat, false);
-  const LinearModule module{{"m"}, &weight, &bias, {}};
+  const LinearModule module{{"m"}, &weight, &bias, {}, {}};
   Tape tape;
   const Var y = linear(&tape, Var(numbers({6, 6}, 3)), module, layout, {}, Activation::gelu);
   EXPECT_FALSE(y.needs_grad());
@@ -267,14 +220,18 @@ TEST(Ops, a_nan_reaches_the_output_of_every_operation) {
   x[2][3] = NAN;
   Parameter weight = parameter(numbers({32, 32}, 1), at::kFloat, false),
             bias = parameter(numbers({32}, 2), at::kFloat, false);
-  const LinearModule module{{"m"}, &weight, &bias, {}};
+  const LinearModule module{{"m"}, &weight, &bias, {}, {}};
   const NormModule norm{&bias, &bias, 1e-5};
   for (const Activation activation :
-       {Activation::gelu, Activation::gelu_tanh, Activation::relu, Activation::tanh}) {
+       {Activation::gelu, Activation::gelu_tanh, Activation::relu, Activation::tanh, Activation::silu}) {
     EXPECT_TRUE(linear(nullptr, Var(x), module, layout, {}, activation).value[2].isnan().all().item<bool>());
   }
   EXPECT_TRUE(add_norm(nullptr, Var(x.clone()), Var(x), norm, layout, {}).value[2].isnan().all().item<bool>());
-  const at::Tensor out = attention(nullptr, Var(at::cat({x, x, x}, 1)), layout, 2, {}).value;
+  const Var qkv(at::cat({x, x, x}, 1));
+  AttentionOptions options;
+  options.heads = 2;
+  options.size = 16;
+  const at::Tensor out = attention(nullptr, {qkv, 0, qkv, 32, 64}, layout, layout->spans(), options, {}).value;
   EXPECT_TRUE(out[2].isnan().any().item<bool>());
   EXPECT_FALSE(out[6].isnan().any().item<bool>()) << "another row";
 }

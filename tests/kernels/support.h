@@ -62,9 +62,13 @@ inline double relative_difference(const at::Tensor& mine, const at::Tensor& expe
   return ((a - b).abs().max() / (b.abs().max() + 1e-3)).item<double>();
 }
 
-/// fp32 to rounding, bf16 to its eight bits.
+inline std::string type_name(at::ScalarType type) {
+  return type == at::kFloat ? "fp32" : type == at::kHalf ? "fp16" : "bf16";
+}
+
+/// fp32 to rounding, bf16 to its eight bits, fp16 to its eleven.
 inline double tolerance(at::ScalarType type) {
-  return type == at::kFloat ? 2e-5 : 3e-2;
+  return type == at::kFloat ? 2e-5 : type == at::kHalf ? 1e-2 : 3e-2;
 }
 
 /// What an operation computes from inputs, and the gradients of these and of parameters for a given gradient of the

@@ -12,8 +12,8 @@ struct Batch {
   at::Tensor input_ids;       // [rows, length] int64
   at::Tensor attention_mask;  // [rows, length] int64: 1 for a real token
   at::Tensor token_type_ids;  // [rows, length] int64; undefined where the tokenizer gives none
-  /// Classification: [rows] int64, a regression: [rows] float32. Language models: [rows, length] int64, -100 where a
-  /// token does not count; aligned with input_ids (the model shifts), for an encoder-decoder with the decoder.
+  /// Classification: [rows] int64, a regression: [rows] float32. Language models: [rows, length] int64, -100 where
+  /// a token does not count; aligned with input_ids (the model shifts), for an encoder-decoder with the decoder.
   at::Tensor labels;
   /// [rows, length] int64. Undefined: an encoder-decoder shifts the labels right.
   at::Tensor decoder_input_ids;

@@ -6,6 +6,15 @@
 #include <algorithm>
 
 namespace finesweep::worker {
+namespace {
+
+/// Gradients are added to in place: libtorch may give a view of memory that others hold, or an expanded one.
+at::Tensor owned(const at::Tensor& gradient) {
+  const bool alone = gradient.is_contiguous() && gradient.storage().use_count() == 1;
+  return alone ? gradient : gradient.clone(at::MemoryFormat::Contiguous);
+}
+
+}  // namespace
 
 Var differentiate(Tape* tape, const std::vector<Var>& inputs, const std::vector<Parameter*>& parameters,
                   const std::function<at::Tensor(const std::vector<at::Tensor>&)>& compute) {
@@ -16,6 +25,10 @@ Var differentiate(Tape* tape, const std::vector<Var>& inputs, const std::vector<
     values.push_back(input.value.detach());
   }
   for (const Parameter* parameter : parameters) {
+    if (parameter == nullptr) {
+      values.emplace_back();
+      continue;
+    }
     if (tape != nullptr && parameter->trained) wanted.push_back(values.size());
     values.push_back(parameter->value.detach());
   }
@@ -36,10 +49,9 @@ Var differentiate(Tape* tape, const std::vector<Var>& inputs, const std::vector<
     const std::vector<at::Tensor> gradients = torch::autograd::grad({output}, leaves, {result.slot->grad});
     for (std::size_t k = 0; k < wanted.size(); ++k) {
       if (wanted[k] < inputs.size()) {
-        inputs[wanted[k]].slot->add(gradients[k]);
+        inputs[wanted[k]].slot->add(owned(gradients[k]));
       } else {
-        Parameter& parameter = *parameters[wanted[k] - inputs.size()];
-        parameter.grad.add_(gradients[k]);
+        parameters[wanted[k] - inputs.size()]->grad.add_(gradients[k]);
       }
     }
   });

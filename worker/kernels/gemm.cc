@@ -38,10 +38,11 @@ at::Tensor call_one_dnn(const at::Tensor& x, const at::Tensor& w, const std::opt
 
 }  // namespace
 
-at::Tensor product_with_weight(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias) {
+at::Tensor product_with_weight(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias,
+                               const at::Tensor& residual) {
   const std::optional<at::Tensor> maybe = bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt;
-  if (goes_to_one_dnn(x, w.size(0))) return call_one_dnn(x, w, maybe);
-  return at::linear(x, w, maybe);
+  const at::Tensor y = goes_to_one_dnn(x, w.size(0)) ? call_one_dnn(x, w, maybe) : at::linear(x, w, maybe);
+  return residual.defined() ? y.add_(residual) : y;
 }
 
 at::Tensor product_with_transposed_weight(const at::Tensor& dy, const at::Tensor& w) {

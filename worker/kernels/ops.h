@@ -87,8 +87,8 @@ Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& 
 /// activation(z[:, :inner]) · z[:, inner:]: the middle of a gated feed-forward block.  z [tokens, 2 × inner].
 Var gated(Tape* tape, const Var& z, Activation activation);
 
-/// norm(words[id] + positions[position] + types[type]), without the parts that the module does not have, and dropout
-/// at the end. Ids [tokens] int64, in range; those of an absent table are not read.
+/// norm(words[id] + positions[position] + types[type]), without the parts that the module does not have, and
+/// dropout at the end. Ids [tokens] int64, in range; those of an absent table are not read.
 Var embed(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
           const at::Tensor& types, const Layout& layout, const Dropout& dropout, at::ScalarType compute_type);
 
@@ -149,8 +149,8 @@ struct RotaryTable {
   at::Tensor cosine, sine;  // [positions, size / 2] fp32, on the model's device
 };
 
-/// Turns the first `heads` heads of each token of x (query and key of a packed projection) by its position. Consumes
-/// x: its memory is reused.  positions [tokens] int64.
+/// Turns the first `heads` heads of each token of x (query and key of a packed projection) by its position.
+/// Consumes x: its memory is reused.  positions [tokens] int64.
 Var rotate(Tape* tape, const Var& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
            std::int64_t size);
 

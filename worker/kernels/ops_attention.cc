@@ -1,10 +1,15 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <stdexcept>
 
 #include "worker/kernels/cpu/attention.h"
 #include "worker/kernels/differentiate.h"
+#include "worker/kernels/dispatch.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/reference.h"
 
@@ -21,75 +26,112 @@ cpu::Heads<const T> readable(const at::Tensor& matrix, std::int64_t column) {
   return {matrix.const_data_ptr<T>() + column, matrix.stride(0)};
 }
 
-/// Where query, key and value stand: columns of one or of two matrices.
-struct Inputs {
-  Var query;      // in columns 0 … width
-  Var key_value;  // key from column `key`, value behind it; the same Var as `query` where all stand side by side
-  std::int64_t key = 0;
-  bool first_only = false;
-};
+/// The options with what may be left open filled in.
+AttentionOptions resolved(AttentionOptions options) {
+  if (options.key_heads == 0) options.key_heads = options.heads;
+  if (options.scale == 0) options.scale = 1 / std::sqrt(static_cast<double>(options.size));
+  return options;
+}
+
+void check(const AttentionInputs& in, const TokenLayout& queries, const RowSpans& keys,
+           const AttentionOptions& options) {
+  if (options.heads < 1 || options.key_heads < 1 || options.heads % options.key_heads != 0) {
+    throw std::invalid_argument("attention: the query heads are not a multiple of the key heads");
+  }
+  if (keys.rows() != queries.rows) throw std::invalid_argument("attention: queries and keys differ in rows");
+  for (std::int64_t r = 0; r < queries.rows; ++r) {
+    if (keys.count[r] < 1 || keys.begin[r] < 0 || keys.begin[r] + keys.count[r] > in.key_value.value.size(0)) {
+      throw std::invalid_argument("attention: a row's keys are outside of the matrix");
+    }
+    if (options.causal && queries.tokens_of(r) > keys.count[r]) {
+      throw std::invalid_argument("attention: a row has more queries than keys, so its first would see none");
+    }
+  }
+}
+
+/// No token is a key of two rows.
+bool disjoint(const RowSpans& keys) {
+  std::vector<std::int64_t> order(keys.begin.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](auto a, auto b) { return keys.begin[a] < keys.begin[b]; });
+  for (std::size_t i = 1; i < order.size(); ++i) {
+    if (keys.begin[order[i - 1]] + keys.count[order[i - 1]] > keys.begin[order[i]]) return false;
+  }
+  return true;
+}
 
 template <typename T>
-Var attention_on_cpu(Tape* tape, const Inputs& in, std::int64_t width, std::int64_t heads, const Layout& layout,
-                     const Dropout& dropout) {
+Var attention_on_cpu(Tape* tape, const AttentionInputs& in, const Layout& queries, const RowSpans& keys,
+                     const AttentionOptions& options, const Dropout& dropout) {
   using Kernels = cpu::AttentionKernels<T>;
-  const std::int64_t queries = in.query.value.size(0), value = in.key + width;
-  cpu::AttentionShape shape{heads, width / heads, 0, in.first_only};
-  shape.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.size)));
-  const at::Tensor out = at::empty({queries, width}, in.query.value.options());
-  const at::Tensor log_sum = at::empty({queries, heads}, at::kFloat);
-  Kernels::forward(readable<T>(in.query.value, 0), readable<T>(in.key_value.value, in.key),
-                   readable<T>(in.key_value.value, value), writable<T>(out, 0), log_sum.mutable_data_ptr<float>(),
-                   shape, *layout, dropout);
+  const std::int64_t tokens = in.query.value.size(0), width = options.heads * options.size;
+  const cpu::AttentionShape shape{options.heads, options.size, static_cast<float>(options.scale)};
+  const at::Tensor out = at::empty({tokens, width}, in.query.value.options());
+  const at::Tensor log_sum = at::empty({tokens, options.heads}, at::kFloat);
+  Kernels::forward(readable<T>(in.query.value, in.query_column), readable<T>(in.key_value.value, in.key_column),
+                   readable<T>(in.key_value.value, in.value_column), writable<T>(out, 0),
+                   log_sum.mutable_data_ptr<float>(), shape, *queries, keys, dropout);
   if (tape == nullptr || !(in.query.needs_grad() || in.key_value.needs_grad())) return Var(out);
 
   const Var result = tape->track(out);
-  tape->record([slot = result.slot, in, out, log_sum, shape, layout, dropout, value] {
+  tape->record([slot = result.slot, in, out, log_sum, shape, queries, keys, dropout, width] {
     if (!slot->grad.defined()) return;
     const at::Tensor d_out = std::move(slot->grad).contiguous();
     const bool together = in.query.value.is_same(in.key_value.value);
-    const at::Tensor d_key_value = at::empty_like(in.key_value.value);
-    const at::Tensor d_query = together ? d_key_value : at::empty_like(in.query.value);
-    Kernels::backward(readable<T>(in.query.value, 0), readable<T>(in.key_value.value, in.key),
-                      readable<T>(in.key_value.value, value), readable<T>(out, 0), readable<T>(d_out, 0),
-                      log_sum.const_data_ptr<float>(), writable<T>(d_query, 0), writable<T>(d_key_value, in.key),
-                      writable<T>(d_key_value, value), shape, *layout, dropout);
+    // Tokens and columns that no row reads get a gradient of 0.
+    const std::int64_t columns = (together ? 3 : 2) * width;
+    const bool whole =
+        columns == in.key_value.value.size(1) &&
+        std::accumulate(keys.count.begin(), keys.count.end(), std::int64_t{0}) == in.key_value.value.size(0);
+    const at::Tensor d_key_value = whole ? at::empty_like(in.key_value.value) : at::zeros_like(in.key_value.value);
+    const at::Tensor d_query = together                          ? d_key_value
+                               : in.query.value.size(1) == width ? at::empty_like(in.query.value)
+                                                                 : at::zeros_like(in.query.value);
+    Kernels::backward(readable<T>(in.query.value, in.query_column), readable<T>(in.key_value.value, in.key_column),
+                      readable<T>(in.key_value.value, in.value_column), readable<T>(out, 0), readable<T>(d_out, 0),
+                      log_sum.const_data_ptr<float>(), writable<T>(d_query, in.query_column),
+                      writable<T>(d_key_value, in.key_column), writable<T>(d_key_value, in.value_column), shape,
+                      *queries, keys, dropout);
     if (in.key_value.slot) in.key_value.slot->add(d_key_value);
     if (!together && in.query.slot) in.query.slot->add(d_query);
   });
   return result;
 }
 
-Var run(Tape* tape, const Inputs& in, std::int64_t heads, const Layout& layout, const Dropout& dropout) {
-  const std::int64_t width = in.key_value.value.size(1) / (in.first_only ? 2 : 3);
-  if (in.query.value.is_cpu()) {
-    return in.query.value.scalar_type() == at::kFloat
-               ? attention_on_cpu<float>(tape, in, width, heads, layout, dropout)
-               : attention_on_cpu<at::BFloat16>(tape, in, width, heads, layout, dropout);
-  }
+Var attention_by_reference(Tape* tape, const AttentionInputs& in, const Layout& queries, const RowSpans& keys,
+                           const AttentionOptions& options, const Dropout& dropout) {
   std::vector<at::Tensor> masks;
-  for (std::int64_t r = 0; dropout.active() && r < layout->rows; ++r) {
-    const std::int64_t keys = layout->tokens_of(r);
-    masks.push_back(attention_dropout_mask(dropout, layout->first_row + r, heads, in.first_only ? 1 : keys, keys));
+  for (std::int64_t r = 0; dropout.active() && r < queries->rows; ++r) {
+    masks.push_back(attention_dropout_mask(dropout, queries->first_row + r, options.heads, queries->tokens_of(r),
+                                           keys.count[r]));
   }
+  const bool together = in.query.value.is_same(in.key_value.value);
   std::vector<Var> inputs{in.key_value};
-  if (in.first_only) inputs.push_back(in.query);
-  return differentiate(tape, inputs, {}, [&](const std::vector<at::Tensor>& v) {
-    const at::Tensor query = in.first_only ? v[1] : v[0].narrow(1, 0, width);
-    return reference::attention(query, v[0].narrow(1, in.key, width), v[0].narrow(1, in.key + width, width),
-                                *layout, heads, in.first_only, masks);
+  if (!together) inputs.push_back(in.query);
+  std::vector<Parameter*> parameters;
+  if (options.bias != nullptr) parameters.push_back(options.bias->table);
+  const std::int64_t width = options.heads * options.size, key_width = options.key_heads * options.size;
+  return differentiate(tape, inputs, parameters, [&](const std::vector<at::Tensor>& v) {
+    const at::Tensor query = (together ? v[0] : v[1]).narrow(1, in.query_column, width);
+    return reference::attention(query, v[0].narrow(1, in.key_column, key_width),
+                                v[0].narrow(1, in.value_column, key_width),
+                                options.bias == nullptr ? at::Tensor() : v.back(), *queries, keys, options, masks);
   });
 }
 
 }  // namespace
 
-Var attention(Tape* tape, const Var& qkv, const Layout& layout, std::int64_t heads, const Dropout& dropout) {
-  return run(tape, {qkv, qkv, qkv.value.size(1) / 3, false}, heads, layout, dropout);
-}
-
-Var attention_of_first(Tape* tape, const Var& query, const Var& key_value, const Layout& layout, std::int64_t heads,
-                       const Dropout& dropout) {
-  return run(tape, {query, key_value, 0, true}, heads, layout, dropout);
+Var attention(Tape* tape, const AttentionInputs& inputs, const Layout& queries, const RowSpans& keys,
+              const AttentionOptions& options, const Dropout& dropout) {
+  const AttentionOptions full = resolved(options);
+  check(inputs, *queries, keys, full);
+  const bool plain = !full.causal && full.bias == nullptr && full.key_heads == full.heads;
+  if (!has_kernels(inputs.query.value) || !plain || (tape != nullptr && !disjoint(keys))) {
+    return attention_by_reference(tape, inputs, queries, keys, full, dropout);
+  }
+  return with_storage(inputs.query.value.scalar_type(), [&]<typename T>() {
+    return attention_on_cpu<T>(tape, inputs, queries, keys, full, dropout);
+  });
 }
 
 }  // namespace finesweep::worker

@@ -19,6 +19,8 @@ at::Tensor activate(const at::Tensor& z, Activation activation) {
       return at::relu(z);
     case Activation::tanh:
       return at::tanh(z);
+    case Activation::silu:
+      return at::silu(z);
   }
   return z;
 }
@@ -36,39 +38,105 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   return activate(y, activation);
 }
 
-at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double epsilon,
-                      const at::Tensor& output_mask) {
+at::Tensor scale_columns(const at::Tensor& x, const at::Tensor& scale, std::int64_t begin) {
+  const std::int64_t behind = x.size(1) - begin - scale.numel();
+  return x * at::constant_pad_nd(scale.view({-1}), {begin, behind}, 1).to(x.scalar_type());
+}
+
+at::Tensor gated(const at::Tensor& z, Activation activation) {
+  const std::int64_t inner = z.size(1) / 2;
+  return activate(z.narrow(1, 0, inner), activation) * z.narrow(1, inner, inner);
+}
+
+at::Tensor embed(const at::Tensor& words, const at::Tensor& ids, const at::Tensor& positions,
+                 const at::Tensor& position_ids, const at::Tensor& types, const at::Tensor& type_ids,
+                 at::ScalarType type) {
+  at::Tensor sum = at::index_select(words, 0, ids).to(at::kFloat);
+  if (types.defined()) sum = sum + at::index_select(types, 0, type_ids);
+  if (positions.defined()) sum = sum + at::index_select(positions, 0, position_ids);
+  return sum.to(type);
+}
+
+at::Tensor norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, NormKind kind,
+                double epsilon, const at::Tensor& output_mask) {
   const at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor centred = wide - wide.mean(-1, true);
+  const at::Tensor centred = kind == NormKind::layer ? wide - wide.mean(-1, true) : wide;
   const at::Tensor inverse = at::rsqrt((centred * centred).mean(-1, true) + epsilon);
-  at::Tensor y = centred * inverse * weight + bias;
+  at::Tensor y = centred * inverse * weight;
+  if (bias.defined()) y = y + bias;
   if (output_mask.defined()) y = y * output_mask.to(y.device());
   return y.to(x.scalar_type());
 }
 
-at::Tensor add_norm(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& weight,
-                    const at::Tensor& bias, double epsilon, const at::Tensor& mask) {
-  const at::Tensor sum = residual + (mask.defined() ? (x * mask.to(x.options())) : x);
-  return layer_norm(sum, weight, bias, epsilon, {});
+at::Tensor add(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& mask) {
+  return residual + (mask.defined() ? x * mask.to(x.options()) : x);
 }
 
+namespace {
+
+/// Buckets of the distances of one row, [queries, keys].
+at::Tensor buckets_of(const RelativeBias& bias, std::int64_t buckets, std::int64_t queries, std::int64_t keys) {
+  const at::Tensor result = at::empty({queries, keys}, at::kLong);
+  std::int64_t* out = result.mutable_data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < queries; ++i) {
+    for (std::int64_t j = 0; j < keys; ++j) {
+      *out++ = relative_bucket(j - (i + keys - queries), bias.bidirectional, buckets, bias.max_distance);
+    }
+  }
+  return result;
+}
+
+/// True where a key is hidden from a query, [queries, keys].
+at::Tensor hidden_keys(const AttentionOptions& options, std::int64_t queries, std::int64_t keys) {
+  const at::Tensor position = at::arange(queries, at::kLong).unsqueeze(1) + (keys - queries);
+  const at::Tensor distance = position - at::arange(keys, at::kLong).unsqueeze(0);
+  at::Tensor hidden = distance.lt(0);
+  if (options.window > 0) hidden = hidden.logical_or(distance.ge(options.window));
+  return hidden;
+}
+
+}  // namespace
+
 at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                     const TokenLayout& layout, std::int64_t heads, bool first_only,
-                     const std::vector<at::Tensor>& masks) {
-  const std::int64_t width = query.size(1), size = width / heads;
-  const auto by_head = [&](const at::Tensor& x, std::int64_t begin, std::int64_t count) {
-    return x.narrow(0, begin, count).to(at::kFloat).view({count, heads, size}).transpose(0, 1);
+                     const at::Tensor& bias, const TokenLayout& queries, const RowSpans& keys,
+                     const AttentionOptions& options, const std::vector<at::Tensor>& masks) {
+  const std::int64_t heads = options.heads, size = options.size;
+  const std::int64_t key_heads = options.key_heads == 0 ? heads : options.key_heads;
+  const double scale = options.scale == 0 ? 1 / std::sqrt(static_cast<double>(size)) : options.scale;
+  const auto by_head = [&](const at::Tensor& x, std::int64_t begin, std::int64_t tokens, std::int64_t count) {
+    const at::Tensor split = x.narrow(0, begin, tokens).to(at::kFloat).reshape({tokens, count, size});
+    return split.transpose(0, 1).repeat_interleave(heads / count, 0);
   };
   std::vector<at::Tensor> rows;
-  for (std::int64_t r = 0; r < layout.rows; ++r) {
-    const std::int64_t first = layout.starts[r], keys = layout.tokens_of(r);
-    const at::Tensor q = first_only ? by_head(query, r, 1) : by_head(query, first, keys);
-    const at::Tensor scores = at::matmul(q, by_head(key, first, keys).transpose(1, 2)) / std::sqrt(double(size));
+  for (std::int64_t r = 0; r < queries.rows; ++r) {
+    const std::int64_t q = queries.tokens_of(r), k = keys.count[r];
+    at::Tensor scores = at::matmul(by_head(query, queries.starts[r], q, heads),
+                                   by_head(key, keys.begin[r], k, key_heads).transpose(1, 2)) *
+                        scale;
+    if (bias.defined()) {
+      const at::Tensor index = buckets_of(*options.bias, bias.size(0), q, k).to(bias.device());
+      scores =
+          scores + bias.to(at::kFloat).index_select(0, index.view({-1})).view({q, k, heads}).permute({2, 0, 1});
+    }
+    if (options.causal) scores = scores.masked_fill(hidden_keys(options, q, k).to(scores.device()), -INFINITY);
     at::Tensor probabilities = at::softmax(scores, -1);
     if (!masks.empty()) probabilities = probabilities * masks[r].to(probabilities.device());
-    rows.push_back(at::matmul(probabilities, by_head(value, first, keys)).transpose(0, 1).reshape({-1, width}));
+    const at::Tensor mixed = at::matmul(probabilities, by_head(value, keys.begin[r], k, key_heads));
+    rows.push_back(mixed.transpose(0, 1).reshape({q, heads * size}));
   }
   return at::cat(rows).to(query.scalar_type());
+}
+
+at::Tensor rotate(const at::Tensor& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
+                  std::int64_t size) {
+  const std::int64_t tokens = x.size(0), turned = heads * size;
+  const at::Tensor cosine = table.cosine.index_select(0, positions).unsqueeze(1);
+  const at::Tensor sine = table.sine.index_select(0, positions).unsqueeze(1);
+  const at::Tensor split = x.narrow(1, 0, turned).to(at::kFloat).reshape({tokens, heads, 2, size / 2});
+  const at::Tensor first = split.select(2, 0), second = split.select(2, 1);
+  const at::Tensor result = at::stack({first * cosine - second * sine, second * cosine + first * sine}, 2);
+  const at::Tensor rest = x.narrow(1, turned, x.size(1) - turned);
+  return at::cat({result.reshape({tokens, turned}).to(x.scalar_type()), rest}, 1);
 }
 
 at::Tensor mean_tokens(const at::Tensor& x, const TokenLayout& layout) {
@@ -81,6 +149,13 @@ at::Tensor mean_tokens(const at::Tensor& x, const TokenLayout& layout) {
 
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, double denominator) {
   return at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum) / denominator;
+}
+
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& bias,
+                                const at::Tensor& labels, double denominator, double scale) {
+  at::Tensor logits = at::matmul(hidden * scale, weight.t());
+  if (bias.defined()) logits = logits + bias;
+  return cross_entropy(logits.to(at::kFloat), labels, denominator);
 }
 
 at::Tensor squared_error(const at::Tensor& values, const at::Tensor& labels, double denominator) {

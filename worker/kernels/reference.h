@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "worker/kernels/ops.h"
 
@@ -24,21 +25,38 @@ struct LoraTerm {
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                   const std::vector<LoraTerm>& branches, Activation activation);
 
-/// mask · norm(x).
-at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double epsilon,
-                      const at::Tensor& output_mask);
-/// norm(residual + mask · x).
-at::Tensor add_norm(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& weight,
-                    const at::Tensor& bias, double epsilon, const at::Tensor& mask);
+/// x with its columns begin … begin + scale.numel multiplied.
+at::Tensor scale_columns(const at::Tensor& x, const at::Tensor& scale, std::int64_t begin);
 
-/// query [queries of all rows, width], key and value [tokens, width]. Masks: one per row, [heads, queries, keys];
-/// empty: no dropout. `first_only`: the only query of a row is its first token, query is [rows, width].
+/// activation(z[:, :inner]) · z[:, inner:].
+at::Tensor gated(const at::Tensor& z, Activation activation);
+
+/// Sum of the tables' rows; those of positions and types may be undefined.
+at::Tensor embed(const at::Tensor& words, const at::Tensor& ids, const at::Tensor& positions,
+                 const at::Tensor& position_ids, const at::Tensor& types, const at::Tensor& type_ids,
+                 at::ScalarType type);
+
+/// mask · norm(x); bias may be undefined.
+at::Tensor norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, NormKind kind,
+                double epsilon, const at::Tensor& output_mask);
+/// residual + mask · x.
+at::Tensor add(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& mask);
+
+/// Attention of ops.h on matrices that hold the heads alone: query [queries, heads × size], key and value
+/// [tokens, key_heads × size]. `bias`: the table of options.bias, else undefined. Masks: one per row,
+/// [heads, queries, keys]; empty: no dropout.
 at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                     const TokenLayout& layout, std::int64_t heads, bool first_only,
-                     const std::vector<at::Tensor>& masks);
+                     const at::Tensor& bias, const TokenLayout& queries, const RowSpans& keys,
+                     const AttentionOptions& options, const std::vector<at::Tensor>& masks);
+
+at::Tensor rotate(const at::Tensor& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
+                  std::int64_t size);
 
 at::Tensor mean_tokens(const at::Tensor& x, const TokenLayout& layout);
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels, double denominator);
+/// bias may be undefined.
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& bias,
+                                const at::Tensor& labels, double denominator, double scale);
 at::Tensor squared_error(const at::Tensor& values, const at::Tensor& labels, double denominator);
 
 /// One update of a parameter as torch.optim.AdamW computes it; `step` counts from 1.

@@ -4,11 +4,13 @@
 #include <nlohmann/json.hpp>
 
 #include "worker/models/bert.h"
+#include "worker/models/roberta.h"
+#include "worker/models/t5.h"
 
 namespace finesweep::worker {
 namespace {
 
-const std::array<const Family*, 1> kFamilies = {&bert_family};
+const std::array kFamilies = {&bert_family, &roberta_family, &t5_family};
 
 }  // namespace
 

@@ -22,6 +22,14 @@ std::int64_t count_values(const std::vector<Parameter*>& parameters) {
   return count;
 }
 
+Status check_within(const at::Tensor& values, std::int64_t limit, const char* what) {
+  if (!values.defined() || values.numel() == 0) return {};
+  const std::int64_t least = values.min().item<std::int64_t>(), most = values.max().item<std::int64_t>();
+  if (least >= 0 && most < limit) return {};
+  return Error{std::string(what) + " " + std::to_string(least < 0 ? least : most) +
+               " is outside of the model's 0 … " + std::to_string(limit - 1)};
+}
+
 bool is_head_module(const Model& model, std::string_view path) {
   for (const std::string& head : model.head_modules()) {
     if (path == head || (path.starts_with(head) && path[head.size()] == '.')) return true;

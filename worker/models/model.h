@@ -38,7 +38,9 @@ struct Pass {
   std::int64_t first_row = 0;
   /// Generation: the batch's tokens stand behind those that the cache holds, and join them. Null: a batch is whole.
   KeyValueCache* cache = nullptr;
-  /// Where set, receives the embedding output and each layer's output: [tokens, width], real tokens only.
+  /// Where set, receives the embedding output and each layer's output: [tokens, width], real tokens only. Where a
+  /// norm follows the last layer, what it gives stands in the place of that layer's output. Of an encoder-decoder
+  /// the encoder's come first.
   std::vector<at::Tensor>* hidden_states = nullptr;
 };
 
@@ -86,6 +88,9 @@ class Model {
   /// Names of the labels for config.json; empty: LABEL_0, …
   std::vector<std::string> label_names;
 };
+
+/// That every one of these integers is in 0 … limit - 1; an undefined tensor passes. `what` they are, for the Error.
+Status check_within(const at::Tensor& values, std::int64_t limit, const char* what);
 
 /// `path` is a module of the model's head, or lies in one.
 bool is_head_module(const Model& model, std::string_view path);

@@ -110,6 +110,13 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
 
 }  // namespace
 
+const Parameter* Pretrained::find(std::string_view name) const {
+  for (const Parameter& weight : weights) {
+    if (weight.present() && weight.parts.front().name == name) return &weight;
+  }
+  return nullptr;
+}
+
 Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem::path& folder,
                                                           at::ScalarType storage, c10::Device device) try {
   keep_freed_memory();
@@ -141,8 +148,7 @@ Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem:
   model->storage = storage;
   model->device = device;
   for (const WeightSpec& spec : *specs) {
-    const bool wide = spec.head || spec.role == WeightRole::norm;
-    Result<Parameter> weight = load_weight(spec, *names, *files, wide ? at::kFloat : storage, device);
+    Result<Parameter> weight = load_weight(spec, *names, *files, spec.type_for(storage), device);
     if (!weight) return Error{weight.error()};
     model->weights.push_back(std::move(*weight));
   }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "jobs/json.h"
@@ -31,6 +32,9 @@ struct Pretrained {
   /// The backbone's weights in `storage`, in the family's order, stacked where the family stacks them; the head's
   /// in fp32, absent where the files have none.
   std::vector<Parameter> weights;
+
+  /// The one whose first tensor has this name; null where the files have none.
+  const Parameter* find(std::string_view name) const;
 };
 
 /// Reads config.json and the safetensors files. `storage` is fp32, or bf16 or fp16 where the backbone stays frozen.

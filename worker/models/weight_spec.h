@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -22,6 +24,14 @@ struct WeightSpec {
   bool transposed = false;
   /// A linear module inside the transformer layers: what QLoRA keeps in NF4. Embeddings, heads and norms are not.
   bool quantizable = false;
+  /// Stays fp32 where the rest is fp16: its products leave fp16's range.
+  bool overflows_fp16 = false;
+
+  /// What it is kept in where the backbone is fp32, bf16 or fp16.
+  at::ScalarType type_for(at::ScalarType backbone) const {
+    const bool wide = head || role == WeightRole::norm || (overflows_fp16 && backbone == at::kHalf);
+    return wide ? at::kFloat : backbone;
+  }
 };
 
 }  // namespace finesweep::worker

@@ -29,15 +29,16 @@ void WeightSpecs::linear(const std::vector<std::string>& paths, std::int64_t out
   weight.head = bias.head = how.head;
   weight.transposed = how.transposed;
   weight.quantizable = how.quantizable && !how.head;
+  weight.overflows_fp16 = how.overflows_fp16;
   specs_.push_back(std::move(weight));
   if (how.bias) specs_.push_back(std::move(bias));
 }
 
 ModelWeights::ModelWeights(const Pretrained& pretrained, at::ScalarType compute_type)
-    : weights_(pretrained.weights), compute_type_(compute_type), device_(pretrained.device) {
+    : weights_(pretrained.weights), device_(pretrained.device) {
   for (std::size_t i = 0; i < pretrained.specs.size(); ++i) {
     const WeightSpec& spec = pretrained.specs[i];
-    kinds_.push_back({spec.head, spec.role == WeightRole::norm});
+    kinds_.push_back({spec.head, spec.type_for(compute_type)});
     index_.emplace(spec.names.front(), i);
   }
 }
@@ -81,7 +82,7 @@ void ModelWeights::adopt(const ModelOptions& options,
     Parameter& weight = weights_[i];
     if (!weight.value.defined()) continue;  // absent, or quantised
     const bool unused = !kinds_[i].head && is_unused && is_unused(weight.parts.front().name);
-    const at::ScalarType type = kinds_[i].head || kinds_[i].norm ? at::kFloat : compute_type_;
+    const at::ScalarType type = kinds_[i].type;
     if (kinds_[i].head) weight.value = weight.value.clone();  // an adapter may bring its own
     if (!options.frozen && (kinds_[i].head || (options.train_all && !unused))) {
       weight.train(type);

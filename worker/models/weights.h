@@ -28,6 +28,7 @@ class WeightSpecs {
     bool quantizable = true;
     bool optional = false;
     bool head = false;
+    bool overflows_fp16 = false;
   };
   /// Modules of `out` outputs each, stacked in this order.
   void linear(const std::vector<std::string>& paths, std::int64_t out, std::int64_t in, const Linear& how);
@@ -59,7 +60,7 @@ class ModelWeights {
   /// bias 0. Call before adopt().
   void make_head(const std::string& name, std::vector<std::int64_t> shape, double deviation, std::uint64_t seed);
 
-  /// Trains what the options say and brings the rest to the compute type; norms and heads stay fp32. `is_unused`
+  /// Trains what the options say and brings the rest to the compute type, or to what the family says of it. `is_unused`
   /// names tensors that no output depends on: they are left as they are.
   void adopt(const ModelOptions& options, const std::function<bool(std::string_view name)>& is_unused = {});
 
@@ -68,12 +69,12 @@ class ModelWeights {
 
  private:
   struct Kind {
-    bool head = false, norm = false;
+    bool head = false;
+    at::ScalarType type = at::kFloat;
   };
   std::vector<Parameter> weights_;
   std::vector<Kind> kinds_;
   std::unordered_map<std::string, std::size_t> index_;
-  at::ScalarType compute_type_;
   c10::Device device_;
 };
 

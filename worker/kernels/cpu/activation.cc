@@ -22,6 +22,7 @@ FINESWEEP_INLINE Floats value_at(Floats z) {
   }
   if constexpr (kind == ActivationKind::relu) return max(Floats{}, z);
   if constexpr (kind == ActivationKind::tanh) return hyperbolic_tangent(z);
+  if constexpr (kind == ActivationKind::silu) return z / (1.0f + exponential(-z));
 }
 
 template <ActivationKind kind>
@@ -37,6 +38,10 @@ FINESWEEP_INLINE Floats slope_at(Floats z) {
   if constexpr (kind == ActivationKind::tanh) {
     const Floats t = hyperbolic_tangent(z);
     return 1.0f - t * t;
+  }
+  if constexpr (kind == ActivationKind::silu) {
+    const Floats s = 1.0f / (1.0f + exponential(-z));
+    return s * (1.0f + z * (1.0f - s));
   }
 }
 
@@ -64,6 +69,8 @@ FINESWEEP_INLINE void forward_any(ActivationKind kind, const T* z, T* out, std::
       return forward_range<ActivationKind::relu>(z, out, count);
     case ActivationKind::tanh:
       return forward_range<ActivationKind::tanh>(z, out, count);
+    case ActivationKind::silu:
+      return forward_range<ActivationKind::silu>(z, out, count);
   }
 }
 
@@ -78,6 +85,8 @@ FINESWEEP_INLINE void backward_any(ActivationKind kind, const T* z, const T* gra
       return backward_range<ActivationKind::relu>(z, gradient, out, count);
     case ActivationKind::tanh:
       return backward_range<ActivationKind::tanh>(z, gradient, out, count);
+    case ActivationKind::silu:
+      return backward_range<ActivationKind::silu>(z, gradient, out, count);
   }
 }
 

@@ -6,7 +6,7 @@
 
 namespace finesweep::worker::cpu {
 
-enum class ActivationKind { gelu, gelu_tanh, relu, tanh };
+enum class ActivationKind { gelu, gelu_tanh, relu, tanh, silu };
 
 /// out = activation(z), element by element; `out` may be `z`. Runs over all threads.
 void activate(ActivationKind kind, const float* z, float* out, std::int64_t count);

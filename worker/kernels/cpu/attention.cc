@@ -336,16 +336,16 @@ T* at_head(Heads<T> heads, std::int64_t token, std::int64_t head, std::int64_t s
 
 template <typename T>
 void AttentionKernels<T>::forward(Heads<const T> query, Heads<const T> key, Heads<const T> value, Heads<T> out,
-                                  float* log_sum, const AttentionShape& shape, const TokenLayout& layout,
-                                  const Dropout& dropout) {
-  over_heads(shape, layout, [&](std::int64_t row, std::int64_t head, Scratch& s) {
-    const std::int64_t first = layout.starts[row], keys = layout.tokens_of(row);
+                                  float* log_sum, const AttentionShape& shape, const TokenLayout& query_rows,
+                                  const RowSpans& key_rows, const Dropout& dropout) {
+  over_heads(shape, query_rows, [&](std::int64_t row, std::int64_t head, Scratch& s) {
+    const std::int64_t first = key_rows.begin[row], keys = key_rows.count[row];
     const std::int64_t columns = padded(keys), wide = padded(shape.size), stride = (keys + 63) / 64 * 64;
     s.prepare(keys, shape.size, false);
     load_keys_clone(at_head(key, first, head, shape.size), key.stride, at_head(value, first, head, shape.size),
                     value.stride, keys, columns, shape.size, wide, s, false);
-    const RandomStream stream = dropout.stream(layout.first_row + row);
-    const std::int64_t queries = shape.first_only ? 1 : keys, first_query = shape.first_only ? row : first;
+    const RandomStream stream = dropout.stream(query_rows.first_row + row);
+    const std::int64_t queries = query_rows.tokens_of(row), first_query = query_rows.starts[row];
     for (std::int64_t q = 0; q < queries; q += kQueries) {
       const std::int64_t count = std::min(kQueries, queries - q);
       if (dropout.active()) fill_bits(dropout, stream, head, q, count, stride, s.bits);
@@ -361,15 +361,16 @@ template <typename T>
 void AttentionKernels<T>::backward(Heads<const T> query, Heads<const T> key, Heads<const T> value,
                                    Heads<const T> out, Heads<const T> d_out, const float* log_sum, Heads<T> d_query,
                                    Heads<T> d_key, Heads<T> d_value, const AttentionShape& shape,
-                                   const TokenLayout& layout, const Dropout& dropout) {
-  over_heads(shape, layout, [&](std::int64_t row, std::int64_t head, Scratch& s) {
-    const std::int64_t first = layout.starts[row], keys = layout.tokens_of(row);
+                                   const TokenLayout& query_rows, const RowSpans& key_rows,
+                                   const Dropout& dropout) {
+  over_heads(shape, query_rows, [&](std::int64_t row, std::int64_t head, Scratch& s) {
+    const std::int64_t first = key_rows.begin[row], keys = key_rows.count[row];
     const std::int64_t columns = padded(keys), wide = padded(shape.size), stride = (keys + 63) / 64 * 64;
     s.prepare(keys, shape.size, true);
     load_keys_clone(at_head(key, first, head, shape.size), key.stride, at_head(value, first, head, shape.size),
                     value.stride, keys, columns, shape.size, wide, s, true);
-    const RandomStream stream = dropout.stream(layout.first_row + row);
-    const std::int64_t queries = shape.first_only ? 1 : keys, first_query = shape.first_only ? row : first;
+    const RandomStream stream = dropout.stream(query_rows.first_row + row);
+    const std::int64_t queries = query_rows.tokens_of(row), first_query = query_rows.starts[row];
     for (std::int64_t q = 0; q < queries; q += kQueries) {
       const std::int64_t count = std::min(kQueries, queries - q);
       if (dropout.active()) fill_bits(dropout, stream, head, q, count, stride, s.bits);

@@ -19,9 +19,6 @@ struct AttentionShape {
   std::int64_t heads = 0;
   std::int64_t size = 0;  // of one head
   float scale = 1;        // of the scores
-  /// True: each row has one query, its first token; `query`, `out` and what belongs to them are [rows, …]. False:
-  /// every token is a query.
-  bool first_only = false;
 };
 
 /// Softmax attention within each row. One task computes one head of one row, by blocks of queries against all keys,
@@ -30,13 +27,14 @@ struct AttentionShape {
 template <typename T>
 struct AttentionKernels {
   static void forward(Heads<const T> query, Heads<const T> key, Heads<const T> value, Heads<T> out, float* log_sum,
-                      const AttentionShape& shape, const TokenLayout& layout, const Dropout& dropout);
+                      const AttentionShape& shape, const TokenLayout& queries, const RowSpans& keys,
+                      const Dropout& dropout);
   /// `out` and `log_sum` are what forward gave, d_out the gradient of out; writes the gradients of the three
   /// inputs.
   static void backward(Heads<const T> query, Heads<const T> key, Heads<const T> value, Heads<const T> out,
                        Heads<const T> d_out, const float* log_sum, Heads<T> d_query, Heads<T> d_key,
-                       Heads<T> d_value, const AttentionShape& shape, const TokenLayout& layout,
-                       const Dropout& dropout);
+                       Heads<T> d_value, const AttentionShape& shape, const TokenLayout& queries,
+                       const RowSpans& keys, const Dropout& dropout);
 };
 
 }  // namespace finesweep::worker::cpu

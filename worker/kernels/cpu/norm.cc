@@ -32,10 +32,14 @@ FINESWEEP_INLINE Floats apply(const Mask& mask, std::int64_t i, Floats v) {
 }
 
 template <typename T>
-FINESWEEP_INLINE void statistics(const T* x, float epsilon, std::int64_t width, float& mean, float& inverse) {
-  Floats total{};
-  for (std::int64_t i = 0; i < width; i += kLanes) total += load(x + i, width - i);
-  mean = sum(total) / static_cast<float>(width);
+FINESWEEP_INLINE void statistics(const T* x, const NormWeights& weights, std::int64_t width, float& mean,
+                                 float& inverse) {
+  mean = 0;
+  if (weights.centred) {
+    Floats total{};
+    for (std::int64_t i = 0; i < width; i += kLanes) total += load(x + i, width - i);
+    mean = sum(total) / static_cast<float>(width);
+  }
   Floats squares{};
   std::int64_t i = 0;
   for (; i + kLanes <= width; i += kLanes) {
@@ -44,47 +48,50 @@ FINESWEEP_INLINE void statistics(const T* x, float epsilon, std::int64_t width, 
   }
   float tail = 0;
   for (; i < width; ++i) tail += (static_cast<float>(x[i]) - mean) * (static_cast<float>(x[i]) - mean);
-  inverse = 1.0f / __builtin_sqrtf((sum(squares) + tail) / static_cast<float>(width) + epsilon);
+  inverse = 1.0f / __builtin_sqrtf((sum(squares) + tail) / static_cast<float>(width) + weights.epsilon);
 }
 
 template <typename T>
-FINESWEEP_INLINE void forward_token(T* sums, const T* residual, const Mask& before, const float* weight,
-                                    const float* bias, float epsilon, T* y, const Mask& after, std::int64_t width,
-                                    float& mean, float& inverse) {
-  if (residual != nullptr) {
-    for (std::int64_t i = 0; i < width; i += kLanes) {
-      store(sums + i, load(residual + i, width - i) + apply(before, i, load(sums + i, width - i)), width - i);
-    }
+FINESWEEP_INLINE void add_token(const T* x, const T* residual, const Mask& mask, T* y, std::int64_t width) {
+  for (std::int64_t i = 0; i < width; i += kLanes) {
+    store(y + i, load(residual + i, width - i) + apply(mask, i, load(x + i, width - i)), width - i);
   }
-  statistics(sums, epsilon, width, mean, inverse);
+}
+
+template <typename T>
+FINESWEEP_INLINE void forward_token(T* sums, const T* residual, const Mask& before, const NormWeights& weights,
+                                    T* y, const Mask& after, std::int64_t width, float& mean, float& inverse) {
+  if (residual != nullptr) add_token(sums, residual, before, sums, width);
+  statistics(sums, weights, width, mean, inverse);
   for (std::int64_t i = 0; i < width; i += kLanes) {
     const Floats normed = (load(sums + i, width - i) - mean) * inverse;
-    store(y + i, apply(after, i, normed * load(weight + i, width - i) + load(bias + i, width - i)), width - i);
+    const Floats bias = weights.bias == nullptr ? Floats{} : load(weights.bias + i, width - i);
+    store(y + i, apply(after, i, normed * load(weights.weight + i, width - i) + bias), width - i);
   }
 }
 
 template <typename T>
-FINESWEEP_INLINE void backward_token(const T* x, const T* dy, const Mask& after, const float* weight, float mean,
-                                     float inverse, T* dx, T* masked, const Mask& before, float* weight_sum,
-                                     float* bias_sum, std::int64_t width) {
-  // dx = inverse · (g − mean(g) − x̂ · mean(g x̂)), g = dy · weight.
+FINESWEEP_INLINE void backward_token(const T* x, const T* dy, const Mask& after, const NormWeights& weights,
+                                     float mean, float inverse, T* dx, T* masked, const Mask& before,
+                                     float* weight_sum, float* bias_sum, std::int64_t width) {
+  // dx = inverse · (g − mean(g) − x̂ · mean(g x̂)), g = dy · weight; without mean(g) where x was not centred.
   Floats sum_g{}, sum_gx{};
   for (std::int64_t i = 0; i < width; i += kLanes) {
     const Floats normed = (load(x + i, width - i) - mean) * inverse;
     const Floats gradient = apply(after, i, load(dy + i, width - i));
-    const Floats g = gradient * load(weight + i, width - i);
+    const Floats g = gradient * load(weights.weight + i, width - i);
     sum_g += g;
     sum_gx += g * normed;
     if (weight_sum != nullptr) {
       store(weight_sum + i, load(weight_sum + i, width - i) + gradient * normed, width - i);
-      store(bias_sum + i, load(bias_sum + i, width - i) + gradient, width - i);
     }
+    if (bias_sum != nullptr) store(bias_sum + i, load(bias_sum + i, width - i) + gradient, width - i);
   }
-  const float mean_g = sum(sum_g) / static_cast<float>(width);
+  const float mean_g = weights.centred ? sum(sum_g) / static_cast<float>(width) : 0.0f;
   const float mean_gx = sum(sum_gx) / static_cast<float>(width);
   for (std::int64_t i = 0; i < width; i += kLanes) {
     const Floats normed = (load(x + i, width - i) - mean) * inverse;
-    const Floats g = apply(after, i, load(dy + i, width - i)) * load(weight + i, width - i);
+    const Floats g = apply(after, i, load(dy + i, width - i)) * load(weights.weight + i, width - i);
     const Floats result = (g - mean_g - normed * mean_gx) * inverse;
     store(dx + i, result, width - i);
     if (masked != nullptr) store(masked + i, apply(before, i, result), width - i);
@@ -109,23 +116,25 @@ FINESWEEP_INLINE void sum_tokens(const T* x, std::int64_t tokens, std::int64_t w
 }
 
 // One clone per storage type.
-#define FINESWEEP_NORM_CLONES(T)                                                                            \
-  FINESWEEP_CLONES void forward_clone(T* sums, const T* residual, const Mask& before, const float* weight,  \
-                                      const float* bias, float epsilon, T* y, const Mask& after,            \
-                                      std::int64_t width, float& mean, float& inverse) {                    \
-    forward_token(sums, residual, before, weight, bias, epsilon, y, after, width, mean, inverse);           \
-  }                                                                                                         \
-  FINESWEEP_CLONES void backward_clone(const T* x, const T* dy, const Mask& after, const float* weight,     \
-                                       float mean, float inverse, T* dx, T* masked, const Mask& before,     \
-                                       float* weight_sum, float* bias_sum, std::int64_t width) {            \
-    backward_token(x, dy, after, weight, mean, inverse, dx, masked, before, weight_sum, bias_sum, width);   \
-  }                                                                                                         \
-  FINESWEEP_CLONES void mask_clone(const T* x, T* y, const Mask& mask, std::int64_t width) {                \
-    mask_token(x, y, mask, width);                                                                          \
-  }                                                                                                         \
-  FINESWEEP_CLONES void sum_clone(const T* x, std::int64_t tokens, std::int64_t width, std::int64_t stride, \
-                                  float* out) {                                                             \
-    sum_tokens(x, tokens, width, stride, out);                                                              \
+#define FINESWEEP_NORM_CLONES(T)                                                                                  \
+  FINESWEEP_CLONES void forward_clone(T* sums, const T* residual, const Mask& before, const NormWeights& weights, \
+                                      T* y, const Mask& after, std::int64_t width, float& mean, float& inverse) { \
+    forward_token(sums, residual, before, weights, y, after, width, mean, inverse);                               \
+  }                                                                                                               \
+  FINESWEEP_CLONES void backward_clone(const T* x, const T* dy, const Mask& after, const NormWeights& weights,    \
+                                       float mean, float inverse, T* dx, T* masked, const Mask& before,           \
+                                       float* weight_sum, float* bias_sum, std::int64_t width) {                  \
+    backward_token(x, dy, after, weights, mean, inverse, dx, masked, before, weight_sum, bias_sum, width);        \
+  }                                                                                                               \
+  FINESWEEP_CLONES void mask_clone(const T* x, T* y, const Mask& mask, std::int64_t width) {                      \
+    mask_token(x, y, mask, width);                                                                                \
+  }                                                                                                               \
+  FINESWEEP_CLONES void add_clone(const T* x, const T* residual, const Mask& mask, T* y, std::int64_t width) {    \
+    add_token(x, residual, mask, y, width);                                                                       \
+  }                                                                                                               \
+  FINESWEEP_CLONES void sum_clone(const T* x, std::int64_t tokens, std::int64_t width, std::int64_t stride,       \
+                                  float* out) {                                                                   \
+    sum_tokens(x, tokens, width, stride, out);                                                                    \
   }
 FINESWEEP_NORM_CLONES(float)
 FINESWEEP_NORM_CLONES(BFloat16)
@@ -134,24 +143,24 @@ FINESWEEP_NORM_CLONES(BFloat16)
 /// The masks of one site, token by token in order: a row's stream is made once.
 class Masks {
  public:
-  Masks(const Dropout& dropout, const TokenLayout& layout, std::int64_t width)
-      : dropout_(dropout), layout_(layout), bits_(dropout.active() ? mask_blocks(width) * 8 : 0) {}
+  Masks(const TokenDropout& dropout, std::int64_t width)
+      : dropout_(dropout.dropout), layout_(dropout.layout), bits_(dropout_.active() ? mask_blocks(width) * 8 : 0) {}
 
   Mask of(std::int64_t token) {
     if (!dropout_.active()) return {};
-    const std::int64_t row = layout_.row[token];
+    const std::int64_t row = layout_->row[token];
     if (row != row_) {
-      stream_ = dropout_.stream(layout_.first_row + row);
+      stream_ = dropout_.stream(layout_->first_row + row);
       row_ = row;
     }
-    dropout_bits(stream_, static_cast<std::uint64_t>(token - layout_.starts[row]) << 32,
+    dropout_bits(stream_, static_cast<std::uint64_t>(token - layout_->starts[row]) << 32,
                  static_cast<std::int64_t>(bits_.size()) / 8, bits_.data());
     return {bits_.data(), dropout_.threshold, dropout_.scale()};
   }
 
  private:
   const Dropout& dropout_;
-  const TokenLayout& layout_;
+  const TokenLayout* layout_;
   std::vector<std::uint16_t> bits_;
   RandomStream stream_{0, purpose::dropout};
   std::int64_t row_ = -1;
@@ -178,60 +187,70 @@ void add_partial_sums(const std::vector<float>& partial, std::int64_t groups, st
 }  // namespace
 
 template <typename T>
-void NormKernels<T>::add_norm(T* x, const T* residual, const float* weight, const float* bias, float epsilon, T* y,
-                              float* mean, float* inverse_deviation, std::int64_t width, const TokenLayout& layout,
-                              const Dropout& dropout) {
-  over_groups(layout.tokens(), [&](std::int64_t first, std::int64_t last) {
-    Masks masks(dropout, layout, width);
+void NormKernels<T>::add_norm(T* x, const T* residual, const NormWeights& weights, T* y, float* mean,
+                              float* inverse_deviation, std::int64_t tokens, std::int64_t width,
+                              const TokenDropout& dropout) {
+  over_groups(tokens, [&](std::int64_t first, std::int64_t last) {
+    Masks masks(dropout, width);
     for (std::int64_t t = first; t < last; ++t) {
-      forward_clone(x + t * width, residual + t * width, masks.of(t), weight, bias, epsilon, y + t * width, Mask{},
-                    width, mean[t], inverse_deviation[t]);
+      forward_clone(x + t * width, residual + t * width, masks.of(t), weights, y + t * width, Mask{}, width,
+                    mean[t], inverse_deviation[t]);
     }
   });
 }
 
 template <typename T>
-void NormKernels<T>::norm_dropout(const T* x, const float* weight, const float* bias, float epsilon, T* y,
-                                  float* mean, float* inverse_deviation, std::int64_t width,
-                                  const TokenLayout& layout, const Dropout& dropout) {
-  over_groups(layout.tokens(), [&](std::int64_t first, std::int64_t last) {
-    Masks masks(dropout, layout, width);
+void NormKernels<T>::norm_dropout(const T* x, const NormWeights& weights, T* y, float* mean,
+                                  float* inverse_deviation, std::int64_t tokens, std::int64_t width,
+                                  const TokenDropout& dropout) {
+  over_groups(tokens, [&](std::int64_t first, std::int64_t last) {
+    Masks masks(dropout, width);
     for (std::int64_t t = first; t < last; ++t) {
-      forward_clone(const_cast<T*>(x) + t * width, static_cast<const T*>(nullptr), Mask{}, weight, bias, epsilon,
-                    y + t * width, masks.of(t), width, mean[t], inverse_deviation[t]);
+      forward_clone(const_cast<T*>(x) + t * width, static_cast<const T*>(nullptr), Mask{}, weights, y + t * width,
+                    masks.of(t), width, mean[t], inverse_deviation[t]);
     }
   });
 }
 
 template <typename T>
-void NormKernels<T>::backward(const T* x, const T* dy, const float* weight, const float* mean,
+void NormKernels<T>::backward(const T* x, const T* dy, const NormWeights& weights, const float* mean,
                               const float* inverse_deviation, T* dx, T* masked, float* weight_grad,
-                              float* bias_grad, std::int64_t width, const TokenLayout& layout,
-                              const Dropout& input_dropout, const Dropout& output_dropout) {
-  const std::int64_t groups = groups_of(layout.tokens());
-  const bool sums = weight_grad != nullptr;
-  std::vector<float> weight_partial(sums ? groups * width : 0), bias_partial(sums ? groups * width : 0);
-  over_groups(layout.tokens(), [&](std::int64_t first, std::int64_t last) {
-    Masks before(input_dropout, layout, width), after(output_dropout, layout, width);
+                              float* bias_grad, std::int64_t tokens, std::int64_t width,
+                              const TokenDropout& input_dropout, const TokenDropout& output_dropout) {
+  const std::int64_t groups = groups_of(tokens);
+  std::vector<float> weight_partial(weight_grad != nullptr ? groups * width : 0);
+  std::vector<float> bias_partial(bias_grad != nullptr ? groups * width : 0);
+  over_groups(tokens, [&](std::int64_t first, std::int64_t last) {
+    Masks before(input_dropout, width), after(output_dropout, width);
     for (std::int64_t t = first; t < last; ++t) {
       const std::int64_t group = t / kGroup;
-      backward_clone(x + t * width, dy + t * width, after.of(t), weight, mean[t], inverse_deviation[t],
+      backward_clone(x + t * width, dy + t * width, after.of(t), weights, mean[t], inverse_deviation[t],
                      dx + t * width, masked == nullptr ? masked : masked + t * width, before.of(t),
-                     sums ? weight_partial.data() + group * width : nullptr,
-                     sums ? bias_partial.data() + group * width : nullptr, width);
+                     weight_grad != nullptr ? weight_partial.data() + group * width : nullptr,
+                     bias_grad != nullptr ? bias_partial.data() + group * width : nullptr, width);
     }
   });
-  if (!sums) return;
-  add_partial_sums(weight_partial, groups, width, weight_grad);
-  add_partial_sums(bias_partial, groups, width, bias_grad);
+  if (weight_grad != nullptr) add_partial_sums(weight_partial, groups, width, weight_grad);
+  if (bias_grad != nullptr) add_partial_sums(bias_partial, groups, width, bias_grad);
 }
 
 template <typename T>
-void NormKernels<T>::dropout(const T* x, T* y, std::int64_t width, const TokenLayout& layout,
-                             const Dropout& dropout) {
-  over_groups(layout.tokens(), [&](std::int64_t first, std::int64_t last) {
-    Masks masks(dropout, layout, width);
+void NormKernels<T>::dropout(const T* x, T* y, std::int64_t tokens, std::int64_t width,
+                             const TokenDropout& dropout) {
+  over_groups(tokens, [&](std::int64_t first, std::int64_t last) {
+    Masks masks(dropout, width);
     for (std::int64_t t = first; t < last; ++t) mask_clone(x + t * width, y + t * width, masks.of(t), width);
+  });
+}
+
+template <typename T>
+void NormKernels<T>::add(const T* x, const T* residual, T* y, std::int64_t tokens, std::int64_t width,
+                         const TokenDropout& dropout) {
+  over_groups(tokens, [&](std::int64_t first, std::int64_t last) {
+    Masks masks(dropout, width);
+    for (std::int64_t t = first; t < last; ++t) {
+      add_clone(x + t * width, residual + t * width, masks.of(t), y + t * width, width);
+    }
   });
 }
 

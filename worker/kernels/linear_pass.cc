@@ -1,0 +1,138 @@
+#include "worker/kernels/linear_pass.h"
+
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/sum.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "worker/kernels/cpu/norm.h"
+#include "worker/kernels/dispatch.h"
+#include "worker/kernels/gemm.h"
+
+namespace finesweep::worker {
+
+bool LinearModule::trains() const {
+  bool any = weight->trained || (bias != nullptr && bias->trained);
+  for (const LoraBranch& branch : branches) any |= branch.a->trained || branch.b->trained;
+  for (const ScaleBranch& branch : scales) any |= branch.scale->trained;
+  return any;
+}
+
+at::Tensor weight_rows(const Parameter& weight, at::ScalarType type, std::int64_t begin, std::int64_t count) {
+  return weight.quantized ? weight.quantized->dequantize(type, begin, count) : weight.value.narrow(0, begin, count);
+}
+
+void add_column_sums(const at::Tensor& grad, const at::Tensor& dy) {
+  if (!has_kernels(dy)) {
+    grad.add_(at::sum(dy, {0}, false, at::kFloat));
+    return;
+  }
+  with_storage(dy.scalar_type(), [&]<typename T>() {
+    cpu::NormKernels<T>::column_sums(dy.const_data_ptr<T>(), dy.size(0), dy.size(1), dy.stride(0),
+                                     grad.mutable_data_ptr<float>());
+  });
+}
+
+at::Tensor masked(const at::Tensor& x, const Layout& layout, const Dropout& rate) {
+  return dropout(nullptr, Var(x), layout, rate).value;
+}
+
+LinearPass::LinearPass(const LinearModule& module, Layout layout, std::int64_t out_begin, std::int64_t out_count)
+    : module_(&module),
+      layout_(std::move(layout)),
+      out_begin_(out_begin),
+      out_count_(out_count < 0 ? module.weight->rows() - out_begin : out_count) {
+  for (const LoraBranch& branch : module.branches) {
+    const Columns columns = columns_of(branch.out_begin, branch.b->rows());
+    if (columns.count > 0) loras_.push_back({&branch, columns, {}, {}, {}});
+  }
+  for (const ScaleBranch& branch : module.scales) {
+    if (branch.on_input) continue;
+    const Columns columns = columns_of(branch.out_begin, branch.scale->value.numel());
+    if (columns.count > 0) scales_.push_back({&branch, columns, {}});
+  }
+}
+
+LinearPass::Columns LinearPass::columns_of(std::int64_t begin, std::int64_t count) const {
+  const std::int64_t first = std::max(begin, out_begin_), last = std::min(begin + count, out_begin_ + out_count_);
+  return {first - out_begin_, last - first, first - begin};
+}
+
+bool LinearPass::trains() const {
+  bool any = module_->weight->trained || (module_->bias != nullptr && module_->bias->trained);
+  for (const Lora& lora : loras_) any |= lora.branch->a->trained || lora.branch->b->trained;
+  for (const Scale& scale : scales_) any |= scale.branch->scale->trained;
+  return any;
+}
+
+at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Tensor& residual, bool keeps) {
+  const at::Tensor weight = weight_rows(*module_->weight, x.value.scalar_type(), out_begin_, out_count_);
+  const at::Tensor bias =
+      module_->bias == nullptr ? at::Tensor() : module_->bias->value.narrow(0, out_begin_, out_count_);
+  const at::Tensor z = product_with_weight(x.value, weight, bias, residual);
+  for (Lora& lora : loras_) {
+    const LoraBranch& branch = *lora.branch;
+    lora.dropout = make_dropout(branch.dropout, run, branch.site);
+    lora.input = lora.dropout.active() ? masked(x.value, layout_, lora.dropout) : x.value;
+    lora.down = product_with_weight(lora.input, branch.a->value);
+    add_product(z.narrow(1, lora.columns.begin, lora.columns.count), lora.down, lora.up().t(), branch.scale);
+  }
+  for (Scale& scale : scales_) {
+    const at::Tensor columns = z.narrow(1, scale.columns.begin, scale.columns.count);
+    if (keeps && scale.branch->scale->trained) scale.unscaled = columns.clone();
+    const at::Tensor factors = scale.branch->scale->value.view({-1});
+    columns.mul_(factors.narrow(0, scale.columns.first, scale.columns.count).to(columns.scalar_type()));
+  }
+  if (keeps) {
+    input_slot_ = x.slot;
+    if (module_->weight->trained) input_ = x.value;
+  }
+  return z;
+}
+
+void LinearPass::lora_backward(const Lora& lora, const at::Tensor& dy) const {
+  const LoraBranch& branch = *lora.branch;
+  const at::Tensor columns = dy.narrow(1, lora.columns.begin, lora.columns.count);
+  const at::Tensor through = at::mm(columns, lora.up()).mul_(branch.scale);  // [tokens, rank]
+  if (branch.b->trained) {
+    add_weight_gradient(branch.b->grad.narrow(0, lora.columns.first, lora.columns.count), columns,
+                        at::mul(lora.down, branch.scale));
+  }
+  if (branch.a->trained) add_weight_gradient(branch.a->grad, through, lora.input);
+  if (!input_slot_) return;
+  if (lora.dropout.active()) {
+    input_slot_->add(masked(at::mm(through, branch.a->value), layout_, lora.dropout));
+  } else {
+    input_slot_->add_product(through, branch.a->value);
+  }
+}
+
+void LinearPass::backward(at::Tensor dy) const {
+  if (!scales_.empty() && dy.use_count() > 1) dy = dy.clone();
+  for (const Scale& scale : scales_) {
+    const Columns& c = scale.columns;
+    Parameter& factors = *scale.branch->scale;
+    const at::Tensor columns = dy.narrow(1, c.begin, c.count);
+    if (factors.trained) {
+      add_column_sums(factors.grad.view({-1}).narrow(0, c.first, c.count),
+                      at::mul(columns.to(at::kFloat), scale.unscaled.to(at::kFloat)));
+    }
+    columns.mul_(factors.value.view({-1}).narrow(0, c.first, c.count).to(columns.scalar_type()));
+  }
+  if (module_->bias != nullptr && module_->bias->trained) {
+    add_column_sums(module_->bias->grad.narrow(0, out_begin_, out_count_), dy);
+  }
+  if (module_->weight->trained) {
+    add_weight_gradient(module_->weight->grad.narrow(0, out_begin_, out_count_), dy, input_);
+  }
+  if (input_slot_) {
+    const at::Tensor weight = weight_rows(*module_->weight, dy.scalar_type(), out_begin_, out_count_);
+    input_slot_->add(product_with_transposed_weight(dy, weight));
+  }
+  for (const Lora& lora : loras_) lora_backward(lora, dy);
+}
+
+}  // namespace finesweep::worker

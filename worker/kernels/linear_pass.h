@@ -1,0 +1,70 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "worker/kernels/ops.h"
+
+namespace finesweep::worker {
+
+/// Rows begin … begin + count of a linear module's weight, in `type` where they are kept in few bits.
+at::Tensor weight_rows(const Parameter& weight, at::ScalarType type, std::int64_t begin, std::int64_t count);
+
+/// grad += the sum over rows of dy [tokens, grad.size].
+void add_column_sums(const at::Tensor& grad, const at::Tensor& dy);
+
+/// mask · x.
+at::Tensor masked(const at::Tensor& x, const Layout& layout, const Dropout& dropout);
+
+/// One use of a linear module for some of its output columns: the way there, what the way back needs, and that way.
+class LinearPass {
+ public:
+  /// out_count -1: all from out_begin on.
+  LinearPass(const LinearModule& module, Layout layout, std::int64_t out_begin, std::int64_t out_count);
+
+  /// Something that applies to these columns is trained.
+  bool trains() const;
+  /// Adapters multiply the output, so nothing may be added to it before.
+  bool scales_output() const { return !scales_.empty(); }
+  /// x Wᵀ + b and adapters, plus `residual` where it is defined (not together with scales_output). `keeps`: the way
+  /// back will be wanted.
+  at::Tensor forward(const Var& x, const DropoutRun& run, const at::Tensor& residual, bool keeps);
+  /// From the gradient of what forward gave, to x and to what is trained. Overwrites dy where nobody else holds it.
+  void backward(at::Tensor dy) const;
+
+ private:
+  /// The columns of an adapter that are asked for, counted from out_begin; the same rows of its parameter begin at
+  /// `first`.
+  struct Columns {
+    std::int64_t begin = 0, count = 0, first = 0;
+  };
+  struct Lora {
+    const LoraBranch* branch = nullptr;
+    Columns columns;
+    Dropout dropout;
+    at::Tensor input;  // dropout(x)
+    at::Tensor down;   // input Aᵀ: [tokens, rank]
+    at::Tensor up() const { return branch->b->value.narrow(0, columns.first, columns.count); }
+  };
+  struct Scale {
+    const ScaleBranch* branch = nullptr;
+    Columns columns;
+    at::Tensor unscaled;  // where the scale is trained
+  };
+
+  Columns columns_of(std::int64_t begin, std::int64_t count) const;
+  void lora_backward(const Lora& lora, const at::Tensor& dy) const;
+
+  const LinearModule* module_;
+  Layout layout_;
+  std::int64_t out_begin_, out_count_;
+  std::vector<Lora> loras_;
+  std::vector<Scale> scales_;
+  std::shared_ptr<GradSlot> input_slot_;
+  at::Tensor input_;  // where the weight is trained
+};
+
+}  // namespace finesweep::worker

@@ -1,0 +1,115 @@
+#include "worker/models/classifier.h"
+
+#include <ATen/ops/index_select.h>
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "worker/data/batch.h"
+
+namespace finesweep::worker {
+
+EncoderClassifier::EncoderClassifier(std::shared_ptr<const Pretrained> pretrained, const BertConfig& config,
+                                     const ModelOptions& options, Parts parts)
+    : pretrained_(std::move(pretrained)),
+      config_(config),
+      parts_(std::move(parts)),
+      labels_(options.labels),
+      pooling_(options.pooling),
+      compute_type_(scalar_type_of(options.precision)),
+      weights_(*pretrained_, compute_type_) {
+  if (options.model_dropout) {
+    config_.hidden_dropout = config_.attention_dropout = config_.head_dropout = *options.model_dropout;
+  }
+  for (const HeadModule& module : parts_.head) {
+    weights_.make_head(module.path + ".weight", {module.out, config_.width}, config_.initializer_range,
+                       options.seed);
+    weights_.make_head(module.path + ".bias", {module.out}, 0, options.seed);
+  }
+  weights_.adopt(options, [this](std::string_view name) {
+    return !parts_.unused.empty() && name.starts_with(parts_.unused);
+  });
+  encoder_ = std::make_unique<BertEncoder>(weights_, parts_.family, config_, compute_type_);
+}
+
+std::vector<LinearModule*> EncoderClassifier::linear_modules() {
+  std::vector<LinearModule*> modules = encoder_->linear_modules();
+  for (LinearModule* module : modules_behind_encoder()) modules.push_back(module);
+  return modules;
+}
+
+std::int64_t EncoderClassifier::counted(const Batch& batch) const {
+  return batch.input_ids.size(0);
+}
+
+Json EncoderClassifier::config() const {
+  Json config = pretrained_->config;
+  for (const char* stale : {"_name_or_path", "torch_dtype", "num_labels", "problem_type"}) config.erase(stale);
+  config["architectures"] = {parts_.architecture};
+  config["dtype"] = "float32";
+  Json id2label = Json::object(), label2id = Json::object();
+  for (std::int64_t i = 0; i < labels_; ++i) {
+    const std::string name =
+        i < static_cast<std::int64_t>(label_names.size()) ? label_names[i] : "LABEL_" + std::to_string(i);
+    id2label[std::to_string(i)] = name;
+    label2id[name] = i;
+  }
+  config["id2label"] = id2label;
+  config["label2id"] = label2id;
+  config["problem_type"] = labels_ == 1 ? "regression" : "single_label_classification";
+  if (pooling_ == Pooling::mean) {
+    config["finesweep_pooling"] = "mean";  // transformers has no such head: its class would pool otherwise
+  } else {
+    config.erase("finesweep_pooling");
+  }
+  return config;
+}
+
+Status EncoderClassifier::check(const Batch& batch) const {
+  if (Status status = check_within(batch.input_ids, config_.vocabulary, "token id"); !status) return status;
+  if (Status status = check_inputs(batch); !status) return status;
+  if (labels_ > 1 && batch.labels.defined()) {
+    if (at::isFloatingType(batch.labels.scalar_type())) return Error{"labels of a classification must be integers"};
+    return check_within(batch.labels.masked_select(batch.labels.ne(-100)), labels_, "label");
+  }
+  return {};
+}
+
+Var EncoderClassifier::logits(const Batch& batch, const Pass& pass) {
+  const Layout layout = TokenLayout::of_mask(batch.attention_mask, pass.first_row);
+  const auto of_tokens = [&](const at::Tensor& padded) {
+    return at::index_select(padded.reshape({-1}), 0, layout->padded_index).to(device());
+  };
+  const BertEncoder::Inputs inputs{of_tokens(batch.input_ids), of_tokens(positions(batch)), of_tokens(types(batch))};
+  const Var pooled = pooling_ == Pooling::mean
+                         ? mean_tokens(pass.tape, encoder_->run(inputs, layout, pass), layout)
+                         : encoder_->run_for_first(inputs, layout, pass);
+  return head(pooled, layout->first_tokens(), pass);
+}
+
+Var EncoderClassifier::loss(const Batch& batch, const Pass& pass, double denominator) {
+  const Var values = logits(batch, pass);
+  const at::Tensor labels = batch.labels.to(device());
+  return labels_ == 1 ? squared_error(pass.tape, values, labels, denominator)
+                      : cross_entropy(pass.tape, values, labels, denominator);
+}
+
+Status check_classifier(const Pretrained& pretrained, const ModelOptions& options, const std::string& output) {
+  const std::string folder = pretrained.folder.string();
+  if (options.head != ModelHead::classification) {
+    return Error{folder + ": a " + pretrained.family + " model classifies; it does not generate text"};
+  }
+  if (options.train_all && pretrained.storage != at::kFloat) {
+    return Error{folder + ": full fine-tuning needs the weights in fp32"};
+  }
+  const Parameter* weight = pretrained.find(output + ".weight");
+  if (weight != nullptr && weight->value.size(0) != options.labels) {
+    return Error{folder + ": tensor \"" + output + ".weight\" is a head of " +
+                 std::to_string(weight->value.size(0)) + " labels and the data has " +
+                 std::to_string(options.labels) + "; remove " + output + ".weight and " + output +
+                 ".bias from the files to start from a new head"};
+  }
+  return {};
+}
+
+}  // namespace finesweep::worker
