@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -37,9 +36,22 @@ struct AdapterOptions {
   std::vector<std::string> targets;
   /// In place of `targets`: a regular expression for whole paths.
   std::string target_expression;
-  /// IA3 only: those of the targets whose input is scaled in place of their output. Empty while `targets` is: the
-  /// family's default.
+  /// IA3 only: the ends of paths of those targets whose input is scaled in place of their output. Empty: the family's
+  /// default.
   std::vector<std::string> feedforward_targets;
+  /// In place of `feedforward_targets`: a regular expression for whole paths.
+  std::string feedforward_expression;
+};
+
+/// What merging cost in precision.
+struct MergeReport {
+  /// Largest difference between a merged weight as it is kept and the exact one: the rounding of bf16 or fp16.
+  double largest_rounding = 0;
+  /// The largest merged weight, to compare it with.
+  double largest_weight = 0;
+  /// Quantised weights that were replaced by full ones in the model's compute type, with the error that the
+  /// quantisation of the base had made.
+  std::int64_t dequantized_weights = 0;
 };
 
 /// What is trained in place of a model's linear weights: LoRA or IA3 on the modules that a target matches, beside
@@ -53,14 +65,14 @@ class Adapter {
   Adapter& operator=(const Adapter&) = delete;
 
   AdapterKind kind() const { return options_.kind; }
-  /// With the targets that were chosen where none were given.
+  /// With the family's targets where none were given. No feed-forward targets: there are none.
   const AdapterOptions& options() const { return options_; }
   Model& model() const { return model_; }
   /// The model's modules that are saved whole beside the adapter's tensors.
   std::vector<std::string> head_modules() const { return model_.head_modules(); }
 
   /// The adapter's own, in the order of the model. Named as PEFT's files name them.
-  virtual std::vector<Parameter*> parameters() = 0;
+  virtual std::vector<Parameter*> parameters() const = 0;
   /// What PEFT's adapter file holds: the adapter's tensors and the head, fp32. They share the trained memory.
   std::vector<std::pair<std::string, at::Tensor>> tensors() const;
 
@@ -69,8 +81,28 @@ class Adapter {
  protected:
   Adapter(Model& model, AdapterOptions options) : model_(model), options_(std::move(options)) {}
 
+  /// Puts what the adapter computes on the model's modules, and takes it off.
+  virtual void attach() = 0;
+  virtual void detach() = 0;
+  /// The modules that it works on, once each.
+  virtual std::vector<LinearModule*> modules() const = 0;
+  /// Changes copies of a module's weight [out, in] and bias [out] (undefined where there is none), fp32, to what
+  /// module and adapter compute together.
+  virtual void fold_into(const LinearModule& module, const at::Tensor& weight, const at::Tensor& bias) const = 0;
+
   Model& model_;
   AdapterOptions options_;
+
+ private:
+  friend Result<MergeReport> merge(Model&, Adapter&);
+  friend Status unmerge(Model&, Adapter&);
+  /// What a parameter held before merging.
+  struct Original {
+    Parameter* parameter;
+    at::Tensor value;
+    std::shared_ptr<const QuantizedWeight> quantized;
+  };
+  std::vector<Original> originals_;
   bool merged_ = false;
 };
 
@@ -89,26 +121,12 @@ Result<std::unique_ptr<Adapter>> read_adapter(Model& model, const std::filesyste
 /// base_model_name_or_path says.
 Status write_adapter(const Adapter& adapter, const std::string& base_model, const std::filesystem::path& folder);
 
-/// What merging cost in precision.
-struct MergeReport {
-  /// Largest difference between a merged weight as it is kept and the exact one: the rounding of bf16 or fp16.
-  double largest_rounding = 0;
-  /// The largest merged weight, to compare it with.
-  double largest_weight = 0;
-  /// Quantised weights that were replaced by full ones in the model's compute type, with the error that the
-  /// quantisation of the base had made.
-  std::int64_t dequantized_weights = 0;
-};
-
 /// Puts the adapter into the weights of its model, which become the model's own; the model computes the same and
-/// without the adapter's work. What is merged outlives the adapter. The Error names a weight that cannot hold it:
-/// an output embedding that is the input embedding too.
+/// without the adapter's work. What is merged outlives the adapter. The Error names a weight that cannot hold it: an
+/// output embedding that is the input embedding too, or one that is being trained.
 Result<MergeReport> merge(Model& model, Adapter& adapter);
 
-/// Back to what was before merge(): frozen weights exactly.
+/// Back to exactly what was before merge().
 Status unmerge(Model& model, Adapter& adapter);
-
-/// PEFT's rule: `target` is the whole module path or its end after a dot.
-bool target_matches(std::string_view target, std::string_view module_path);
 
 }  // namespace finesweep::worker

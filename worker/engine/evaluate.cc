@@ -35,7 +35,7 @@ Result<JobModel> load_model(const ModelSource& source, const Labels& labels, con
   if (!model) return model.error();
   loaded.model = std::move(*model);
   if (source.adapter) {
-    auto adapter = read_lora(*loaded.model, *source.adapter);
+    auto adapter = read_adapter(*loaded.model, *source.adapter);
     if (!adapter) return adapter.error();
     loaded.adapter = std::move(*adapter);
   }

@@ -112,9 +112,13 @@ class FinetuneRun {
 
     parameters_ = trained_parameters(*loaded_.model);
     if (!full) {
-      const LoraOptions lora{settings_.rank, settings_.alpha, settings_.dropout, settings_.rslora,
-                             settings_.targets};
-      auto adapter = make_lora(*loaded_.model, lora, *request_.job.seed);
+      AdapterOptions lora;
+      lora.rank = settings_.rank;
+      lora.alpha = settings_.alpha;
+      lora.dropout = settings_.dropout;
+      lora.rslora = settings_.rslora;
+      lora.targets = settings_.targets;
+      auto adapter = make_adapter(*loaded_.model, lora, *request_.job.seed);
       if (!adapter) return adapter.error();
       loaded_.adapter = std::move(*adapter);
       const auto added = loaded_.adapter->parameters();
@@ -342,7 +346,7 @@ class FinetuneRun {
     }
     if (loaded_.adapter) {
       fs::create_directories(folder / "adapter");
-      if (Status written = write_lora(*loaded_.adapter, context_.model, folder / "adapter"); !written)
+      if (Status written = write_adapter(*loaded_.adapter, context_.model, folder / "adapter"); !written)
         return written;
     } else {
       fs::create_directories(folder / "model");

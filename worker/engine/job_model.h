@@ -9,7 +9,7 @@
 
 #include "jobs/job.h"
 #include "jobs/settings.h"
-#include "worker/adapters/lora.h"
+#include "worker/adapters/adapter.h"
 #include "worker/data/examples.h"
 #include "worker/executor.h"
 #include "worker/models/model.h"
@@ -46,7 +46,7 @@ Result<ModelSource> find_model(const ExecutionRequest& request, const JobContext
 /// A model for one job, with its adapter where it has one.
 struct JobModel {
   std::unique_ptr<Model> model;
-  std::unique_ptr<LoraAdapter> adapter;  // goes before the model
+  std::unique_ptr<Adapter> adapter;  // goes before the model
 };
 
 /// The frozen weights that a job's model is made of. They stay loaded from job to job while path, files, storage
