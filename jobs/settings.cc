@@ -187,6 +187,12 @@ std::int64_t Warmup::steps(std::int64_t total) const {
   return static_cast<std::int64_t>(is_share ? std::floor(value * static_cast<double>(total) + 1e-9) : value);
 }
 
+Result<Precision> parse_precision(const std::string& name) {
+  for (const auto& [known, precision] : kPrecisions)
+    if (name == known) return precision;
+  return Error{"'" + name + "' is no precision; expected fp32, bf16 or fp16"};
+}
+
 Result<FinetuneSettings> read_finetune_settings(const Json& settings) {
   return reading<FinetuneSettings>("finetune", settings, read_finetune);
 }

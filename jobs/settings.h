@@ -92,6 +92,8 @@ struct FinetuneSettings {
   TrainingSettings training;
 };
 
+Result<Precision> parse_precision(const std::string& name);
+
 Result<FinetuneSettings> read_finetune_settings(const Json& settings);
 Result<EvaluateSettings> read_evaluate_settings(const Json& settings);
 

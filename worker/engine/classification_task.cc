@@ -94,14 +94,7 @@ class ClassificationTask final : public JobTask {
     return std::unique_ptr<TaskData>(std::make_unique<ClassificationData>(std::move(*rows), *labels_));
   }
 
-  void choose_head(ModelOptions& options) const override {
-    options.head = ModelHead::classification;
-    options.labels = labels_->count();
-    options.pooling = pooling_;
-  }
-
-  void describe(ModelManifest& manifest) const override { manifest.head = ClassificationHead{pooling_, *labels_}; }
-  std::vector<std::string> label_names() const override { return labels_->names(); }
+  HeadChoice head() const override { return ClassificationHead{pooling_, *labels_}; }
 
  private:
   Status settle_labels(const std::string& split, const std::vector<Example>& examples) {

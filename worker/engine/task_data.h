@@ -63,11 +63,7 @@ class JobTask {
   /// The split, tokenised and cut to `sequence_length`. The Error names file and line.
   virtual Result<std::unique_ptr<TaskData>> read(const std::string& split, std::int64_t sequence_length) = 0;
   /// The head that a model needs. After read().
-  virtual void choose_head(ModelOptions& options) const = 0;
-  /// What later steps need to know of the head.
-  virtual void describe(ModelManifest& manifest) const = 0;
-  /// Names that belong into the model's config.json.
-  virtual std::vector<std::string> label_names() const { return {}; }
+  virtual HeadChoice head() const = 0;
 };
 
 /// The task of a job over a model. `pooling`: of a classification whose model brings none. The Error: the tokenizer
