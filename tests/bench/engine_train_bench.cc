@@ -22,7 +22,7 @@
 #include <string>
 #include <vector>
 
-#include "worker/adapters/lora.h"
+#include "worker/adapters/adapter.h"
 #include "worker/models/pretrained.h"
 #include "worker/random.h"
 #include "worker/training/trainer.h"
@@ -72,10 +72,10 @@ void measure(const Case& what, bool lora) {
   options.precision = what.precision;
   options.pooling = what.pooling;
   const auto model = require(make_model(pretrained, options));
-  std::unique_ptr<LoraAdapter> adapter;
+  std::unique_ptr<Adapter> adapter;
   std::vector<Parameter*> parameters;
   if (lora) {
-    adapter = require(make_lora(*model, {8, 16, 0, false, {}}, 1));
+    adapter = require(make_adapter(*model, AdapterOptions(), 1));
     parameters = adapter->parameters();
   }
   for (Parameter* parameter : trained_parameters(*model)) parameters.push_back(parameter);

@@ -41,7 +41,9 @@ Status save_pretrained(Model& model, const std::filesystem::path& folder) try {
   std::filesystem::create_directories(folder);
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const Parameter* parameter : model.parameters()) {
-    const at::Tensor whole = (parameter->trained ? parameter->master : parameter->value).to(at::kFloat);
+    const at::Tensor whole =
+        parameter->quantized ? parameter->quantized->dequantize(at::kFloat, 0, parameter->rows())
+                             : (parameter->trained ? parameter->master : parameter->value).to(at::kFloat);
     for (std::size_t i = 0; i < parameter->parts.size(); ++i) {
       tensors.emplace_back(parameter->parts[i].name, parameter->in_file_layout(whole, i));
     }

@@ -96,7 +96,7 @@ Status check_within(const at::Tensor& values, std::int64_t limit, const char* wh
 bool is_head_module(const Model& model, std::string_view path);
 
 /// Writes config.json and model.safetensors, in fp32 under Hugging Face's names. Trained weights come from the
-/// master copies.
+/// master copies; quantised ones are dequantised.
 Status save_pretrained(Model& model, const std::filesystem::path& folder);
 
 /// The trained parameters and their number of values.

@@ -14,6 +14,7 @@
 #include "jobs/json.h"
 #include "jobs/result.h"
 #include "jobs/settings.h"
+#include "worker/models/base_quantization.h"
 #include "worker/models/model.h"
 #include "worker/models/weight_spec.h"
 
@@ -38,12 +39,14 @@ struct Pretrained {
 };
 
 /// Reads config.json and the safetensors files. `storage` is fp32, or bf16 or fp16 where the backbone stays frozen.
+/// With `quantization` each quantizable weight is quantised from fp32 as soon as it is read (see quantized_base.h);
+/// without it a weight that stands in the files in bitsandbytes' layout stays as it is.
 ///
 /// The Error names the file and the tensor or key: a family that is not there yet, a setting that is not supported,
 /// a missing, unknown or ill-shaped tensor.
-Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem::path& folder,
-                                                          at::ScalarType storage = at::kFloat,
-                                                          c10::Device device = c10::Device(c10::kCPU));
+Result<std::shared_ptr<const Pretrained>> load_pretrained(
+    const std::filesystem::path& folder, at::ScalarType storage = at::kFloat,
+    c10::Device device = c10::Device(c10::kCPU), const std::optional<BaseQuantization>& quantization = {});
 
 enum class ModelHead { classification, language_model };
 
