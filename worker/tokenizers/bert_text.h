@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "worker/tokenizers/unicode.h"
+
 namespace finesweep::worker {
 
 /// The `BertNormalizer` of tokenizer.json.
@@ -84,7 +86,6 @@ class BertText {
   void normalize(std::string_view text, std::u32string& out);
   void decompose(std::u32string& text);
   static void decode(std::string_view text, std::u32string& out);
-  static void append_utf8(std::string& text, char32_t c);
   static bool is_ascii(std::string_view text);
 
   template <typename Use>

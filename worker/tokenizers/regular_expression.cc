@@ -1,0 +1,74 @@
+#include "worker/tokenizers/regular_expression.h"
+
+#include <unicode/uregex.h>
+#include <unicode/utext.h>
+
+namespace finesweep::worker {
+namespace {
+
+// In ICU's units: steps of the engine, roughly microseconds, and bytes.
+constexpr std::int32_t time_limit = 1'000'000, stack_limit = 16 << 20;
+
+/// ICU's \s lacks the vertical tab and U+0085.
+std::string with_white_space(const std::string& pattern) {
+  std::string result;
+  for (std::size_t i = 0; i < pattern.size(); ++i) {
+    if (pattern[i] != '\\' || i + 1 == pattern.size()) {
+      result += pattern[i];
+      continue;
+    }
+    const char escaped = pattern[++i];
+    if (escaped == 's') {
+      result += "\\p{White_Space}";
+    } else if (escaped == 'S') {
+      result += "\\P{White_Space}";
+    } else {
+      result += '\\';
+      result += escaped;
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+struct RegularExpression::Engine {
+  URegularExpression* handle = nullptr;
+  ~Engine() { uregex_close(handle); }
+};
+
+RegularExpression::RegularExpression(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
+RegularExpression::~RegularExpression() = default;
+
+Result<std::unique_ptr<RegularExpression>> RegularExpression::compile(const std::string& pattern) {
+  auto engine = std::make_unique<Engine>();
+  UErrorCode code = U_ZERO_ERROR;
+  UParseError where;
+  const std::string text = with_white_space(pattern);
+  UText* source = utext_openUTF8(nullptr, text.data(), static_cast<std::int64_t>(text.size()), &code);
+  engine->handle = uregex_openUText(source, UREGEX_MULTILINE, &where, &code);
+  utext_close(source);
+  uregex_setTimeLimit(engine->handle, time_limit, &code);
+  uregex_setStackLimit(engine->handle, stack_limit, &code);
+  if (U_FAILURE(code)) {
+    return Error{"the regular expression '" + pattern + "' is not understood (" + u_errorName(code) + ")"};
+  }
+  return std::unique_ptr<RegularExpression>(new RegularExpression(std::move(engine)));
+}
+
+void RegularExpression::find_all(std::string_view text,
+                                 std::vector<std::pair<std::size_t, std::size_t>>& matches) const {
+  matches.clear();
+  UErrorCode code = U_ZERO_ERROR;
+  UText* source = utext_openUTF8(nullptr, text.data(), static_cast<std::int64_t>(text.size()), &code);
+  uregex_setUText(engine_->handle, source, &code);
+  while (U_SUCCESS(code) && uregex_findNext(engine_->handle, &code)) {
+    const auto begin = uregex_start64(engine_->handle, 0, &code), end = uregex_end64(engine_->handle, 0, &code);
+    if (U_SUCCESS(code) && end > begin) {
+      matches.emplace_back(static_cast<std::size_t>(begin), static_cast<std::size_t>(end));
+    }
+  }
+  utext_close(source);
+}
+
+}  // namespace finesweep::worker
