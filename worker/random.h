@@ -31,6 +31,7 @@ inline constexpr std::string_view data_order = "data order";          // index: 
 inline constexpr std::string_view data_limit = "data limit";          // indices: none; seeded by the sweep's seed
 inline constexpr std::string_view initialisation = "initialisation";  // index: hash_name(tensor)
 inline constexpr std::string_view dropout = "dropout";  // indices: optimiser step, site, row in the step
+inline constexpr std::string_view sampling = "sampling";  // index: row of the split; block: number of the token
 }  // namespace purpose
 
 /// A stable 64-bit hash, for streams keyed by a tensor's name.
