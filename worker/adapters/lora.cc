@@ -53,8 +53,8 @@ Result<std::unique_ptr<LoraAdapter>> LoraAdapter::make(Model& model, AdapterOpti
       return at::zeros({rows, columns}, at::TensorOptions(at::kFloat).device(model.device()));
     };
     const std::string name = kPeftPrefix + target.path;
-    layer->a = adapter_parameter(name + ".lora_A.weight", zeros(*rank, target.in), model.compute_type(), trained);
-    layer->b = adapter_parameter(name + ".lora_B.weight", zeros(target.out, *rank), model.compute_type(), trained);
+    layer->a = adapter_parameter(name + ".lora_A.weight", zeros(*rank, target.in), target.module->weight->type(), trained);
+    layer->b = adapter_parameter(name + ".lora_B.weight", zeros(target.out, *rank), target.module->weight->type(), trained);
     adapter->layers_.push_back(std::move(layer));
   }
   adapter->attach();

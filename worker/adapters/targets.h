@@ -39,6 +39,9 @@ inline constexpr std::string_view kAllLinear = "all-linear";
 /// PEFT's rule: `target` is the whole module path or its end after a dot.
 bool target_matches(std::string_view target, std::string_view module_path);
 
+/// The module's weight belongs to another one: an output embedding that is the input embedding too.
+bool shares_its_weight(const LinearModule& module);
+
 /// PEFT's rule for rank_pattern and alpha_pattern: the expression matches the whole path or its end after a dot. The
 /// Error says that it is no regular expression.
 Result<bool> pattern_matches(const std::string& expression, const std::string& path);
