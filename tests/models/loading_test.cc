@@ -114,7 +114,7 @@ TEST(ModelFiles, a_config_that_is_not_supported_says_which_key) {
     return error_of(variant("config", [&](Tensors&, nlohmann::json& config) { config[key] = value; }));
   };
   EXPECT_THAT(error_with("model_type", "mamba"), HasSubstr("model_type \"mamba\" is not supported"));
-  EXPECT_THAT(error_with("hidden_act", "swish"), HasSubstr("\"hidden_act\" \"swish\""));
+  EXPECT_THAT(error_with("hidden_act", "mish"), HasSubstr("\"hidden_act\" \"mish\""));
   EXPECT_THAT(error_with("position_embedding_type", "relative_key"), HasSubstr("position_embedding_type"));
   EXPECT_THAT(error_with("num_attention_heads", 5), HasSubstr("not a multiple"));
   EXPECT_THAT(error_with("hidden_size", "big"), HasSubstr("\"hidden_size\" must be a positive integer"));

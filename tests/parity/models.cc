@@ -4,6 +4,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 
+#include <cmath>
+
 #include "worker/formats/safetensors.h"
 #include "worker/models/family.h"
 
@@ -34,6 +36,8 @@ worker::Batch batch_of(const Tensors& tensors, const std::string& prefix) {
   batch.attention_mask = tensors.at(prefix + "attention_mask");
   const auto types = tensors.find(prefix + "token_type_ids");
   if (types != tensors.end()) batch.token_type_ids = types->second;
+  const auto decoder_ids = tensors.find(prefix + "decoder_input_ids");
+  if (decoder_ids != tensors.end()) batch.decoder_input_ids = decoder_ids->second;
   batch.labels = tensors.at(prefix + "labels");
   for (std::int64_t i = 0; i < batch.input_ids.size(0); ++i) batch.row_indices.push_back(i);
   return batch;
@@ -75,7 +79,7 @@ double loss_and_gradients(worker::Model& model, const worker::Batch& batch) {
   worker::Tape tape;
   worker::Pass pass;
   pass.tape = &tape;
-  const worker::Var loss = model.loss(batch, pass, static_cast<double>(batch.rows()));
+  const worker::Var loss = model.loss(batch, pass, static_cast<double>(model.counted(batch)));
   worker::backward(tape, loss);
   return loss.value.item<double>();
 }
@@ -117,6 +121,52 @@ int expect_same_gradients(const Tensors& expected, const Tensors& mine, double t
     ++compared;
   }
   return compared;
+}
+
+std::vector<std::filesystem::path> models_of_family(const std::string& model_type) {
+  std::vector<std::filesystem::path> models;
+  for (const std::filesystem::path& folder : folders_in(fixtures() / "models")) {
+    if (read_json(folder / "config.json").value("model_type", "") == model_type) models.push_back(folder);
+  }
+  EXPECT_FALSE(models.empty()) << "no model of the family " << model_type;
+  return models;
+}
+
+std::unique_ptr<worker::Model> language_model(const std::filesystem::path& folder, bool train_all,
+                                              Precision precision) {
+  auto pretrained = worker::load_pretrained(folder);
+  EXPECT_TRUE(pretrained.ok()) << (pretrained.ok() ? "" : pretrained.error().message);
+  worker::ModelOptions options;
+  options.head = worker::ModelHead::language_model;
+  options.precision = precision;
+  options.train_all = train_all;
+  auto model = worker::make_model(*pretrained, options);
+  EXPECT_TRUE(model.ok()) << (model.ok() ? "" : model.error().message);
+  return std::move(*model);
+}
+
+std::filesystem::path model_variant(const std::filesystem::path& folder, const std::string& name,
+                                    const std::function<void(Tensors&, nlohmann::json&)>& change) {
+  const auto variant = std::filesystem::path(testing::TempDir()) / (name + "_of_" + folder.filename().string());
+  std::filesystem::create_directories(variant);
+  Tensors tensors = read_tensors(folder / "model.safetensors");
+  nlohmann::json config = read_json(folder / "config.json");
+  change(tensors, config);
+  const auto written = worker::write_safetensors(variant / "model.safetensors", {tensors.begin(), tensors.end()});
+  EXPECT_TRUE(written.ok()) << (written.ok() ? "" : written.error().message);
+  std::ofstream(variant / "config.json") << config.dump();
+  return variant;
+}
+
+double gradient_cosine(const Tensors& a, const Tensors& b) {
+  double dot = 0, a_squared = 0, b_squared = 0;
+  for (const auto& [name, gradient] : a) {
+    const at::Tensor& other = b.at(name);
+    dot += (gradient * other).sum().item<double>();
+    a_squared += (gradient * gradient).sum().item<double>();
+    b_squared += (other * other).sum().item<double>();
+  }
+  return dot / std::sqrt(a_squared * b_squared);
 }
 
 }  // namespace finesweep::parity

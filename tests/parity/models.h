@@ -55,4 +55,18 @@ Tensors gradients_of(const std::vector<worker::Parameter*>& parameters);
 /// largest element plus 1e-4 of the model's largest. Returns how many were compared.
 int expect_same_gradients(const Tensors& expected, const Tensors& mine, double tolerance);
 
+/// Model directories of one family ("t5").
+std::vector<std::filesystem::path> models_of_family(const std::string& model_type);
+
+/// The model that generates text.
+std::unique_ptr<worker::Model> language_model(const std::filesystem::path& folder, bool train_all,
+                                              Precision precision = Precision::fp32);
+
+/// A copy of a model directory in the tests' own folder, with other tensors or another config.
+std::filesystem::path model_variant(const std::filesystem::path& folder, const std::string& name,
+                                    const std::function<void(Tensors&, nlohmann::json&)>& change);
+
+/// The cosine between two models' gradients, all parameters together.
+double gradient_cosine(const Tensors& a, const Tensors& b);
+
 }  // namespace finesweep::parity

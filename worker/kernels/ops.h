@@ -72,6 +72,8 @@ struct EmbeddingModule {
   NormModule norm;                 // weight null: none
   /// This row of `words` gets no gradient, as in PyTorch's padding_idx; -1: none.
   std::int64_t padding_id = -1;
+  /// The same of `positions`.
+  std::int64_t padding_position = -1;
 };
 
 /// activation(x Wᵀ + b + adapters) for the output columns out_begin … out_begin + out_count (count -1: all):
@@ -80,7 +82,8 @@ struct EmbeddingModule {
 Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const DropoutRun& run,
            Activation activation = Activation::none, std::int64_t out_begin = 0, std::int64_t out_count = -1);
 
-/// residual + dropout(linear(x)): the end of a pre-norm block.
+/// residual + dropout(linear(x)): the end of a pre-norm block. The residual may be fp32 where x is fp16: so is the
+/// sum.
 Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& residual, const Layout& layout,
                const DropoutRun& run, const Dropout& dropout);
 
@@ -164,6 +167,10 @@ Var dropout(Tape* tape, const Var& x, const Layout& layout, const Dropout& dropo
 
 /// fp32, from any type.
 Var to_float(Tape* tape, const Var& x);
+Var to_type(Tape* tape, const Var& x, at::ScalarType type);
+
+/// factor · x.
+Var scale(Tape* tape, const Var& x, double factor);
 
 /// Sum over rows of -log softmax(logits)[label], divided by `denominator`: a scalar. Logits [rows, labels] fp32,
 /// labels int64, -100 where a row does not count.

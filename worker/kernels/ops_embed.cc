@@ -65,7 +65,7 @@ Var embed(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, cons
       if (!slot->grad.defined()) return;
       add_rows(module.words, ids, slot->grad, module.padding_id);
       add_rows(module.types, types, slot->grad, -1);
-      add_rows(module.positions, positions, slot->grad, -1);
+      add_rows(module.positions, positions, slot->grad, module.padding_position);
     });
   }
   if (module.norm.weight != nullptr) return norm_dropout(tape, input, module.norm, layout, dropout);

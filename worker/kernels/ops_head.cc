@@ -63,13 +63,28 @@ Var mean_tokens(Tape* tape, const Var& x, const Layout& layout) {
   return result;
 }
 
-Var to_float(Tape* tape, const Var& x) {
-  if (x.value.scalar_type() == at::kFloat) return x;
-  const at::Tensor value = x.value.to(at::kFloat);
+Var to_type(Tape* tape, const Var& x, at::ScalarType type) {
+  if (x.value.scalar_type() == type) return x;
+  const at::Tensor value = x.value.to(type);
   if (tape == nullptr || !x.needs_grad()) return Var(value);
   const Var result = tape->track(value);
   tape->record([slot = result.slot, x_slot = x.slot, type = x.value.scalar_type()] {
     if (slot->grad.defined()) x_slot->add(slot->grad.to(type));
+  });
+  return result;
+}
+
+Var to_float(Tape* tape, const Var& x) {
+  return to_type(tape, x, at::kFloat);
+}
+
+Var scale(Tape* tape, const Var& x, double factor) {
+  if (factor == 1) return x;
+  const at::Tensor value = x.value * factor;
+  if (tape == nullptr || !x.needs_grad()) return Var(value);
+  const Var result = tape->track(value);
+  tape->record([slot = result.slot, x_slot = x.slot, factor] {
+    if (slot->grad.defined()) x_slot->add(slot->grad * factor);
   });
   return result;
 }

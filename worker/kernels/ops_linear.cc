@@ -110,16 +110,17 @@ Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& 
   const Var input = after_input_scales(tape, x, module);
   LinearPass pass(module, layout, 0, -1);
   const bool through = tape != nullptr && (input.needs_grad() || pass.trains());
-  const bool at_once = !dropout.active() && !pass.scales_output();
-  const at::Tensor y = pass.forward(input, run, at_once ? residual.value : at::Tensor(), through);
+  const at::ScalarType type = input.value.scalar_type(), sum_type = residual.value.scalar_type();
+  const bool at_once = !dropout.active() && !pass.scales_output() && type == sum_type;
+  const at::Tensor y = pass.forward(input, run, at_once ? residual.value : at::Tensor(), through).to(sum_type);
   if (!at_once) add_residual(y, residual.value, layout, dropout);
   if (!through && (tape == nullptr || !residual.needs_grad())) return Var(y);
   const Var result = tape->track(y);
   tape->record(
-      [slot = result.slot, residual_slot = residual.slot, pass = std::move(pass), layout, dropout, through] {
+      [slot = result.slot, residual_slot = residual.slot, pass = std::move(pass), layout, dropout, through, type] {
         const at::Tensor dy = std::move(slot->grad);
         if (!dy.defined()) return;
-        if (through) pass.backward(dropout.active() ? masked(dy, layout, dropout) : dy);
+        if (through) pass.backward((dropout.active() ? masked(dy, layout, dropout) : dy).to(type));
         if (residual_slot) residual_slot->add(dy);
       });
   return result;

@@ -31,7 +31,8 @@ std::string bert_canonical_name(std::string_view file_name, const Json&) {
   return BertEncoder::canonical_name(file_name, "bert");
 }
 
-Result<std::unique_ptr<Model>> make_bert(std::shared_ptr<const Pretrained> pretrained, const ModelOptions& options) {
+Result<std::unique_ptr<Model>> make_bert(std::shared_ptr<const Pretrained> pretrained,
+                                         const ModelOptions& options) {
   const Result<BertConfig> config = read_bert_config(pretrained->config, kPaddingId);
   if (!config) return Error{config.error()};
   if (Status fits = check_classifier(*pretrained, options, "classifier"); !fits) return Error{fits.error()};
@@ -65,8 +66,8 @@ std::vector<LinearModule*> BertClassifier::modules_behind_encoder() {
 Status BertClassifier::check_inputs(const Batch& batch) const {
   const std::int64_t most = bert_config().positions, length = batch.input_ids.size(1);
   if (!batch.position_ids.defined() && length > most) {
-    return Error{"a row of " + std::to_string(length) + " tokens is longer than the model's " + std::to_string(most) +
-                 " positions; lower sequence_length"};
+    return Error{"a row of " + std::to_string(length) + " tokens is longer than the model's " +
+                 std::to_string(most) + " positions; lower sequence_length"};
   }
   if (Status status = check_within(batch.position_ids, most, "position"); !status) return status;
   return check_within(batch.token_type_ids, bert_config().types, "token type");

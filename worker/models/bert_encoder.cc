@@ -107,6 +107,7 @@ BertEncoder::BertEncoder(ModelWeights& weights, const std::string& name, const B
   embedding_.positions = weights.table(name + ".embeddings.position_embeddings");
   embedding_.types = weights.table(name + ".embeddings.token_type_embeddings");
   embedding_.padding_id = config.padding_id;
+  embedding_.padding_position = config.padding_position;
   embedding_.norm = norm(name + ".embeddings.LayerNorm");
   for (std::int64_t i = 0; i < config.layers; ++i) {
     const std::string path = layer_name(name, i);
@@ -159,8 +160,8 @@ Var BertEncoder::run_layer(const Layer& layer, const Var& x, const Layout& layou
   const Dropout dropout = make_dropout(config_.attention_dropout, pass.dropout, layer.attention_site);
   const std::int64_t width = config_.width;
   const Var qkv = linear(pass.tape, x, layer.qkv, layout, pass.dropout);
-  const Var context = attention(pass.tape, {qkv, 0, qkv, width, 2 * width}, layout, layout->spans(),
-                                attention_options(), dropout);
+  const Var context =
+      attention(pass.tape, {qkv, 0, qkv, width, 2 * width}, layout, layout->spans(), attention_options(), dropout);
   return after_attention(layer, context, x, layout, pass);
 }
 
@@ -171,8 +172,8 @@ Var BertEncoder::run_layer_for_first(const Layer& layer, const Var& x, const Lay
   const Var key_value = linear(pass.tape, x, layer.qkv, layout, pass.dropout, Activation::none, width, 2 * width);
   const Var x_first = first_tokens(pass.tape, x, layout);
   const Var query = linear(pass.tape, x_first, layer.qkv, first, pass.dropout, Activation::none, 0, width);
-  const Var context = attention(pass.tape, {query, 0, key_value, 0, width}, first, layout->spans(),
-                                attention_options(), dropout);
+  const Var context =
+      attention(pass.tape, {query, 0, key_value, 0, width}, first, layout->spans(), attention_options(), dropout);
   return after_attention(layer, context, x_first, first, pass);
 }
 

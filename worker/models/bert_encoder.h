@@ -22,14 +22,16 @@ struct BertConfig {
   double hidden_dropout = 0, attention_dropout = 0, head_dropout = 0;
   double norm_epsilon = 1e-12;
   double initializer_range = 0.02;
-  std::int64_t padding_id = 0;  // -1: none
+  std::int64_t padding_id = 0;         // -1: none
+  std::int64_t padding_position = -1;  // whose embedding gets no gradient, as padding_id's; -1: none
 };
 
 /// The Error names the key. `padding_id`: where the config has none.
 Result<BertConfig> read_bert_config(const Json& config, std::int64_t padding_id);
 
 /// The encoder that BERT and RoBERTa share: embeddings of words, positions and types, then layers of attention and
-/// feed-forward block, each with its norm at the end. Its modules are called `name`.embeddings, `name`.encoder.layer.0, ….
+/// feed-forward block, each with its norm at the end. Its modules are called `name`.embeddings,
+/// `name`.encoder.layer.0, ….
 class BertEncoder {
  public:
   static void add_weights(WeightSpecs& specs, const std::string& name, const BertConfig& config);

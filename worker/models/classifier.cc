@@ -26,9 +26,8 @@ EncoderClassifier::EncoderClassifier(std::shared_ptr<const Pretrained> pretraine
                        options.seed);
     weights_.make_head(module.path + ".bias", {module.out}, 0, options.seed);
   }
-  weights_.adopt(options, [this](std::string_view name) {
-    return !parts_.unused.empty() && name.starts_with(parts_.unused);
-  });
+  weights_.adopt(
+      options, [this](std::string_view name) { return !parts_.unused.empty() && name.starts_with(parts_.unused); });
   encoder_ = std::make_unique<BertEncoder>(weights_, parts_.family, config_, compute_type_);
 }
 
@@ -80,10 +79,10 @@ Var EncoderClassifier::logits(const Batch& batch, const Pass& pass) {
   const auto of_tokens = [&](const at::Tensor& padded) {
     return at::index_select(padded.reshape({-1}), 0, layout->padded_index).to(device());
   };
-  const BertEncoder::Inputs inputs{of_tokens(batch.input_ids), of_tokens(positions(batch)), of_tokens(types(batch))};
-  const Var pooled = pooling_ == Pooling::mean
-                         ? mean_tokens(pass.tape, encoder_->run(inputs, layout, pass), layout)
-                         : encoder_->run_for_first(inputs, layout, pass);
+  const BertEncoder::Inputs inputs{of_tokens(batch.input_ids), of_tokens(positions(batch)),
+                                   of_tokens(types(batch))};
+  const Var pooled = pooling_ == Pooling::mean ? mean_tokens(pass.tape, encoder_->run(inputs, layout, pass), layout)
+                                               : encoder_->run_for_first(inputs, layout, pass);
   return head(pooled, layout->first_tokens(), pass);
 }
 

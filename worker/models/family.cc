@@ -45,7 +45,8 @@ Result<std::int64_t> config_integer(const Json& config, const char* key, std::in
 Result<bool> config_boolean(const Json& config, const char* key, bool otherwise) {
   const auto found = config.find(key);
   if (found == config.end() || found->is_null()) return otherwise;
-  if (!found->is_boolean()) return Error{std::string("\"") + key + "\" must be true or false, and is " + found->dump()};
+  if (!found->is_boolean())
+    return Error{std::string("\"") + key + "\" must be true or false, and is " + found->dump()};
   return found->get<bool>();
 }
 

@@ -17,8 +17,7 @@ at::Tensor flat(const at::Tensor& tokens) {
 void append(KeyValueCache& cache, KeyValueCache::Layer& layer, const at::Tensor& keys_and_values,
             const TokenLayout& layout) {
   if (!layer.tokens.defined()) {
-    layer.tokens =
-        at::empty({layout.rows, cache.capacity, keys_and_values.size(1)}, keys_and_values.options());
+    layer.tokens = at::empty({layout.rows, cache.capacity, keys_and_values.size(1)}, keys_and_values.options());
   }
   const at::Tensor index = at::empty({layout.tokens()}, at::kLong);
   std::int64_t* place = index.mutable_data_ptr<std::int64_t>();

@@ -89,7 +89,8 @@ class Model {
   std::vector<std::string> label_names;
 };
 
-/// That every one of these integers is in 0 … limit - 1; an undefined tensor passes. `what` they are, for the Error.
+/// That every one of these integers is in 0 … limit - 1; an undefined tensor passes. `what` they are, for the
+/// Error.
 Status check_within(const at::Tensor& values, std::int64_t limit, const char* what);
 
 /// `path` is a module of the model's head, or lies in one.

@@ -97,7 +97,8 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
     std::vector<std::int64_t> wanted = spec.shape;
     if (spec.transposed) std::reverse(wanted.begin(), wanted.end());
     if (!shape_fits(entry.shape, wanted)) {
-      return Error{where + " has shape " + shape_text(entry.shape) + "; config.json asks for " + shape_text(wanted)};
+      return Error{where + " has shape " + shape_text(entry.shape) + "; config.json asks for " +
+                   shape_text(wanted)};
     }
     if (!is_floating(entry.dtype)) {
       return Error{where + " has type " + entry.dtype + "; expected F32, F16, BF16 or F64"};

@@ -68,6 +68,7 @@ struct ModelOptions {
 };
 
 /// A model with its head over the pretrained weights. The Error says which option does not fit the model.
-Result<std::unique_ptr<Model>> make_model(std::shared_ptr<const Pretrained> pretrained, const ModelOptions& options);
+Result<std::unique_ptr<Model>> make_model(std::shared_ptr<const Pretrained> pretrained,
+                                          const ModelOptions& options);
 
 }  // namespace finesweep::worker

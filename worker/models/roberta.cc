@@ -22,6 +22,7 @@ Result<BertConfig> read_roberta_config(const Json& json) {
     return Error{"\"max_position_embeddings\" " + std::to_string(config->positions) +
                  " leaves no position: they are counted from \"pad_token_id\" + 1 on"};
   }
+  config->padding_position = config->padding_id;
   return config;
 }
 
@@ -48,7 +49,8 @@ Result<std::unique_ptr<Model>> make_roberta(std::shared_ptr<const Pretrained> pr
                                             const ModelOptions& options) {
   const Result<BertConfig> config = read_roberta_config(pretrained->config);
   if (!config) return Error{config.error()};
-  if (Status fits = check_classifier(*pretrained, options, "classifier.out_proj"); !fits) return Error{fits.error()};
+  if (Status fits = check_classifier(*pretrained, options, "classifier.out_proj"); !fits)
+    return Error{fits.error()};
   return std::unique_ptr<Model>(std::make_unique<RobertaClassifier>(std::move(pretrained), *config, options));
 }
 

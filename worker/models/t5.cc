@@ -98,8 +98,7 @@ T5Model::Stack T5Model::make_stack(const std::string& name, std::int64_t layers,
   stack.bias.table = weights_.table(name + ".block.0.layer.0.SelfAttention.relative_attention_bias");
   stack.bias.bidirectional = !decodes;
   stack.bias.max_distance = config_.max_distance;
-  stack.final_norm =
-      weights_.norm(name + ".final_layer_norm", config_.norm_epsilon, NormKind::root_mean_square);
+  stack.final_norm = weights_.norm(name + ".final_layer_norm", config_.norm_epsilon, NormKind::root_mean_square);
   stack.embedding_site = dropout_site(name + ".embed_tokens");
   stack.final_site = dropout_site(name + ".final_layer_norm");
   return stack;
@@ -187,11 +186,10 @@ Var T5Model::add_cross_attention(const Block& block, std::size_t layer, const Va
     if (!kept.defined()) kept = keys_and_values().value;
     key_value = Var(kept);
   }
-  const Var query =
-      linear(pass.tape, normed(x, block.cross_norm, pass), block.query, layout, pass.dropout);
+  const Var query = linear(pass.tape, normed(x, block.cross_norm, pass), block.query, layout, pass.dropout);
   const AttentionInputs inputs{query, 0, key_value, 0, config_.heads * config_.head_size};
-  const Var context = attention(pass.tape, inputs, layout, source.keys, attention_options(),
-                                dropout_at(block.cross_site, pass));
+  const Var context =
+      attention(pass.tape, inputs, layout, source.keys, attention_options(), dropout_at(block.cross_site, pass));
   return linear_add(pass.tape, context, block.cross_output, x, layout, pass.dropout,
                     dropout_at(block.cross_output_site, pass));
 }
@@ -214,18 +212,17 @@ Var T5Model::run_block(const Stack& stack, std::size_t layer, const Var& x, cons
   options.causal = stack.decodes;
   options.bias = &stack.bias;
   const Var qkv = linear(pass.tape, normed(x, block.attention_norm, pass), block.qkv, layout, pass.dropout);
-  const Var context =
-      self_attention(pass, layer, qkv, layout, options, dropout_at(block.attention_site, pass));
-  Var sum = linear_add(pass.tape, context, block.output, x, layout, pass.dropout,
-                       dropout_at(block.output_site, pass));
+  const Var context = self_attention(pass, layer, qkv, layout, options, dropout_at(block.attention_site, pass));
+  Var sum =
+      linear_add(pass.tape, context, block.output, x, layout, pass.dropout, dropout_at(block.output_site, pass));
   if (source != nullptr) sum = add_cross_attention(block, layer, sum, layout, *source, pass);
   return add_feed_forward(block, sum, layout, pass);
 }
 
 Var T5Model::run_stack(const Stack& stack, const Tokens& tokens, const SharedSource& source, const Pass& pass) {
   const Layout& layout = tokens.layout;
-  Var x = embed(pass.tape, embedding_, tokens.ids, {}, {}, layout, dropout_at(stack.embedding_site, pass),
-                sum_type_);
+  Var x =
+      embed(pass.tape, embedding_, tokens.ids, {}, {}, layout, dropout_at(stack.embedding_site, pass), sum_type_);
   for (std::size_t i = 0; i < stack.blocks.size(); ++i) {
     if (pass.hidden_states != nullptr) pass.hidden_states->push_back(x.value);
     const auto run = [this, &stack, i, layout, source, pass](Tape* tape, const Var& input) {

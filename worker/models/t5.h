@@ -42,9 +42,9 @@ Result<T5Config> read_t5_config(const Json& config);
 
 /// Encoder and decoder over one embedding, which is the head too where the files have no lm_head.
 ///
-/// The decoder's tokens are decoder_input_ids, every one of them, or else the labels shifted right, up to each row's
-/// last counted label. In fp16 the sums that layers add to, and the products of wo, which leave fp16's range, are
-/// fp32.
+/// The decoder's tokens are decoder_input_ids, every one of them, or else the labels shifted right, up to each
+/// row's last counted label. In fp16 the sums that layers add to, and the products of wo, which leave fp16's range,
+/// are fp32.
 class T5Model final : public LanguageModel {
  public:
   T5Model(std::shared_ptr<const Pretrained> pretrained, const T5Config& config, const ModelOptions& options);

@@ -30,9 +30,7 @@ void add_feed_forward(WeightSpecs& specs, const std::string& path, const T5Confi
 
 void add_stack(WeightSpecs& specs, const std::string& name, std::int64_t layers, const T5Config& config,
                bool decodes) {
-  const auto norm = [&](const std::string& path) {
-    specs.norm(path, config.width, NormKind::root_mean_square);
-  };
+  const auto norm = [&](const std::string& path) { specs.norm(path, config.width, NormKind::root_mean_square); };
   for (std::int64_t i = 0; i < layers; ++i) {
     const std::string block = name + ".block." + std::to_string(i);
     add_attention(specs, block + ".layer.0.SelfAttention", config, /*of_source=*/false);
@@ -66,13 +64,13 @@ Result<std::vector<WeightSpec>> t5_weights(const Json& json) {
   return specs.take();
 }
 
-/// Published files repeat the embedding for each stack, and hold a bias of the first cross-attention that has no use.
+/// Published files repeat the embedding for each stack, and hold a bias of the first cross-attention that has no
+/// use.
 std::string t5_canonical_name(std::string_view file_name, const Json&) {
   std::string_view name = file_name;
   if (name.starts_with("transformer.")) name.remove_prefix(12);
-  for (const std::string_view unused :
-       {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
-        "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"}) {
+  for (const std::string_view unused : {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
+                                        "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"}) {
     if (name == unused) return "";
   }
   return std::string(name);
@@ -119,7 +117,7 @@ const Family t5_family = {"t5", t5_weights, t5_canonical_name, make_t5};
 Result<T5Config> read_t5_config(const Json& json) {
   T5Config config;
   const std::pair<const char*, std::int64_t*> integers[] = {
-      {"vocab_size", &config.vocabulary}, {"d_model", &config.width},    {"d_ff", &config.inner},
+      {"vocab_size", &config.vocabulary}, {"d_model", &config.width},   {"d_ff", &config.inner},
       {"d_kv", &config.head_size},        {"num_heads", &config.heads}, {"num_layers", &config.encoder_layers},
   };
   for (const auto& [key, value] : integers) {

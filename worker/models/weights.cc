@@ -76,8 +76,7 @@ void ModelWeights::make_head(const std::string& name, std::vector<std::int64_t> 
   parameter.value = value.to(device_);
 }
 
-void ModelWeights::adopt(const ModelOptions& options,
-                         const std::function<bool(std::string_view name)>& is_unused) {
+void ModelWeights::adopt(const ModelOptions& options, const std::function<bool(std::string_view name)>& is_unused) {
   for (std::size_t i = 0; i < weights_.size(); ++i) {
     Parameter& weight = weights_[i];
     if (!weight.value.defined()) continue;  // absent, or quantised

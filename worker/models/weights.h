@@ -60,8 +60,8 @@ class ModelWeights {
   /// bias 0. Call before adopt().
   void make_head(const std::string& name, std::vector<std::int64_t> shape, double deviation, std::uint64_t seed);
 
-  /// Trains what the options say and brings the rest to the compute type, or to what the family says of it. `is_unused`
-  /// names tensors that no output depends on: they are left as they are.
+  /// Trains what the options say and brings the rest to the compute type, or to what the family says of it.
+  /// `is_unused` names tensors that no output depends on: they are left as they are.
   void adopt(const ModelOptions& options, const std::function<bool(std::string_view name)>& is_unused = {});
 
   /// Those that are there, in the order of the model.
