@@ -159,6 +159,8 @@ Var rotate(Tape* tape, const Var& x, const RotaryTable& table, const at::Tensor&
 
 /// The first token of each row: [rows, width].
 Var first_tokens(Tape* tape, const Var& x, const Layout& layout);
+/// The last token of each row: [rows, width].
+Var last_tokens(Tape* tape, const Var& x, const Layout& layout);
 /// The mean over each row's tokens: [rows, width].
 Var mean_tokens(Tape* tape, const Var& x, const Layout& layout);
 

@@ -19,9 +19,21 @@ namespace {
 
 // The operations at a model's end work on a row or a number per sample: plain tensor operations on any device.
 
-at::Tensor first_indices(const TokenLayout& layout, const at::Device& device) {
-  const std::vector<std::int64_t> first(layout.starts.begin(), layout.starts.end() - 1);
-  return at::tensor(first, at::kLong).to(device);
+/// These rows of x, none twice.
+Var chosen_tokens(Tape* tape, const Var& x, const std::vector<std::int64_t>& tokens) {
+  const at::Tensor index = at::tensor(tokens, at::kLong).to(x.value.device());
+  const at::Tensor value = at::index_select(x.value, 0, index);
+  if (tape == nullptr || !x.needs_grad()) return Var(value);
+  const Var result = tape->track(value);
+  tape->record([slot = result.slot, x_slot = x.slot, index, shape = x.value.sizes().vec()] {
+    if (!slot->grad.defined()) return;
+    if (x_slot->grad.defined() && x_slot->grad.use_count() == 1) {
+      x_slot->grad.index_add_(0, index, slot->grad);
+    } else {
+      x_slot->add(at::zeros(shape, slot->grad.options()).index_add_(0, index, slot->grad));
+    }
+  });
+  return result;
 }
 
 /// [rows, tokens]: 1 / tokens of the row where the token is the row's.
@@ -36,19 +48,13 @@ at::Tensor averaging_matrix(const TokenLayout& layout, const at::Tensor& like) {
 }  // namespace
 
 Var first_tokens(Tape* tape, const Var& x, const Layout& layout) {
-  const at::Tensor index = first_indices(*layout, x.value.device());
-  const at::Tensor value = at::index_select(x.value, 0, index);
-  if (tape == nullptr || !x.needs_grad()) return Var(value);
-  const Var result = tape->track(value);
-  tape->record([slot = result.slot, x_slot = x.slot, index, shape = x.value.sizes().vec()] {
-    if (!slot->grad.defined()) return;
-    if (x_slot->grad.defined() && x_slot->grad.use_count() == 1) {
-      x_slot->grad.index_add_(0, index, slot->grad);
-    } else {
-      x_slot->add(at::zeros(shape, slot->grad.options()).index_add_(0, index, slot->grad));
-    }
-  });
-  return result;
+  return chosen_tokens(tape, x, {layout->starts.begin(), layout->starts.end() - 1});
+}
+
+Var last_tokens(Tape* tape, const Var& x, const Layout& layout) {
+  std::vector<std::int64_t> last(layout->starts.begin() + 1, layout->starts.end());
+  for (std::int64_t& token : last) --token;
+  return chosen_tokens(tape, x, last);
 }
 
 Var mean_tokens(Tape* tape, const Var& x, const Layout& layout) {

@@ -43,24 +43,10 @@ std::int64_t EncoderClassifier::counted(const Batch& batch) const {
 
 Json EncoderClassifier::config() const {
   Json config = pretrained_->config;
-  for (const char* stale : {"_name_or_path", "torch_dtype", "num_labels", "problem_type"}) config.erase(stale);
+  for (const char* stale : {"_name_or_path", "torch_dtype"}) config.erase(stale);
   config["architectures"] = {parts_.architecture};
   config["dtype"] = "float32";
-  Json id2label = Json::object(), label2id = Json::object();
-  for (std::int64_t i = 0; i < labels_; ++i) {
-    const std::string name =
-        i < static_cast<std::int64_t>(label_names.size()) ? label_names[i] : "LABEL_" + std::to_string(i);
-    id2label[std::to_string(i)] = name;
-    label2id[name] = i;
-  }
-  config["id2label"] = id2label;
-  config["label2id"] = label2id;
-  config["problem_type"] = labels_ == 1 ? "regression" : "single_label_classification";
-  if (pooling_ == Pooling::mean) {
-    config["finesweep_pooling"] = "mean";  // transformers has no such head: its class would pool otherwise
-  } else {
-    config.erase("finesweep_pooling");
-  }
+  describe_labels(*this, labels_, pooling_, config);
   return config;
 }
 

@@ -4,13 +4,16 @@
 #include <nlohmann/json.hpp>
 
 #include "worker/models/bert.h"
+#include "worker/models/gpt2.h"
+#include "worker/models/gpt_neo.h"
+#include "worker/models/llama.h"
 #include "worker/models/roberta.h"
 #include "worker/models/t5.h"
 
 namespace finesweep::worker {
 namespace {
 
-const std::array kFamilies = {&bert_family, &roberta_family, &t5_family};
+const std::array kFamilies = {&bert_family, &gpt2_family, &gpt_neo_family, &llama_family, &roberta_family, &t5_family};
 
 }  // namespace
 

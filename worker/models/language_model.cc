@@ -19,6 +19,10 @@ void append(KeyValueCache& cache, KeyValueCache::Layer& layer, const at::Tensor&
   if (!layer.tokens.defined()) {
     layer.tokens = at::empty({layout.rows, cache.capacity, keys_and_values.size(1)}, keys_and_values.options());
   }
+  for (std::int64_t r = 0; r < layout.rows; ++r) {
+    if (cache.lengths[r] + layout.tokens_of(r) <= cache.capacity) continue;
+    throw std::length_error("a row has more tokens than its cache has room for");
+  }
   const at::Tensor index = at::empty({layout.tokens()}, at::kLong);
   std::int64_t* place = index.mutable_data_ptr<std::int64_t>();
   for (std::int64_t r = 0; r < layout.rows; ++r) {

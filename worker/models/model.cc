@@ -30,6 +30,25 @@ Status check_within(const at::Tensor& values, std::int64_t limit, const char* wh
                " is outside of the model's 0 … " + std::to_string(limit - 1)};
 }
 
+void describe_labels(const Model& model, std::int64_t labels, Pooling pooling, Json& config) {
+  Json id2label = Json::object(), label2id = Json::object();
+  for (std::int64_t i = 0; i < labels; ++i) {
+    const bool named = i < static_cast<std::int64_t>(model.label_names.size());
+    const std::string name = named ? model.label_names[static_cast<std::size_t>(i)] : "LABEL_" + std::to_string(i);
+    id2label[std::to_string(i)] = name;
+    label2id[name] = i;
+  }
+  config["id2label"] = id2label;
+  config["label2id"] = label2id;
+  config["problem_type"] = labels == 1 ? "regression" : "single_label_classification";
+  config.erase("num_labels");
+  if (pooling == Pooling::mean) {
+    config["finesweep_pooling"] = "mean";  // transformers has no such head: its class would pool otherwise
+  } else {
+    config.erase("finesweep_pooling");
+  }
+}
+
 bool is_head_module(const Model& model, std::string_view path) {
   for (const std::string& head : model.head_modules()) {
     if (path == head || (path.starts_with(head) && path[head.size()] == '.')) return true;

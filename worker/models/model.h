@@ -93,6 +93,10 @@ class Model {
 /// Error.
 Status check_within(const at::Tensor& values, std::int64_t limit, const char* what);
 
+/// Says in a classifier's config.json how many labels there are and what they are called, as transformers reads it,
+/// and how the tokens of a row become one.
+void describe_labels(const Model& model, std::int64_t labels, Pooling pooling, Json& config);
+
 /// `path` is a module of the model's head, or lies in one.
 bool is_head_module(const Model& model, std::string_view path);
 

@@ -79,6 +79,12 @@ Result<NameMap> map_names(const Family& family, const Json& config, const std::v
   return names;
 }
 
+std::int64_t stacked_rows(const WeightSpec& spec) {
+  std::int64_t rows = 0;
+  for (std::size_t i = 0; i < spec.names.size(); ++i) rows += spec.shape_of(i)[0];
+  return rows;
+}
+
 /// Writes each tensor of `spec` into its place in one new tensor.
 Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, const WeightFiles& files,
                               at::ScalarType type, c10::Device device) {
@@ -94,7 +100,7 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
     }
     const TensorEntry& entry = *files.find(found->second);
     const std::string where = files.file_of(found->second).string() + ": tensor \"" + found->second + "\"";
-    std::vector<std::int64_t> wanted = spec.shape;
+    std::vector<std::int64_t> wanted = spec.shape_of(i);
     if (spec.transposed) std::reverse(wanted.begin(), wanted.end());
     if (!shape_fits(entry.shape, wanted)) {
       return Error{where + " has shape " + shape_text(entry.shape) + "; config.json asks for " +
@@ -108,7 +114,7 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
     if (!parameter.value.defined()) {
       std::vector<std::int64_t> shape = entry.shape;
       if (spec.transposed) std::reverse(shape.begin(), shape.end());
-      shape[0] *= static_cast<std::int64_t>(spec.names.size());
+      if (spec.names.size() > 1) shape[0] = stacked_rows(spec);
       parameter.value = at::empty(shape, at::TensorOptions(type).device(device));
     }
     parameter.parts.push_back({spec.names[i], entry.shape[spec.transposed ? 1 : 0]});

@@ -34,6 +34,13 @@ void WeightSpecs::linear(const std::vector<std::string>& paths, std::int64_t out
   if (how.bias) specs_.push_back(std::move(bias));
 }
 
+void WeightSpecs::linear(const std::vector<std::string>& paths, const std::vector<std::int64_t>& outs,
+                         std::int64_t in, const Linear& how) {
+  const std::size_t first = specs_.size();
+  linear(paths, outs.front(), in, how);
+  for (std::size_t i = first; i < specs_.size(); ++i) specs_[i].rows = outs;
+}
+
 ModelWeights::ModelWeights(const Pretrained& pretrained, at::ScalarType compute_type)
     : weights_(pretrained.weights), device_(pretrained.device) {
   for (std::size_t i = 0; i < pretrained.specs.size(); ++i) {
@@ -74,6 +81,10 @@ void ModelWeights::make_head(const std::string& name, std::vector<std::int64_t> 
                 RandomStream(seed, purpose::initialisation, {hash_name(name)}));
   }
   parameter.value = value.to(device_);
+}
+
+void ModelWeights::drop(std::string_view name) {
+  weights_[index_.at(std::string(name))] = Parameter();
 }
 
 void ModelWeights::adopt(const ModelOptions& options, const std::function<bool(std::string_view name)>& is_unused) {

@@ -35,6 +35,9 @@ class WeightSpecs {
   void linear(const std::vector<std::string>& paths, std::int64_t out, std::int64_t in) {
     linear(paths, out, in, Linear());
   }
+  /// The same of different numbers of outputs.
+  void linear(const std::vector<std::string>& paths, const std::vector<std::int64_t>& outs, std::int64_t in,
+              const Linear& how);
   void add(WeightSpec spec) { specs_.push_back(std::move(spec)); }
 
   std::vector<WeightSpec> take() { return std::move(specs_); }
@@ -59,6 +62,9 @@ class ModelWeights {
   /// A head's tensor that the files do not have: a matrix from N(0, deviation) by the weight's own random stream, a
   /// bias 0. Call before adopt().
   void make_head(const std::string& name, std::vector<std::int64_t> shape, double deviation, std::uint64_t seed);
+
+  /// Leaves out what this model does not use: a head for another task.
+  void drop(std::string_view name);
 
   /// Trains what the options say and brings the rest to the compute type, or to what the family says of it.
   /// `is_unused` names tensors that no output depends on: they are left as they are.
