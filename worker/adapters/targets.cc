@@ -45,7 +45,9 @@ std::vector<std::string> embeddings(Model& model) {
   return paths;
 }
 
-bool is_output_embedding(const std::string& path) { return path == "lm_head"; }
+bool is_output_embedding(const std::string& path) {
+  return path == "lm_head";
+}
 
 /// What the modules can be called, for a message: the ends of their paths, once each.
 std::string names_of(const std::vector<Target>& targets) {
@@ -60,7 +62,8 @@ std::string names_of(const std::vector<Target>& targets) {
 }
 
 Error embedding_error(const std::string& target, const std::string& path) {
-  return Error{"target \"" + target + "\" matches the embedding " + path + "; adapters are for linear modules only"};
+  return Error{"target \"" + target + "\" matches the embedding " + path +
+               "; adapters are for linear modules only"};
 }
 
 Error unmatched_error(Model& model, const std::string& target, const std::vector<Target>& all) {
