@@ -203,7 +203,8 @@ TEST(Adapters, an_expression_chooses_by_whole_paths) {
   options.target_expression = "(";
   EXPECT_THAT(error_of(fixture("bert"), options), HasSubstr("is not a regular expression"));
   options.target_expression = ".*(query|word_embeddings)";
-  EXPECT_THAT(error_of(fixture("bert"), options), HasSubstr("matches the embedding bert.embeddings.word_embeddings"));
+  EXPECT_THAT(error_of(fixture("bert"), options),
+              HasSubstr("matches the embedding bert.embeddings.word_embeddings"));
 }
 
 TEST(Adapters, ranks_and_alphas_of_single_modules_follow_their_patterns) {
@@ -215,9 +216,9 @@ TEST(Adapters, ranks_and_alphas_of_single_modules_follow_their_patterns) {
   const auto adapter = require(worker::make_adapter(*model, options, 1));
   for (const worker::Parameter* p : adapter->parameters()) {
     const std::string& name = p->parts[0].name;
-    const std::int64_t rank = name.find("query") != std::string::npos                   ? 3
+    const std::int64_t rank = name.find("query") != std::string::npos                  ? 3
                               : name.find("layer.1.output.dense") != std::string::npos ? 2
-                                                                                        : 4;
+                                                                                       : 4;
     EXPECT_EQ(p->master.size(name.ends_with("lora_A.weight") ? 0 : 1), rank) << name;
   }
   randomise(*adapter, 5);
@@ -339,10 +340,14 @@ TEST(AdapterFiles, what_is_not_plain_lora_or_ia3_over_this_model_is_refused_by_n
   EXPECT_THAT(lora_with([](Config& c) { c["target_modules"] = Config::array(); }), HasSubstr("\"target_modules\""));
   EXPECT_THAT(lora_with([](Config& c) { c["target_modules"] = {"c_attn"}; }),
               HasSubstr("target \"c_attn\" names no linear module"));
-  EXPECT_THAT(lora_with([](Config& c) { c["target_modules"] = {"query", "value", "word_embeddings"}; }),
+  EXPECT_THAT(lora_with([](Config& c) {
+                c["target_modules"] = {"query", "value", "word_embeddings"};
+              }),
               HasSubstr("adapters are for linear modules"));
   EXPECT_THAT(lora_with([](Config& c) { c["r"] = 5; }), HasSubstr("expected [5, 48]"));
-  EXPECT_THAT(lora_with([](Config& c) { c["modules_to_save"] = {"classifier", "bert.pooler"}; }),
+  EXPECT_THAT(lora_with([](Config& c) {
+                c["modules_to_save"] = {"classifier", "bert.pooler"};
+              }),
               HasSubstr("\"modules_to_save\""));
   EXPECT_THAT(ia3_with([](Config& c) { c.erase("feedforward_modules"); }), HasSubstr("\"feedforward_modules\""));
   EXPECT_THAT(ia3_with([](Config& c) { c["exclude_modules"] = {"key"}; }), HasSubstr("\"exclude_modules\""));
@@ -370,9 +375,7 @@ TEST(AdapterFiles, lists_for_several_families_and_other_spellings_read) {
               t.erase("base_model.model.classifier.bias");
             }),
             "read");
-  EXPECT_EQ(error_with("bert_ia3", [](Tensors&, Config& c) {
-              c["feedforward_modules"] = R"(.*output\.dense)";
-            }),
+  EXPECT_EQ(error_with("bert_ia3", [](Tensors&, Config& c) { c["feedforward_modules"] = R"(.*output\.dense)"; }),
             "read");
 }
 

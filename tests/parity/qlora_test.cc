@@ -173,7 +173,8 @@ TEST(Qlora, an_int8_base_is_near_the_full_one_and_saves_as_itself) {
     SCOPED_TRACE(folder);
     const Tensors expected = read_tensors(folder / "expected.safetensors");
     const auto full = require(worker::load_pretrained(base_of(folder)));
-    const auto base = require(worker::quantize_base(*full, BaseQuantization{.format = worker::QuantizedFormat::int8}));
+    const auto base =
+        require(worker::quantize_base(*full, BaseQuantization{.format = worker::QuantizedFormat::int8}));
     const auto model = parity::model_of(base_of(folder), Trains::head, base);
     const worker::Batch batch = any_batch_of(expected, "in.", *model);
     const at::Tensor& right = expected.at("full_precision_logits");

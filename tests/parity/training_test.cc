@@ -1,8 +1,7 @@
-#include "worker/training/trainer.h"
-
 #include <ATen/ops/cat.h>
 
 #include "tests/parity/adapter_cases.h"
+#include "worker/training/trainer.h"
 
 namespace finesweep::parity {
 namespace {

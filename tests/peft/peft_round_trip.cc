@@ -1,5 +1,5 @@
-// finesweep's side of the round trip of adapters (docs/peft.md): for every case that peft_cases.py made, reads PEFT's
-// adapter and writes it again, makes one of its own with the same options, and leaves the logits of both.
+// finesweep's side of the round trip of adapters (docs/peft.md): for every case that peft_cases.py made, reads
+// PEFT's adapter and writes it again, makes one of its own with the same options, and leaves the logits of both.
 
 #include <ATen/TensorIndexing.h>
 #include <ATen/core/grad_mode.h>
@@ -45,8 +45,9 @@ std::unique_ptr<Model> load(const fs::path& folder) {
   ModelOptions options;
   options.frozen = true;
   if (pretrained->config.at("architectures").at(0).get<std::string>().ends_with("ForSequenceClassification")) {
-    options.labels =
-        pretrained->config.contains("id2label") ? static_cast<std::int64_t>(pretrained->config["id2label"].size()) : 2;
+    options.labels = pretrained->config.contains("id2label")
+                         ? static_cast<std::int64_t>(pretrained->config["id2label"].size())
+                         : 2;
   } else {
     options.head = ModelHead::language_model;
   }

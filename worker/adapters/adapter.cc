@@ -42,7 +42,7 @@ at::Tensor full_copy(const Parameter& parameter) {
 }
 
 Status can_hold_merged(const LinearModule& module) {
-  if (module.weight->is_table) {
+  if (shares_its_weight(module)) {
     return Error{"merge: the weight of " + module.paths.front() +
                  " is the input embedding too, which the adapter must not change; use it unmerged"};
   }
@@ -102,7 +102,7 @@ Result<MergeReport> merge(Model& model, Adapter& adapter) {
       if (parameter == nullptr) continue;
       adapter.originals_.push_back({parameter, parameter->value, parameter->quantized});
       if (parameter->quantized) ++report.dequantized_weights;
-      const at::ScalarType type = parameter->quantized ? model.compute_type() : parameter->value.scalar_type();
+      const at::ScalarType type = parameter->type();
       parameter->quantized.reset();
       parameter->value = exact.to(type);
       report.largest_weight = std::max(report.largest_weight, exact.abs().max().item<double>());

@@ -36,8 +36,8 @@ struct AdapterOptions {
   std::vector<std::string> targets;
   /// In place of `targets`: a regular expression for whole paths.
   std::string target_expression;
-  /// IA3 only: the ends of paths of those targets whose input is scaled in place of their output. Empty: the family's
-  /// default.
+  /// IA3 only: the ends of paths of those targets whose input is scaled in place of their output. Empty: the
+  /// family's default.
   std::vector<std::string> feedforward_targets;
   /// In place of `feedforward_targets`: a regular expression for whole paths.
   std::string feedforward_expression;
@@ -122,8 +122,8 @@ Result<std::unique_ptr<Adapter>> read_adapter(Model& model, const std::filesyste
 Status write_adapter(const Adapter& adapter, const std::string& base_model, const std::filesystem::path& folder);
 
 /// Puts the adapter into the weights of its model, which become the model's own; the model computes the same and
-/// without the adapter's work. What is merged outlives the adapter. The Error names a weight that cannot hold it: an
-/// output embedding that is the input embedding too, or one that is being trained.
+/// without the adapter's work. What is merged outlives the adapter. The Error names a weight that cannot hold it:
+/// an output embedding that is the input embedding too, or one that is being trained.
 Result<MergeReport> merge(Model& model, Adapter& adapter);
 
 /// Back to exactly what was before merge().

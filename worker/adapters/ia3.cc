@@ -19,7 +19,7 @@ Result<std::unique_ptr<Ia3Adapter>> Ia3Adapter::make(Model& model, AdapterOption
     const at::TensorOptions type = at::TensorOptions(at::kFloat).device(model.device());
     const at::Tensor ones = layer->on_input ? at::ones({1, target.in}, type) : at::ones({target.out, 1}, type);
     layer->scale =
-        adapter_parameter(kPeftPrefix + target.path + ".ia3_l", ones, model.compute_type(), trained);
+        adapter_parameter(kPeftPrefix + target.path + ".ia3_l", ones, target.module->weight->type(), trained);
     adapter->layers_.push_back(std::move(layer));
   }
   adapter->attach();

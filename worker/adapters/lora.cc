@@ -53,8 +53,10 @@ Result<std::unique_ptr<LoraAdapter>> LoraAdapter::make(Model& model, AdapterOpti
       return at::zeros({rows, columns}, at::TensorOptions(at::kFloat).device(model.device()));
     };
     const std::string name = kPeftPrefix + target.path;
-    layer->a = adapter_parameter(name + ".lora_A.weight", zeros(*rank, target.in), model.compute_type(), trained);
-    layer->b = adapter_parameter(name + ".lora_B.weight", zeros(target.out, *rank), model.compute_type(), trained);
+    layer->a =
+        adapter_parameter(name + ".lora_A.weight", zeros(*rank, target.in), target.module->weight->type(), trained);
+    layer->b = adapter_parameter(name + ".lora_B.weight", zeros(target.out, *rank), target.module->weight->type(),
+                                 trained);
     adapter->layers_.push_back(std::move(layer));
   }
   adapter->attach();
@@ -92,8 +94,7 @@ void LoraAdapter::attach() {
 
 void LoraAdapter::detach() {
   for (const auto& layer : layers_) {
-    std::erase_if(layer->target.module->branches,
-                  [&](const LoraBranch& branch) { return branch.a == &layer->a; });
+    std::erase_if(layer->target.module->branches, [&](const LoraBranch& branch) { return branch.a == &layer->a; });
   }
 }
 
@@ -109,8 +110,7 @@ void LoraAdapter::fold_into(const LinearModule& module, const at::Tensor& weight
   for (const auto& layer : layers_) {
     const Target& target = layer->target;
     if (target.module != &module) continue;
-    weight.narrow(0, target.out_begin, target.out)
-        .add_(at::mm(layer->b.master, layer->a.master), layer->scale);
+    weight.narrow(0, target.out_begin, target.out).add_(at::mm(layer->b.master, layer->a.master), layer->scale);
   }
 }
 

@@ -51,7 +51,9 @@ Error key_error(const char* key, const Json& value, const std::string& expected)
   return Error{"\"" + std::string(key) + "\" is " + value.dump() + "; expected " + expected};
 }
 
-Json at_key(const Json& config, const char* key) { return config.value(key, Json()); }
+Json at_key(const Json& config, const char* key) {
+  return config.value(key, Json());
+}
 
 /// As PEFT's TaskType.
 std::string task_of(const Model& model) {
@@ -175,10 +177,10 @@ void describe_lora(const AdapterOptions& options, Json& config) {
 /// PEFT refuses a list of feed-forward modules that is no part of the list of targets: then paths stand in both.
 void describe_ia3(const Adapter& adapter, Json& config) {
   const AdapterOptions& options = adapter.options();
-  config.update({{"peft_type", "IA3"},
-                 {"init_ia3_weights", true},
-                 {"feedforward_modules",
-                  names_or_expression(options.feedforward_targets, options.feedforward_expression)}});
+  config.update(
+      {{"peft_type", "IA3"},
+       {"init_ia3_weights", true},
+       {"feedforward_modules", names_or_expression(options.feedforward_targets, options.feedforward_expression)}});
   if (!options.target_expression.empty() || !options.feedforward_expression.empty()) return;
   if (config["target_modules"].is_string()) return;
   const std::set<std::string> targets(options.targets.begin(), options.targets.end());
@@ -198,9 +200,8 @@ void describe_ia3(const Adapter& adapter, Json& config) {
 /// The files of one of the adapter's modules hold the transpose of its weight (GPT-2's Conv1D).
 bool fan_in_fan_out(const Adapter& adapter) {
   const auto targets = find_targets(adapter.model(), adapter.options(), UnmatchedTargets::ignore);
-  return targets && std::any_of(targets->begin(), targets->end(), [](const Target& target) {
-           return target.module->weight->transposed_in_files;
-         });
+  return targets && std::any_of(targets->begin(), targets->end(),
+                                [](const Target& target) { return target.module->weight->transposed_in_files; });
 }
 
 }  // namespace

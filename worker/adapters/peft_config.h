@@ -15,8 +15,8 @@ struct PeftConfig {
   bool saves_head = false;
 };
 
-/// Reads an adapter_config.json of PEFT. The Error names the key: one that makes it anything else than plain LoRA or
-/// IA3, or that does not fit the model.
+/// Reads an adapter_config.json of PEFT. The Error names the key: one that makes it anything else than plain LoRA
+/// or IA3, or that does not fit the model.
 Result<PeftConfig> read_peft_config(const Model& model, const Json& config);
 
 /// The adapter_config.json of an adapter: the keys that PEFT has had for long. PEFT gives the others, which it

@@ -68,7 +68,8 @@ Status expect_base_weights(Model& model, const SafetensorsFile& file, const std:
     const Parameter& weight = *found->second;
     const at::Tensor mine = weight.in_file_layout(weight.value, 0);
     if (tensor->sizes() != mine.sizes() || !tensor->to(mine.device(), mine.scalar_type()).equal(mine)) {
-      return Error{where + "tensor \"" + name + "\" is not the base model's weight; a changed one is not supported"};
+      return Error{where + "tensor \"" + name +
+                   "\" is not the base model's weight; a changed one is not supported"};
     }
   }
   return {};
@@ -98,8 +99,7 @@ Status copy_weights(Model& model, const SafetensorsFile& file,
 
 }  // namespace
 
-Result<std::unique_ptr<Adapter>> read_adapter(Model& model, const std::filesystem::path& folder,
-                                              bool trained) try {
+Result<std::unique_ptr<Adapter>> read_adapter(Model& model, const std::filesystem::path& folder, bool trained) try {
   const std::string where = (folder / kConfigFile).string() + ": ";
   const Result<Json> json = read_config(folder);
   if (!json) return json.error();

@@ -32,15 +32,22 @@ std::vector<Target> candidates(Model& model) {
 /// The embeddings' module paths.
 std::vector<std::string> embeddings(Model& model) {
   std::vector<std::string> paths;
-  for (const Parameter* parameter : model.parameters()) {
-    if (!parameter->is_table) continue;
-    const std::string& name = parameter->parts.front().name;
+  const auto add = [&](const Parameter& table) {
+    const std::string& name = table.parts.front().name;
     paths.push_back(name.substr(0, name.rfind('.')));
+  };
+  for (const Parameter* parameter : model.parameters()) {
+    if (parameter->is_table) add(*parameter);
+  }
+  for (const LinearModule* module : model.linear_modules()) {
+    if (shares_its_weight(*module)) add(*module->weight);
   }
   return paths;
 }
 
-bool is_output_embedding(const std::string& path) { return path == "lm_head"; }
+bool is_output_embedding(const std::string& path) {
+  return path == "lm_head";
+}
 
 /// What the modules can be called, for a message: the ends of their paths, once each.
 std::string names_of(const std::vector<Target>& targets) {
@@ -55,7 +62,8 @@ std::string names_of(const std::vector<Target>& targets) {
 }
 
 Error embedding_error(const std::string& target, const std::string& path) {
-  return Error{"target \"" + target + "\" matches the embedding " + path + "; adapters are for linear modules only"};
+  return Error{"target \"" + target + "\" matches the embedding " + path +
+               "; adapters are for linear modules only"};
 }
 
 Error unmatched_error(Model& model, const std::string& target, const std::vector<Target>& all) {
@@ -106,6 +114,10 @@ bool target_matches(std::string_view target, std::string_view module_path) {
   if (target.empty() || !module_path.ends_with(target)) return false;
   const std::size_t before = module_path.size() - target.size();
   return before == 0 || module_path[before - 1] == '.';
+}
+
+bool shares_its_weight(const LinearModule& module) {
+  return module.weight->parts.front().name != module.paths.front() + ".weight";
 }
 
 Result<bool> pattern_matches(const std::string& expression, const std::string& path) {

@@ -44,9 +44,10 @@ struct Pretrained {
 ///
 /// The Error names the file and the tensor or key: a family that is not there yet, a setting that is not supported,
 /// a missing, unknown or ill-shaped tensor.
-Result<std::shared_ptr<const Pretrained>> load_pretrained(
-    const std::filesystem::path& folder, at::ScalarType storage = at::kFloat,
-    c10::Device device = c10::Device(c10::kCPU), const std::optional<BaseQuantization>& quantization = {});
+Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem::path& folder,
+                                                          at::ScalarType storage = at::kFloat,
+                                                          c10::Device device = c10::Device(c10::kCPU),
+                                                          const std::optional<BaseQuantization>& quantization = {});
 
 enum class ModelHead { classification, language_model };
 

@@ -152,8 +152,7 @@ void quantize_weight(Parameter& weight, const BaseQuantization& how) {
   } else {
     std::vector<Nf4Tensor> parts;
     for (std::size_t i = 0; i < weight.parts.size(); ++i) {
-      parts.push_back(
-          quantize_nf4(weight.slice(weight.value, i), {how.block_size, how.double_quantization}));
+      parts.push_back(quantize_nf4(weight.slice(weight.value, i), {how.block_size, how.double_quantization}));
     }
     weight.quantized = std::make_shared<Nf4Weight>(std::move(parts));
   }

@@ -22,9 +22,10 @@
 
 namespace finesweep::worker {
 
-// A base whose linear layers are kept in few bits: what QLoRA (https://arxiv.org/abs/2305.14314) trains on. Quantised
-// are exactly the weights that the family calls quantizable: the linear layers inside the transformer layers, each
-// module of Hugging Face's model on its own, as bitsandbytes has it, also where several are stacked here.
+// A base whose linear layers are kept in few bits: what QLoRA (https://arxiv.org/abs/2305.14314) trains on.
+// Quantised are exactly the weights that the family calls quantizable: the linear layers inside the transformer
+// layers, each module of Hugging Face's model on its own, as bitsandbytes has it, also where several are stacked
+// here.
 
 /// A stacked weight in NF4.
 class Nf4Weight final : public QuantizedWeight {
@@ -65,10 +66,11 @@ Result<std::shared_ptr<const Pretrained>> quantize_base(const Pretrained& base, 
 
 /// The base with those weights that `file` holds in bitsandbytes' layout in place of its own. The Error names the
 /// tensor that does not fit.
-Result<std::shared_ptr<const Pretrained>> with_quantized_weights(const Pretrained& base, const SafetensorsFile& file);
+Result<std::shared_ptr<const Pretrained>> with_quantized_weights(const Pretrained& base,
+                                                                 const SafetensorsFile& file);
 
-/// config.json and model.safetensors in bitsandbytes' layout, which load_pretrained and transformers read; names and
-/// "quantization_config" are transformers', what is not quantised is in fp32.
+/// config.json and model.safetensors in bitsandbytes' layout, which load_pretrained and transformers read; names
+/// and "quantization_config" are transformers', what is not quantised is in fp32.
 Status save_quantized(const Pretrained& base, const std::filesystem::path& folder);
 
 /// Of the weights that are quantised: what they take, and how many values they have.
@@ -77,8 +79,8 @@ struct QuantizedSize {
 };
 QuantizedSize quantized_size(const Pretrained& base);
 
-/// Weights in bitsandbytes' layout, as a directory or a file holds them: "NAME" beside "NAME.quant_state.…" (NF4), or
-/// int8 "NAME" beside "MODULE.SCB".
+/// Weights in bitsandbytes' layout, as a directory or a file holds them: "NAME" beside "NAME.quant_state.…" (NF4),
+/// or int8 "NAME" beside "MODULE.SCB".
 struct QuantizedFiles {
   std::function<const TensorEntry*(std::string_view name)> find;
   std::function<Result<at::Tensor>(std::string_view name)> read;
