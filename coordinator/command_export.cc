@@ -82,6 +82,12 @@ Status copy_verified(const TrialModel& model, const std::string& part, const fs:
   return storage::verify_files(to, copied);
 }
 
+Status write_description(const TrialModel& model, const fs::path& to) {
+  Json description = model.manifest.model;
+  description.erase("training");
+  return storage::write_file_atomically(to / kDescriptionName, description.dump(2) + "\n");
+}
+
 /// The model that the adapter stands on.
 fs::path base_of(const TrialModel& model, const storage::RunDirectory& run) {
   const Json base = model.manifest.model.value("base", Json::object());
@@ -137,8 +143,10 @@ int export_command(const ExportOptions& options) {
   RunnerEnd end{0, ""};
   if (is_adapter && options.merge) {
     end = merge(options, *model, run, partial);
-  } else if (const Status copied = copy_verified(*model, is_adapter ? "adapter" : "model", partial); !copied) {
-    end = {4, copied.error().message};
+  } else {
+    Status copied = copy_verified(*model, is_adapter ? "adapter" : "model", partial);
+    if (copied) copied = write_description(*model, partial);
+    if (!copied) end = {4, copied.error().message};
   }
   if (end.exit_code == 0)
     if (const Status renamed = storage::rename_durably(partial, to); !renamed) end = {4, renamed.error().message};

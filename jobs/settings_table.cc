@@ -287,7 +287,8 @@ constexpr Setting kTable[] = {
 
     // Whatever runs the model.
     {.sections = kTraining, .key = "precision", .type = choice, .fallback = R"("fp32")", .choices = kPrecisions,
-     .doc = "In what the model computes; trained weights stay in fp32."},
+     .doc = "In what the model computes; trained weights stay in fp32. fp16 scales the loss; a step whose gradients "
+            "overflow is done again with half the scale."},
     {.sections = evaluate | benchmark, .key = "precision", .type = choice, .fallback = R"("fp32")",
      .choices = kPrecisions, .inherited = true, .doc = "In what the model computes."},
     {.sections = kTraining, .key = "attention", .type = choice, .fallback = R"("flash")", .choices = kAttention,

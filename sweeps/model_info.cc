@@ -68,7 +68,7 @@ std::string hugging_face_name(const std::string& name) {
   const std::string_view module = std::string_view(name).substr(second + 1, third - second - 1);
   for (const auto& [ggml, ours] : modules)
     if (module == ggml)
-      return "model.layers" + name.substr(first, second - first + 1) + std::string(ours) + name.substr(third);
+      return std::string("model.layers").append(name, first, second - first + 1).append(ours).append(name, third);
   return name;
 }
 

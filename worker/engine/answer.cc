@@ -38,23 +38,37 @@ Outcome succeeded() {
   return outcome;
 }
 
-/// What an adapter of ours was trained on stands in the manifest beside it; another's has none.
+/// What a model or an adapter of ours is: the manifest of its artifact says so, or the file that `export` writes. Of
+/// others, nothing.
+Result<std::optional<ModelManifest>> find_description(const fs::path& folder) {
+  Json description;
+  std::error_code ignored;
+  if (fs::exists(folder / kDescriptionName, ignored)) {
+    const auto text = storage::read_file(folder / kDescriptionName);
+    if (!text) return text.error();
+    auto json = parse_json(*text, (folder / kDescriptionName).string());
+    if (!json) return json.error();
+    description = std::move(*json);
+  } else if (fs::exists(folder.parent_path() / storage::kManifestName, ignored)) {
+    const auto manifest = storage::read_manifest(folder.parent_path());
+    if (!manifest) return std::optional<ModelManifest>();
+    description = manifest->model;
+  } else {
+    return std::optional<ModelManifest>();
+  }
+  auto described = ModelManifest::from_json(description);
+  if (!described) return described.error();
+  return std::optional(std::move(*described));
+}
+
 Result<ModelSource> find_source(const ModelChoice& choice) {
   ModelSource source;
   source.model = source.tokenizer = choice.model;
-  if (!choice.adapter.empty()) {
-    source.adapter = choice.adapter;
-    const fs::path artifact = source.adapter->parent_path();
-    std::error_code ignored;
-    if (fs::exists(artifact / storage::kManifestName, ignored)) {
-      const auto manifest = storage::read_manifest(artifact);
-      if (!manifest) return manifest.error();
-      auto described = ModelManifest::from_json(manifest->model);
-      if (!described) return described.error();
-      source.quantization = described->quantization;
-      source.manifest = std::move(*described);
-    }
-  }
+  if (!choice.adapter.empty()) source.adapter = choice.adapter;
+  auto description = find_description(source.adapter.value_or(source.model));
+  if (!description) return description.error();
+  if (*description) source.quantization = (*description)->quantization;
+  source.manifest = std::move(*description);
   if (choice.quantize == "nf4") source.quantization = BaseQuantization{};
   if (choice.quantize == "int8") source.quantization = BaseQuantization{QuantizedFormat::int8};
   return source;
@@ -152,6 +166,16 @@ Outcome merge_adapter(const MergeRequest& request, c10::Device device, const Sen
   if (Status saved = save_pretrained(*loaded->model, request.to); !saved) return failed_this_time(saved.error().message);
   if (Status copied = copy_model_files(source->tokenizer, request.to); !copied) {
     return failed_this_time(copied.error().message);
+  }
+  if (source->manifest) {
+    ModelManifest description = *source->manifest;
+    description.is_adapter = false;
+    description.base_job.reset();
+    description.quantization.reset();
+    description.training = Json();
+    const Status written =
+        storage::write_file_atomically(fs::path(request.to) / kDescriptionName, description.to_json().dump(2) + "\n");
+    if (!written) return failed_this_time(written.error().message);
   }
   send({{"result",
          {{"largest_rounding", merged->largest_rounding},

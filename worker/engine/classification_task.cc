@@ -84,7 +84,16 @@ class ClassificationTask final : public JobTask {
     pooling_ = manifest->head->pooling;
   }
 
-  Result<std::unique_ptr<TaskData>> read(const std::string& split, std::int64_t sequence_length) override {
+  Result<std::unique_ptr<TaskData>> read_training(std::int64_t sequence_length) override {
+    return read("train", sequence_length);
+  }
+  Result<std::unique_ptr<TaskData>> read_evaluation(const EvaluateSettings& settings) override {
+    return read(settings.split, settings.sequence_length);
+  }
+  HeadChoice head() const override { return ClassificationHead{pooling_, *labels_}; }
+
+ private:
+  Result<std::unique_ptr<TaskData>> read(const std::string& split, std::int64_t sequence_length) {
     const auto examples = read_split(data_, split);
     if (!examples) return examples.error();
     if (Status settled = settle_labels(split, *examples); !settled) return settled.error();
@@ -94,9 +103,6 @@ class ClassificationTask final : public JobTask {
     return std::unique_ptr<TaskData>(std::make_unique<ClassificationData>(std::move(*rows), *labels_));
   }
 
-  HeadChoice head() const override { return ClassificationHead{pooling_, *labels_}; }
-
- private:
   Status settle_labels(const std::string& split, const std::vector<Example>& examples) {
     if (labels_) return {};
     const bool from_here = split == "train" || !data_.train || data_.labels;

@@ -40,7 +40,7 @@ Outcome evaluate_model(const ExecutionRequest& request, const JobContext& contex
   control.progress({0, 0, "loading", no_loss});
   auto task = make_job_task(context, source, settings->pooling);
   if (!task) return failed_for_good(task.error().message);
-  const auto data = (*task)->read(settings->split, settings->sequence_length);
+  const auto data = (*task)->read_evaluation(*settings);
   if (!data) return failed_for_good(data.error().message);
   auto loaded = load_frozen(source, (*task)->head(), settings->precision, seed, device);
   if (!loaded) return failed_for_good(loaded.error().message);

@@ -58,11 +58,11 @@ class FinetuneRun {
     auto task = make_job_task(context_, source_, training().pooling);
     if (!task) return task.error();
     task_ = std::move(*task);
-    auto train = task_->read("train", training().sequence_length);
+    auto train = task_->read_training(training().sequence_length);
     if (!train) return train.error();
     train_ = std::move(*train);
     if (!training().evaluation) return {};
-    auto validation = task_->read(training().evaluation->split, training().evaluation->sequence_length);
+    auto validation = task_->read_evaluation(*training().evaluation);
     if (!validation) return validation.error();
     validation_ = std::move(*validation);
     return {};

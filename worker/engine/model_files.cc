@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "storage/files.h"
+#include "worker/formats/gguf_llama.h"
+#include "worker/tokenizers/bpe.h"
 
 namespace finesweep::worker {
 namespace {
@@ -25,8 +27,8 @@ Json read_json(const fs::path& file) {
   return json.is_object() ? json : Json::object();
 }
 
-/// One id or a list of them.
-std::vector<std::int64_t> ids_of(const Json& value) {
+/// One integer or a list of them.
+std::vector<std::int64_t> integers_of(const Json& value) {
   std::vector<std::int64_t> ids;
   if (value.is_number_integer()) ids.push_back(value.get<std::int64_t>());
   if (!value.is_array()) return ids;
@@ -34,6 +36,27 @@ std::vector<std::int64_t> ids_of(const Json& value) {
     if (id.is_number_integer()) ids.push_back(id.get<std::int64_t>());
   }
   return ids;
+}
+
+std::optional<TokenId> token_id(const std::optional<std::int64_t>& id) {
+  if (!id) return std::nullopt;
+  return static_cast<TokenId>(*id);  // checked against the vocabulary when the file was read
+}
+
+BpeVocabulary bpe_vocabulary(GgufTokenizer tokenizer) {
+  BpeVocabulary vocabulary;
+  vocabulary.tokens = std::move(tokenizer.tokens);
+  vocabulary.merges = std::move(tokenizer.merges);
+  vocabulary.token_types.assign(tokenizer.token_types.begin(), tokenizer.token_types.end());
+  if (!tokenizer.pre_tokenizer.empty()) vocabulary.pre_tokenizer = std::move(tokenizer.pre_tokenizer);
+  vocabulary.begin = token_id(tokenizer.bos_id);
+  vocabulary.end = token_id(tokenizer.eos_id);
+  vocabulary.unknown = token_id(tokenizer.unknown_id);
+  vocabulary.pad = token_id(tokenizer.padding_id);
+  vocabulary.add_begin = tokenizer.add_bos.value_or(false);
+  vocabulary.add_end = tokenizer.add_eos.value_or(false);
+  vocabulary.add_space_prefix = tokenizer.add_space_prefix.value_or(false);
+  return vocabulary;
 }
 
 }  // namespace
@@ -47,7 +70,19 @@ bool holds_tokenizer(const fs::path& model) {
 }
 
 Result<std::unique_ptr<Tokenizer>> load_model_tokenizer(const fs::path& model) {
-  return load_tokenizer(model);
+  std::error_code ignored;
+  if (!fs::is_regular_file(model, ignored)) return load_tokenizer(model);
+  const auto file = GgufLlama::open(model);
+  if (!file) return file.error();
+  auto kept = file->tokenizer();
+  if (!kept) return kept.error();
+  if (kept->model != "gpt2") {
+    return Error{model.string() + ": its tokenizer is of the kind '" + kept->model +
+                 "'; of GGUF files byte-level BPE ('gpt2') is supported. Give the model as a Hugging Face directory."};
+  }
+  auto tokenizer = make_bpe_tokenizer(bpe_vocabulary(std::move(*kept)));
+  if (!tokenizer) return Error{model.string() + ": " + tokenizer.error().message};
+  return tokenizer;
 }
 
 Status copy_model_files(const fs::path& from, const fs::path& to) {
@@ -67,14 +102,30 @@ Status copy_model_files(const fs::path& from, const fs::path& to) {
   return {};
 }
 
+std::optional<std::int64_t> decoder_positions(const fs::path& model) {
+  std::error_code ignored;
+  Json config;
+  if (fs::is_regular_file(model, ignored)) {
+    const auto file = GgufLlama::open(model);
+    if (!file) return std::nullopt;
+    config = file->config();
+  } else {
+    config = read_json(model / "config.json");
+  }
+  for (const char* key : {"n_positions", "max_position_embeddings"}) {
+    if (const auto found = integers_of(config.value(key, Json())); !found.empty()) return found.front();
+  }
+  return std::nullopt;
+}
+
 TextBounds text_bounds(const fs::path& model, const Tokenizer& tokenizer) {
   TextBounds bounds;
   std::optional<std::int64_t> start;
   for (const char* name : {"generation_config.json", "config.json"}) {
     const Json json = read_json(model / name);
-    if (bounds.end_ids.empty()) bounds.end_ids = ids_of(json.value("eos_token_id", Json()));
+    if (bounds.end_ids.empty()) bounds.end_ids = integers_of(json.value("eos_token_id", Json()));
     for (const char* key : {"decoder_start_token_id", "pad_token_id"}) {
-      if (const auto ids = ids_of(json.value(key, Json())); !start && !ids.empty()) start = ids.front();
+      if (const auto ids = integers_of(json.value(key, Json())); !start && !ids.empty()) start = ids.front();
     }
   }
   if (bounds.end_ids.empty() && tokenizer.traits().end) bounds.end_ids.push_back(*tokenizer.traits().end);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "jobs/json.h"
@@ -22,6 +23,9 @@ Result<std::unique_ptr<Tokenizer>> load_model_tokenizer(const std::filesystem::p
 /// Copies what makes a folder with config.json and weights one that any library loads: the tokenizer's files and
 /// generation_config.json. From a GGUF file, which keeps its tokenizer inside, nothing is copied.
 Status copy_model_files(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// The longest sequence of a decoder-only model, as its config says.
+std::optional<std::int64_t> decoder_positions(const std::filesystem::path& model);
 
 /// How a model begins and ends text.
 struct TextBounds {

@@ -55,14 +55,16 @@ class TaskData {
   virtual Result<std::optional<Metrics>> evaluate(Model& model, const EvaluationRun& run) const = 0;
 };
 
-/// A task of a sweep, as jobs see it. What it learns from the first split that it reads (the labels of a
+/// A task of a sweep, as jobs see it. What it learns from the first rows that it reads (the labels of a
 /// classification) holds for all that follow.
 class JobTask {
  public:
   virtual ~JobTask() = default;
-  /// The split, tokenised and cut to `sequence_length`. The Error names file and line.
-  virtual Result<std::unique_ptr<TaskData>> read(const std::string& split, std::int64_t sequence_length) = 0;
-  /// The head that a model needs. After read().
+  /// The training rows, tokenised and cut to `sequence_length`. The Error names file and line.
+  virtual Result<std::unique_ptr<TaskData>> read_training(std::int64_t sequence_length) = 0;
+  /// The rows of settings.split, likewise, with what its metrics need.
+  virtual Result<std::unique_ptr<TaskData>> read_evaluation(const EvaluateSettings& settings) = 0;
+  /// The head that a model needs. After rows were read.
   virtual HeadChoice head() const = 0;
 };
 

@@ -167,8 +167,10 @@ Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem:
                                                           at::ScalarType storage, c10::Device device,
                                                           const std::optional<BaseQuantization>& quantization) try {
   keep_freed_memory();
-  const std::filesystem::path config_file = folder / "config.json";
-  Result<Json> config = read_config(config_file);
+  Result<WeightFiles> files = WeightFiles::open(folder);
+  if (!files) return Error{files.error()};
+  const std::filesystem::path config_file = files->gguf() ? folder : folder / "config.json";
+  Result<Json> config = files->gguf() ? Result(files->gguf()->config()) : read_config(config_file);
   if (!config) return Error{config.error()};
   const Json model_type = config->value("model_type", Json());
   if (!model_type.is_string()) {
@@ -183,8 +185,6 @@ Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem:
   }
   Result<std::vector<WeightSpec>> specs = family->weights(*config);
   if (!specs) return Error{config_file.string() + ": " + specs.error().message};
-  Result<WeightFiles> files = WeightFiles::open(folder);
-  if (!files) return Error{files.error()};
   const Result<NameMap> names = map_names(*family, *config, *specs, *files);
   if (!names) return Error{names.error()};
 

@@ -20,7 +20,7 @@
 
 namespace finesweep::worker {
 
-/// A model as it stands in a Hugging Face directory: config and weights, checked against each other. Immutable and
+/// A model as it stands in a Hugging Face directory or a GGUF file: config and weights, checked against each other. Immutable and
 /// shared by the models made from it, so one copy serves job after job.
 struct Pretrained {
   std::filesystem::path folder;
@@ -38,7 +38,7 @@ struct Pretrained {
   const Parameter* find(std::string_view name) const;
 };
 
-/// Reads config.json and the safetensors files. `storage` is fp32, or bf16 or fp16 where the backbone stays frozen.
+/// Reads config.json and the safetensors files, or a GGUF file. `storage` is fp32, or bf16 or fp16 where the backbone stays frozen.
 /// With `quantization` each quantizable weight is quantised from fp32 as soon as it is read (see quantized_base.h);
 /// without it a weight that stands in the files in bitsandbytes' layout stays as it is.
 ///
