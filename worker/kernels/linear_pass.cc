@@ -111,11 +111,21 @@ bool LinearPass::trains() const {
   return any;
 }
 
+at::Tensor LinearPass::multiply(const Parameter& weight, const at::Tensor& x, const at::Tensor& bias,
+                                const at::Tensor& residual) const {
+  if (!weight.quantized) {
+    return product_with_weight(x, weight.value.narrow(0, out_begin_, out_count_), bias, residual);
+  }
+  const at::Tensor z = weight.quantized->product(x, out_begin_, out_count_);
+  if (bias.defined()) z.add_(bias);
+  if (residual.defined()) z.add_(residual);
+  return z;
+}
+
 at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Tensor& residual, bool keeps) {
-  const at::Tensor weight = weight_rows(*module_->weight, x.value.scalar_type(), out_begin_, out_count_);
   const at::Tensor bias =
       module_->bias == nullptr ? at::Tensor() : module_->bias->value.narrow(0, out_begin_, out_count_);
-  const at::Tensor z = product_with_weight(x.value, weight, bias, residual);
+  const at::Tensor z = multiply(*module_->weight, x.value, bias, residual);
   for (Lora& lora : loras_) {
     const LoraBranch& branch = *lora.branch;
     lora.dropout = make_dropout(branch.dropout, run, branch.site);
