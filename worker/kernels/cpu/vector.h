@@ -19,6 +19,12 @@
 #else
 #define FINESWEEP_X86 0
 #endif
+/// A function that names no width of vectors, compiled for several instruction sets; the loader picks one.
+#if FINESWEEP_X86 && !defined(__clang__)
+#define FINESWEEP_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), flatten))
+#else
+#define FINESWEEP_CLONES
+#endif
 
 namespace finesweep::worker::cpu {
 
