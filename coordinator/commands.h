@@ -2,10 +2,15 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "coordinator/mpi_link.h"
+#include "jobs/json.h"
+#include "jobs/result.h"
+#include "jobs/runner_request.h"
+#include "jobs/settings.h"
 
 namespace finesweep::coordinator {
 
@@ -54,6 +59,55 @@ struct DoctorOptions {
   std::filesystem::path program;
 };
 int doctor_command(const DoctorOptions& options);
+
+// Commands that need a model start a runner for themselves alone.
+
+struct GenerateOptions {
+  ModelChoice choice;
+  std::optional<std::string> prompt;
+  std::filesystem::path prompts;  // JSON Lines, in place of `prompt`
+  std::string field = "prompt";   // of a row of it
+  GenerationSettings generation;
+  std::int64_t batch_size = 8;
+  std::uint64_t seed = 0;
+  std::string precision = "fp32";
+  std::string device = "auto";  // auto, cpu, or the index of a GPU
+  int threads = 0;              // on a CPU; 0: its cores
+  bool json = false;
+  std::filesystem::path program;
+};
+int generate_command(const GenerateOptions& options);
+
+struct EvaluateOptions {
+  ModelChoice choice;
+  std::string task;
+  std::filesystem::path data;
+  std::string fields, labels, metrics;  // with commas; empty: as a sweep file has them by default
+  std::int64_t batch_size = 0;          // 0: likewise
+  std::int64_t sequence_length = 0;
+  Json generation = Json::object();    // keys of evaluate.generation
+  std::vector<std::string> overrides;  // P=V, as of a sweep file: evaluate.…, data.…
+  std::uint64_t seed = 0;
+  std::string precision = "fp32";
+  std::string device = "auto";
+  int threads = 0;
+  bool json = false;
+  std::filesystem::path program;
+};
+int evaluate_command(const EvaluateOptions& options);
+
+/// With absolute paths. The Error names the option whose path is not there.
+Result<ModelChoice> absolute_choice(const ModelChoice& choice);
+
+struct ExportOptions {
+  std::filesystem::path directory;
+  std::string trial;  // name, beginning of one, or label
+  std::filesystem::path to;
+  bool merge = false;
+  std::string device = "cpu";
+  std::filesystem::path program;
+};
+int export_command(const ExportOptions& options);
 
 struct InitOptions {
   std::string name;  // of the template; empty: the first

@@ -63,11 +63,92 @@ constexpr const char* kFooter = R"(Examples:
   mpirun -n 5 finesweep run sweep.yaml                   one coordinator and four workers
   finesweep status runs/my-sweep --watch                 how a sweep stands, from any terminal
   finesweep report runs/my-sweep                         its tables, made anew
+  finesweep export runs/my-sweep TRIAL --to my-adapter   what a trial trained
+  finesweep generate --model M --adapter my-adapter --prompt "Once upon"
 
 A sweep that was stopped or killed goes on where it stood: run the same command again.
 
 Exit codes: 0 all trials succeeded, 1 some failed (the report names them), 2 the input is wrong,
 3 interrupted and resumable, 4 the system failed.)";
+
+void add_model_options(CLI::App* command, ModelChoice& choice, std::string& precision, std::string& device,
+                       int& threads) {
+  command->add_option("--model", choice.model, "Hugging Face directory, or a GGUF file")->required();
+  command->add_option("--adapter", choice.adapter, "PEFT adapter over it");
+  command->add_option("--quantize", choice.quantize, "Keep the model's weights in nf4 or int8")
+      ->check(CLI::IsMember({"nf4", "int8"}));
+  command->add_option("--precision", precision, "fp32, bf16 or fp16 (default: fp32)")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
+  command->add_option("--device", device, "auto, cpu, or the index of a GPU (default: auto)");
+  command->add_option("--threads", threads, "On a CPU (default: its cores)")->check(CLI::Range(1, 1024));
+}
+
+void add_generate(CLI::App& app, coordinator::GenerateOptions& options, int& exit_code) {
+  auto* command = app.add_subcommand("generate", "Continue a text, or write the target of a source.");
+  add_model_options(command, options.choice, options.precision, options.device, options.threads);
+  command->add_option("--prompt", options.prompt, "The text to go on from");
+  command->add_option("--prompts", options.prompts, "JSON Lines with a prompt in each row");
+  command->add_option("--field", options.field, "Field of the rows that holds it (default: prompt)");
+  auto& generation = options.generation;
+  command->add_option("--max-new-tokens", generation.max_new_tokens, "Where to stop at the latest (default: 64)")
+      ->check(CLI::Range(1, 1048576));
+  command->add_option("--num-beams", generation.num_beams, "Beams of a search (default: 1, greedy)")
+      ->check(CLI::Range(1, 1024));
+  command->add_flag("--sample", generation.do_sample, "Draw tokens instead of taking the best");
+  command->add_option("--temperature", generation.temperature, "Of the draws (default: 1)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--top-k", generation.top_k, "Draw from so many tokens; 0: from all (default: 50)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--top-p", generation.top_p, "Draw from those that hold so much probability (default: 1)")
+      ->check(CLI::Range(1e-6, 1.0));
+  command->add_option("--kv-cache", generation.kv_cache, "Keep keys and values of tokens (default: true)");
+  command->add_option("--seed", options.seed, "Of the draws (default: 0)");
+  command->add_option("--batch-size", options.batch_size, "Prompts at a time (default: 8)")
+      ->check(CLI::Range(1, 65536));
+  command->add_flag("--json", options.json, "One JSON object for each prompt");
+  command->footer("Example:\n  finesweep generate --model models/gpt2 --prompt \"The sea was\" --sample --seed 1");
+  command->callback([&] { exit_code = coordinator::generate_command(options); });
+}
+
+void add_evaluate(CLI::App& app, coordinator::EvaluateOptions& options, int& exit_code) {
+  auto* command = app.add_subcommand("evaluate", "Measure a model on a file of rows.");
+  add_model_options(command, options.choice, options.precision, options.device, options.threads);
+  command->add_option("--task", options.task, "classification, causal_lm or seq2seq")
+      ->required()
+      ->check(CLI::IsMember({"classification", "causal_lm", "seq2seq"}));
+  command->add_option("--data", options.data, "Rows: .jsonl, .csv or .tsv")->required();
+  command->add_option("--fields", options.fields, "Which field is what: text=review,label=stars");
+  command->add_option("--labels", options.labels, "The classes in the order of their numbers, with commas");
+  command->add_option("--metrics", options.metrics, "With commas (default: those of the task)");
+  command->add_option("--batch-size", options.batch_size, "Rows at a time (default: 32)")->check(CLI::Range(1, 65536));
+  command->add_option("--sequence-length", options.sequence_length, "Longer rows are cut (default: 128 tokens)")
+      ->check(CLI::Range(2, 1048576));
+  const auto generation = [&, command](const char* option, const char* key, const char* help) {
+    command->add_option_function<std::int64_t>(
+        option, [&options, key](std::int64_t value) { options.generation[key] = value; }, help);
+  };
+  generation("--max-new-tokens", "max_new_tokens", "Where generated text stops at the latest (default: 64)");
+  generation("--num-beams", "num_beams", "Beams of a search (default: 1, greedy)");
+  command->add_option("--set", options.overrides, "Any other setting, as in a sweep file: evaluate.KEY=VALUE, data.KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--seed", options.seed, "Of what is drawn (default: 0)");
+  command->add_flag("--json", options.json, "One JSON object");
+  command->footer(
+      "Example:\n  finesweep evaluate --model models/t5-small --task seq2seq --data test.jsonl --num-beams 4\n"
+      "  finesweep evaluate --model M --adapter A --task classification --data test.csv --fields text=review");
+  command->callback([&] { exit_code = coordinator::evaluate_command(options); });
+}
+
+void add_export(CLI::App& app, coordinator::ExportOptions& options, int& exit_code) {
+  auto* command = app.add_subcommand("export", "Copy what a trial trained out of a run directory.");
+  command->add_option("directory", options.directory, "The run directory")->required();
+  command->add_option("trial", options.trial, "Name of the trial, the beginning of one, or its label")->required();
+  command->add_option("--to", options.to, "A folder that does not exist yet")->required();
+  command->add_flag("--merge", options.merge, "Merge the adapter into its base: a whole Hugging Face directory");
+  command->add_option("--device", options.device, "Where to merge: cpu, or the index of a GPU (default: cpu)");
+  command->footer("Example:\n  finesweep export runs/quickstart 1a2b3c4d.0 --to my-adapter");
+  command->callback([&] { exit_code = coordinator::export_command(options); });
+}
 
 int run(int argc, char** argv) {
   CLI::App app{
@@ -120,6 +201,16 @@ int run(int argc, char** argv) {
   report_app->add_option("--format", report.formats, "md, csv, json, or several with commas (default: all)");
   report_app->footer("Example:\n  finesweep report runs/quickstart --format md,csv");
   report_app->callback([&] { exit_code = coordinator::report_command(report); });
+
+  coordinator::GenerateOptions generate;
+  generate.program = program;
+  add_generate(app, generate, exit_code);
+  coordinator::EvaluateOptions evaluate;
+  evaluate.program = program;
+  add_evaluate(app, evaluate, exit_code);
+  coordinator::ExportOptions exported;
+  exported.program = program;
+  add_export(app, exported, exit_code);
 
   coordinator::DoctorOptions doctor;
   doctor.program = program;

@@ -61,6 +61,9 @@ constexpr std::pair<const char*, Pooling> kPooling[] = {{"cls", Pooling::cls}, {
 constexpr std::pair<const char*, Method> kMethods[] = {
     {"full", Method::full}, {"lora", Method::lora}, {"qlora", Method::qlora}, {"ia3", Method::ia3}};
 
+constexpr std::pair<const char*, LossOn> kLossOn[] = {{"target", LossOn::target}, {"all", LossOn::all}};
+constexpr std::pair<const char*, TextRows> kRows[] = {{"samples", TextRows::samples}, {"blocks", TextRows::blocks}};
+
 /// Runs `read`; an exception of nlohmann-json becomes an Error that names the key.
 template <typename T, typename Read>
 Result<T> reading(const char* what, const Json& json, Read read) {
@@ -75,6 +78,17 @@ Result<T> reading(const char* what, const Json& json, Read read) {
   }
 }
 
+void read_generation(Reader& in, GenerationSettings& out) {
+  in.get("max_new_tokens", out.max_new_tokens);
+  in.get("num_beams", out.num_beams);
+  in.get("do_sample", out.do_sample);
+  in.get("kv_cache", out.kv_cache);
+  if (!out.do_sample) return;
+  in.get("temperature", out.temperature);
+  in.get("top_k", out.top_k);
+  in.get("top_p", out.top_p);
+}
+
 void read_evaluate(Reader& in, EvaluateSettings& out) {
   in.get("split", out.split);
   in.get("metrics", out.metrics);
@@ -83,6 +97,10 @@ void read_evaluate(Reader& in, EvaluateSettings& out) {
   in.get("precision", out.precision, kPrecisions);
   in.get("attention", out.attention, kAttention);
   if (in.has("pooling")) in.get("pooling", out.pooling, kPooling);
+  if (in.has("generation")) {
+    Reader generation(in.at("generation"));
+    read_generation(generation, out.generation.emplace());
+  }
 }
 
 void read_training(Reader& in, TrainingSettings& out) {
@@ -163,6 +181,9 @@ void read_data(Reader& in, DataContext& out) {
     limit.get("test", out.limit_test);
   }
   in.get_if_present("limit_seed", out.limit_seed);
+  in.get_if_present("prompt", out.prompt);
+  if (in.has("loss_on")) in.get("loss_on", out.loss_on, kLossOn);
+  if (in.has("rows")) in.get("rows", out.rows, kRows);
 }
 
 }  // namespace
@@ -170,6 +191,12 @@ void read_data(Reader& in, DataContext& out) {
 std::int64_t Warmup::steps(std::int64_t total) const {
   // 0.29 × 100 is 28.999999999999996 in binary: a share that means a whole number of steps gives that number.
   return static_cast<std::int64_t>(is_share ? std::floor(value * static_cast<double>(total) + 1e-9) : value);
+}
+
+Result<Precision> parse_precision(const std::string& name) {
+  for (const auto& [known, precision] : kPrecisions)
+    if (name == known) return precision;
+  return Error{"'" + name + "' is no precision; expected fp32, bf16 or fp16"};
 }
 
 Result<FinetuneSettings> read_finetune_settings(const Json& settings) {

@@ -29,6 +29,17 @@ struct Warmup {
   std::int64_t steps(std::int64_t total) const;
 };
 
+/// How text is generated; what the sampling does not use has its default.
+struct GenerationSettings {
+  std::int64_t max_new_tokens = 64;
+  std::int64_t num_beams = 1;  // 1: greedy, or sampling
+  bool do_sample = false;
+  double temperature = 1;
+  std::int64_t top_k = 50;  // 0: all tokens
+  double top_p = 1;
+  bool kv_cache = true;
+};
+
 struct EvaluateSettings {
   std::string split;                 // train, validation or test
   std::vector<std::string> metrics;  // empty: those of the task
@@ -38,6 +49,8 @@ struct EvaluateSettings {
   AttentionKind attention = AttentionKind::flash;
   /// How the classification head pools; of the training step before, or as set there.
   Pooling pooling = Pooling::cls;
+  /// Present where a metric needs generated text.
+  std::optional<GenerationSettings> generation;
 };
 
 struct TrainingSettings {
@@ -79,10 +92,17 @@ struct FinetuneSettings {
   TrainingSettings training;
 };
 
+Result<Precision> parse_precision(const std::string& name);
+
 Result<FinetuneSettings> read_finetune_settings(const Json& settings);
 Result<EvaluateSettings> read_evaluate_settings(const Json& settings);
 
 enum class Task { classification, causal_lm, seq2seq };
+
+/// Which tokens of a row with source and target count in the loss.
+enum class LossOn { target, all };
+/// What a row of plain text becomes: a sample of its own, or a part of one long text that is cut into blocks.
+enum class TextRows { samples, blocks };
 
 /// Job::context, typed.
 struct DataContext {
@@ -91,6 +111,9 @@ struct DataContext {
   std::optional<std::vector<std::string>> labels;
   std::optional<std::int64_t> limit_train, limit_validation, limit_test;
   std::uint64_t limit_seed = 0;  // the sweep's seed
+  std::string prompt;            // around {source}; empty: the source alone
+  LossOn loss_on = LossOn::target;
+  TextRows rows = TextRows::samples;
 };
 
 struct JobContext {

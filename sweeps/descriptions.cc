@@ -75,6 +75,11 @@ bool makes_model(StepKind kind) {
   return kind != StepKind::evaluate && kind != StepKind::benchmark;
 }
 
+bool leaves_adapter(const ResolvedStep& step) {
+  if (step.kind == StepKind::prune) return step.settings.at("target") == "adapter";
+  return step.kind == StepKind::finetune && step.facts.method != "full";
+}
+
 bool needs_seed(const ResolvedStep& step, const Resolved& resolved, bool trained) {
   switch (step.kind) {
     case StepKind::distill:

@@ -22,6 +22,9 @@ std::string hash_of(const Resolved& resolved, std::vector<JobDescription> descri
 /// Whether the step leaves a model that later steps act on.
 bool makes_model(StepKind kind);
 
+/// Whether what the step leaves is an adapter, on the base that it found.
+bool leaves_adapter(const ResolvedStep& step);
+
 /// Whether the step draws random numbers; `trained`: a training step stands before it.
 bool needs_seed(const ResolvedStep& step, const Resolved& resolved, bool trained);
 

@@ -25,9 +25,24 @@ std::set<const ModelInfo::Tensor*> target_layers(const Json& settings, const Mod
   return layers;
 }
 
+/// What IA3 trains of a layer: a number for each of its outputs, or of the inputs of a feed-forward layer. GPT-2's files
+/// hold matrices the other way round.
+std::int64_t scaled_size(const ModelInfo::Tensor& layer, const ModelInfo& info, bool feedforward) {
+  const bool transposed = info.family == "gpt2";
+  return layer.shape[feedforward == transposed ? 0 : 1];
+}
+
+/// Logits of a language model, which are made some tokens at a time; while training with their gradients.
+double logit_bytes(const Job& job, const ModelInfo& info, double tokens, bool trains) {
+  constexpr double tokens_at_a_time = 2048;
+  if (job.context.value("task", "") == "classification") return 0;
+  return std::min(tokens, tokens_at_a_time) * static_cast<double>(info.vocabulary) * 4 * (trains ? 2 : 1);
+}
+
 double weight_bytes(const Json& settings, const ModelInfo& info, bool trains_all) {
   const std::string precision = settings.value("precision", "fp32");
-  const double dense = precision == "fp32" || trains_all ? 4 : 2;
+  // What is trained in 16 bits has its copy in fp32 beside it.
+  const double dense = precision == "fp32" ? 4 : trains_all ? 6 : 2;
   double bytes = static_cast<double>(info.parameters) * dense;
   if (settings.value("method", "") != "qlora") return bytes;
   const double block = settings.value("block_size", 64);
@@ -46,9 +61,13 @@ std::int64_t trained_parameters(const Job& job, const ModelInfo& info) {
   const std::string method = job.settings.value("method", "full");
   if (method == "full") return info.parameters;
   std::int64_t count = 0;
+  std::set<const ModelInfo::Tensor*> feedforward;
+  for (const Json& target : job.settings.value("feedforward_targets", Json::array()))
+    for (const ModelInfo::Tensor* layer : info.layers_named(target.get<std::string>())) feedforward.insert(layer);
+  const auto is_feedforward = [&](const ModelInfo::Tensor& layer) { return feedforward.contains(&layer); };
   for (const ModelInfo::Tensor* layer : target_layers(job.settings, info)) {
     if (method == "ia3")
-      count += layer->shape[0];
+      count += scaled_size(*layer, info, is_feedforward(*layer));
     else
       count += job.settings.at("rank").get<std::int64_t>() * (layer->shape[0] + layer->shape[1]);
   }
@@ -73,16 +92,17 @@ std::optional<MemoryEstimate> estimate_memory(const Job& job, ModelCatalog& mode
   const double scores =
       settings.value("attention", "flash") == "flash" ? 0 : 2.5 * static_cast<double>(model->heads) * tokens;
   const double of_layer = rows * tokens * (17 * hidden + scores) * width;
+  const double logits = logit_bytes(job, *model, rows * tokens, trains);
   if (!trains) {
-    estimate.activations_mb = 2 * of_layer / kMega;
+    estimate.activations_mb = (2 * of_layer + logits) / kMega;
     return estimate;
   }
   const double trained = static_cast<double>(trained_parameters(job, *model));
   estimate.gradients_mb = 4 * trained / kMega;
   estimate.moments_mb = 8 * trained / kMega;
   estimate.activations_mb =
-      (settings.value("gradient_checkpointing", false) ? of_layer + layers * rows * tokens * hidden * width
-                                                       : layers * of_layer) /
+      (logits + (settings.value("gradient_checkpointing", false) ? of_layer + layers * rows * tokens * hidden * width
+                                                                 : layers * of_layer)) /
       kMega;
   return estimate;
 }

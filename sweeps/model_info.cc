@@ -6,6 +6,8 @@
 #include <string_view>
 #include <utility>
 
+#include "sweeps/gguf_header.h"
+
 namespace finesweep::sweeps {
 
 namespace fs = std::filesystem;
@@ -49,6 +51,27 @@ std::optional<std::int64_t> integer_of(const Json& config, std::initializer_list
   return std::nullopt;
 }
 
+/// "blk.3.attn_q.weight" → "model.layers.3.self_attn.q_proj.weight": what targets are matched with.
+std::string hugging_face_name(const std::string& name) {
+  static const std::array<std::pair<std::string_view, std::string_view>, 9> modules{
+      {{"attn_q", "self_attn.q_proj"},
+       {"attn_k", "self_attn.k_proj"},
+       {"attn_v", "self_attn.v_proj"},
+       {"attn_output", "self_attn.o_proj"},
+       {"ffn_gate", "mlp.gate_proj"},
+       {"ffn_up", "mlp.up_proj"},
+       {"ffn_down", "mlp.down_proj"},
+       {"attn_norm", "input_layernorm"},
+       {"ffn_norm", "post_attention_layernorm"}}};
+  const std::size_t first = name.find('.'), second = name.find('.', first + 1), third = name.rfind('.');
+  if (!name.starts_with("blk.") || second == std::string::npos || third <= second) return name;
+  const std::string_view module = std::string_view(name).substr(second + 1, third - second - 1);
+  for (const auto& [ggml, ours] : modules)
+    if (module == ggml)
+      return std::string("model.layers").append(name, first, second - first + 1).append(ours).append(name, third);
+  return name;
+}
+
 class ModelReader {
  public:
   ModelReader(const fs::path& path, SweepFiles& files) : path_(path), files_(files) {}
@@ -70,11 +93,33 @@ class ModelReader {
       return problem(
           "pickle files are refused: loading one can run code. Give a directory with safetensors weights");
     if (extension != ".gguf") return problem("expected a Hugging Face directory or a GGUF file");
-    const auto start = files_.read_start(path_, 4);
-    if (!start) return start.error();
-    if (*start != "GGUF") return problem("is not a GGUF file");
+    const auto header = read_gguf_header(path_, files_);
+    if (!header) return problem("cannot be read: " + header.error().message);
+    const auto architecture = header->texts.find("general.architecture");
+    if (architecture == header->texts.end() || architecture->second != "llama")
+      return problem("holds a model of architecture '" +
+                     (architecture == header->texts.end() ? std::string("(none)") : architecture->second) +
+                     "'; of GGUF files those of llama are supported");
     out_.gguf = true;
     out_.family = "llama";
+    const auto integer = [&](const char* key) {
+      const auto found = header->integers.find(key);
+      return found == header->integers.end() ? std::int64_t{0} : found->second;
+    };
+    out_.hidden = integer("llama.embedding_length");
+    out_.layers = integer("llama.block_count");
+    out_.heads = integer("llama.attention.head_count");
+    if (out_.hidden <= 0 || out_.layers <= 0 || out_.heads <= 0)
+      return problem("lacks the hidden size, the number of layers or the number of heads");
+    if (const std::int64_t positions = integer("llama.context_length"); positions > 0) out_.positions = positions;
+    const auto tokens = header->list_lengths.find("tokenizer.ggml.tokens");
+    if (tokens == header->list_lengths.end()) return problem("holds no tokenizer");
+    out_.vocabulary = tokens->second;
+    for (const GgufHeader::Tensor& tensor : header->tensors)
+      if (Status status = count_tensor(path_.filename().string(), hugging_face_name(tensor.name),
+                                       {"GGUF", tensor.shape});
+          !status)
+        return status;
     return add_checksum(path_.filename().string(), path_);
   }
 
@@ -186,14 +231,20 @@ class ModelReader {
     if (good && offsets[1].get<std::uint64_t>() > bytes)
       return problem(file + " was cut off: tensor '" + name + "' lies beyond its end");
     ModelInfo::Tensor tensor;
-    std::int64_t elements = 1;
     for (std::size_t i = 0; good && i < shape.size(); ++i) {
-      good = shape[i].is_number_unsigned() &&
-             !__builtin_mul_overflow(elements, shape[i].get<std::int64_t>(), &elements) && elements >= 0;
+      good = shape[i].is_number_unsigned() && shape[i].get<std::uint64_t>() <= INT64_MAX;
       if (good) tensor.shape.push_back(shape[i].get<std::int64_t>());
     }
     if (!good) return problem(file + ": the header's entry of tensor '" + name + "' cannot be read");
     tensor.dtype = entry["dtype"].get<std::string>();
+    return count_tensor(file, name, std::move(tensor));
+  }
+
+  Status count_tensor(const std::string& file, const std::string& name, ModelInfo::Tensor tensor) {
+    std::int64_t elements = 1;
+    for (const std::int64_t size : tensor.shape)
+      if (__builtin_mul_overflow(elements, size, &elements) || elements < 0)
+        return problem(file + ": the header's entry of tensor '" + name + "' cannot be read");
     if (__builtin_add_overflow(out_.parameters, elements, &out_.parameters)) out_.parameters = INT64_MAX;
     out_.tensors.insert_or_assign(name, std::move(tensor));
     return {};

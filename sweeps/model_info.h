@@ -27,7 +27,7 @@ struct ModelInfo {
   std::int64_t hidden = 0, layers = 0, heads = 0, vocabulary = 0;
   /// Longest sequence; absent where positions are relative.
   std::optional<std::int64_t> positions;
-  /// By name; empty for a GGUF file.
+  /// By name, as Hugging Face's files have it (of a GGUF file, those of the layers).
   std::map<std::string, Tensor> tensors;
   std::int64_t parameters = 0;
   /// SHA-256 of each file that the model is made of, by name.

@@ -173,7 +173,8 @@ class Planner {
     trial.repeat = repeat;
     trial.seed = repeat_seed(declaration_.seed, repeat);
     trial.swept = swept;
-    std::optional<JobId> model;
+    // The job that left the model, and the one that left what its adapter stands on.
+    std::optional<JobId> model, base;
     bool trained = false;
     for (std::size_t i = 0; i < descriptions.size(); ++i) {
       const ResolvedStep& step = resolved.steps[i];
@@ -184,8 +185,13 @@ class Planner {
       const std::string canonical = canonical_text(description);
       const JobId id = JobId::of(canonical);
       trial.steps.push_back({step.name, step.kind, id});
-      if (job_index_.emplace(id, plan_.jobs.size()).second) add_job(id, description, step, resolved);
+      if (job_index_.emplace(id, plan_.jobs.size()).second) {
+        // The id of the model covers its base already.
+        if (base && base != model) description.inputs.push_back(*base);
+        add_job(id, description, step, resolved);
+      }
       if (makes_model(step.kind)) model = id;
+      if (makes_model(step.kind) && !leaves_adapter(step)) base = id;
       trained = trained || step.kind == StepKind::finetune || step.kind == StepKind::distill;
     }
     configurations_.back().trials.push_back(plan_.trials.size());

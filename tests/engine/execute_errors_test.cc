@@ -44,23 +44,58 @@ class ExecuteErrors : public ::testing::Test {
 };
 
 TEST_F(ExecuteErrors, what_the_engine_does_not_do_yet_is_named) {
-  Json settings = bench_.finetune_settings();
-  settings["method"] = "ia3";
-  expect_permanent_finetune(settings, "the method 'ia3' of finetune");
-  settings = bench_.finetune_settings();
-  settings["gradient_checkpointing"] = true;
-  expect_permanent_finetune(settings, "does not have gradient_checkpointing yet");
   expect_permanent(bench_.job(StepKind::prune, Json::object()), "the step 'prune'");
-  bench_.context["task"] = "causal_lm";
-  expect_permanent_finetune(bench_.finetune_settings(), "the task 'causal_lm'");
+  Job job = bench_.job(StepKind::finetune, bench_.finetune_settings());
+  job.gpus = 2;
+  expect_permanent(job, "training on more than one GPU");
 }
 
-TEST_F(ExecuteErrors, a_model_family_that_is_not_there_yet_is_named) {
-  const fs::path llama = fs::path(FINESWEEP_SOURCE_DIR) / "tests/fixtures/models/llama";
-  for (const char* name : {"config.json", "model.safetensors"}) {
-    fs::copy_file(llama / name, bench_.model() / name, fs::copy_options::overwrite_existing);
+TEST_F(ExecuteErrors, a_model_family_that_is_not_there_is_named) {
+  bench_.folder().write("model/config.json", R"({"model_type": "mamba"})");
+  expect_permanent_finetune(bench_.finetune_settings(), "\"mamba\" is not supported");
+}
+
+TEST_F(ExecuteErrors, an_encoder_generates_no_text) {
+  bench_.context["task"] = "causal_lm";
+  bench_.context["data"]["fields"] = {{"text", "text"}};
+  bench_.context["data"]["rows"] = "samples";
+  expect_permanent_finetune(bench_.finetune_settings(), "bert");
+}
+
+/// A finetune over what a finetune with `before` left.
+class OnTop : public ::testing::Test {
+ protected:
+  void expect_refused(const Json& before, const Json& after, const std::string& message) {
+    const Job first = bench_.job(StepKind::finetune, before);
+    const Outcome trained = bench_.run(first);
+    ASSERT_EQ(trained.kind, OutcomeKind::succeeded) << trained.error;
+    Job second = bench_.job(StepKind::finetune, after, 8);
+    second.inputs = {first.id};
+    const Outcome refused = bench_.run(second);
+    EXPECT_EQ(refused.kind, OutcomeKind::failed);
+    EXPECT_TRUE(refused.permanent);
+    EXPECT_THAT(refused.error, HasSubstr(message));
   }
-  expect_permanent_finetune(bench_.finetune_settings(), "llama");
+  JobBench bench_;
+};
+
+TEST_F(OnTop, an_adapter_stays_what_it_is) {
+  const Json lora = bench_.finetune_settings("lora");
+  Json other = lora;
+  other["rank"] = 2;
+  expect_refused(lora, other, "trained with another rank");
+  other = lora;
+  other["targets"] = {"key"};
+  expect_refused(lora, other, "trained with another list of targets");
+  expect_refused(lora, bench_.finetune_settings("ia3"), "trained with another method");
+  expect_refused(lora, bench_.finetune_settings("full"), "Merge it into its base first");
+  expect_refused(lora, bench_.finetune_settings("qlora"), "stands on a base in full precision");
+}
+
+TEST_F(OnTop, quantised_weights_stay_what_they_are) {
+  const Json qlora = bench_.finetune_settings("qlora");
+  expect_refused(qlora, bench_.finetune_settings("full"), "Quantised weights cannot be trained");
+  expect_refused(qlora, qlora, "quantised already");
 }
 
 TEST_F(ExecuteErrors, missing_files_are_named) {

@@ -4,6 +4,8 @@
 #include <iterator>
 #include <random>
 
+#include "tests/engine/tiny_tokenizer.h"
+
 namespace finesweep::worker {
 namespace {
 
@@ -19,55 +21,90 @@ std::string vocabulary() {
   return text;
 }
 
-/// Three classes: weather, food, music.
-std::string rows(int count, unsigned seed) {
+/// Three classes: weather, food, music. As text and label, or as source and target.
+std::string rows(int count, unsigned seed, bool labelled) {
   static const char* words[3][3] = {
       {"rain", "river", "storm"}, {"bread", "cheese", "soup"}, {"drum", "flute", "song"}};
+  static const char* names[3] = {"sky", "food", "tune"};
   std::mt19937 random(seed);
   std::string text;
   for (int i = 0; i < count; ++i) {
     const unsigned label = random() % 3;
     std::string sentence = "the";
-    for (unsigned w = 0, n = 2 + random() % 6; w < n; ++w)
+    for (unsigned w = 0, n = 2 + random() % (labelled ? 6 : 2); w < n; ++w)
       sentence += std::string(" ") + words[label][random() % 3];
-    text += Json({{"text", sentence}, {"label", label}}).dump() + "\n";
+    const Json row = labelled ? Json{{"text", sentence}, {"label", label}}
+                              : Json{{"source", sentence}, {"target", names[label]}};
+    text += row.dump() + "\n";
   }
   return text;
 }
 
+Json read_json(const fs::path& path) {
+  std::ifstream file(path);
+  return Json::parse(file);
+}
+
 }  // namespace
 
-JobBench::JobBench() {
+JobBench::JobBench(const std::string& name) {
   fs::create_directories(model());
-  const fs::path fixture = fs::path(FINESWEEP_SOURCE_DIR) / "tests/fixtures/models/bert";
-  for (const char* name : {"config.json", "model.safetensors"}) fs::copy_file(fixture / name, model() / name);
-  folder_.write("model/vocab.txt", vocabulary());
-  context = {{"task", "classification"},
+  const fs::path fixtures = fs::path(FINESWEEP_SOURCE_DIR) / "tests/fixtures", files = fixtures / "models" / name;
+  for (const char* file : {"config.json", "model.safetensors", "generation_config.json"}) {
+    if (fs::exists(files / file)) fs::copy_file(files / file, model() / file);
+  }
+  const Json config = read_json(model() / "config.json");
+  const std::string family = config.at("model_type");
+  const bool labelled = family == "bert" || family == "roberta", seq2seq = family == "t5";
+  if (family == "bert") {
+    folder_.write("model/vocab.txt", vocabulary());
+  } else if (family == "roberta" || seq2seq) {
+    const fs::path tokenizer = fixtures / "tokenizers" / (seq2seq ? "t5_unigram" : "roberta_small");
+    for (const char* file : {"tokenizer.json", "tokenizer_config.json"}) {
+      fs::copy_file(tokenizer / file, model() / file);
+    }
+  } else {
+    folder_.write("model/tokenizer.json", byte_level_tokenizer(config.at("eos_token_id")).dump());
+    folder_.write("model/tokenizer_config.json", R"({"eos_token": "<|endoftext|>"})");
+  }
+  Json fields{{"source", "source"}, {"target", "target"}};
+  if (labelled) fields = {{"text", "text"}, {"label", "label"}};
+  context = {{"task", labelled ? "classification" : seq2seq ? "seq2seq" : "causal_lm"},
              {"model", model().string()},
              {"data",
-              {{"train", folder_.write("train.jsonl", rows(60, 1)).string()},
-               {"validation", folder_.write("validation.jsonl", rows(30, 2)).string()},
-               {"test", folder_.write("test.jsonl", rows(30, 3)).string()},
-               {"fields", {{"text", "text"}, {"label", "label"}}}}}};
+              {{"train", folder_.write("train.jsonl", rows(60, 1, labelled)).string()},
+               {"validation", folder_.write("validation.jsonl", rows(30, 2, labelled)).string()},
+               {"test", folder_.write("test.jsonl", rows(30, 3, labelled)).string()},
+               {"fields", fields}}}};
+  if (!labelled && !seq2seq) context["data"].update({{"prompt", "{source}: "}, {"loss_on", "target"}});
 }
 
 Json JobBench::finetune_settings(const std::string& method) const {
   Json settings = {{"method", method},       {"epochs", 2},
                    {"batch_size", 8},        {"gradient_accumulation", 1},
-                   {"sequence_length", 32},  {"learning_rate", 3e-3},
+                   {"sequence_length", 48},  {"learning_rate", 3e-3},
                    {"schedule", "constant"}, {"warmup", 2},
                    {"weight_decay", 0.01},   {"beta1", 0.9},
                    {"beta2", 0.999},         {"epsilon", 1e-8},
                    {"max_grad_norm", 1.0},   {"precision", "fp32"},
                    {"attention", "flash"},   {"model_dropout", 0.1},
-                   {"pooling", "cls"},       {"gradient_checkpointing", false}};
-  if (method == "lora") settings.update({{"rank", 4}, {"alpha", 8.0}, {"dropout", 0.1}, {"rslora", false}});
+                   {"gradient_checkpointing", false}};
+  if (classifies()) settings["pooling"] = "cls";
+  if (method == "lora" || method == "qlora")
+    settings.update({{"rank", 4}, {"alpha", 8.0}, {"dropout", 0.1}, {"rslora", false}});
+  if (method == "qlora") settings.update({{"double", true}, {"block_size", 64}, {"compute", "fp32"}});
   return settings;
 }
 
 Json JobBench::evaluate_settings(const std::string& split) const {
-  return {{"split", split},      {"metrics", Json::array()}, {"batch_size", 8}, {"sequence_length", 32},
-          {"precision", "fp32"}, {"attention", "flash"},     {"pooling", "cls"}};
+  Json settings = {{"split", split},        {"metrics", Json::array()}, {"batch_size", 8},
+                   {"sequence_length", 48}, {"precision", "fp32"},      {"attention", "flash"}};
+  if (classifies()) {
+    settings["pooling"] = "cls";
+  } else {
+    settings["generation"] = {{"max_new_tokens", 6}, {"num_beams", 1}, {"do_sample", false}, {"kv_cache", true}};
+  }
+  return settings;
 }
 
 Job JobBench::job(StepKind kind, Json settings, std::uint64_t seed) const {

@@ -24,11 +24,13 @@ class RecordingControl : public ExecutionControl {
   std::function<bool()> stop;
 };
 
-/// A small BERT with a vocabulary of its own, and texts whose words tell the class: all that jobs need, in a
-/// temporary folder.
+/// A small model of a family with a vocabulary of its own, and rows that it can learn: all that jobs need, in a
+/// temporary folder. Encoders classify texts whose words tell the class; the others write the class's name for such a
+/// text (source and target).
 class JobBench {
  public:
-  JobBench();
+  /// A folder of tests/fixtures/models.
+  explicit JobBench(const std::string& model = "bert");
 
   Json finetune_settings(const std::string& method = "lora") const;
   Json evaluate_settings(const std::string& split = "validation") const;
@@ -44,6 +46,7 @@ class JobBench {
   std::filesystem::path staging(const Job& job) const { return attempts_.at(job.id).back(); }
   std::filesystem::path model() const { return folder_.path() / "model"; }
   const TemporaryFolder& folder() const { return folder_; }
+  bool classifies() const { return context.at("task") == "classification"; }
 
   /// Of the jobs that follow.
   Json context;

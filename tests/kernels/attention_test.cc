@@ -136,7 +136,7 @@ std::vector<Case> cases() {
       {"causal_dropout", uneven, {}, options_of(2, 0, 80, 0, true, 0), 0.1, 0, true, true},
       {"causal_offset", uneven, longer, options_of(2, 0, 36, 0, true, 0), 0.1},
       {"window", uneven, {}, options_of(4, 0, 10, 1, true, 5), 0.1, 0, true, true},
-      {"window_of_one", uneven, {}, options_of(1, 0, 128, 1, true, 1), 0, 0, true, true},
+      {"window_of_one", uneven, {}, options_of(1, 0, 128, 0, true, 1), 0, 0, true, true},
       {"window_offset", {131, 3}, {150, 120}, options_of(2, 0, 16, 1, true, 40)},
       {"grouped", uneven, {}, options_of(6, 2, 8, 0, true, 0), 0, 0, true, true},
       {"grouped_cross_dropout", uneven, other, options_of(6, 1, 36, 0, false, 0), 0.1},

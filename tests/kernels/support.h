@@ -94,13 +94,15 @@ inline Outcome run_kernel(const std::vector<at::Tensor>& inputs, const std::vect
   return outcome;
 }
 
-/// The reference in fp32, from the values that the kernels were given.
+/// The reference in fp32 or fp64, from the values that the kernels were given.
 inline Outcome run_reference(const std::vector<at::Tensor>& inputs, const std::vector<Parameter*>& parameters,
-                             const std::function<at::Tensor(const std::vector<at::Tensor>&)>& operation, int salt) {
+                             const std::function<at::Tensor(const std::vector<at::Tensor>&)>& operation, int salt,
+                             at::ScalarType computed_in = at::kFloat) {
   const at::AutoGradMode graph(true);
   std::vector<at::Tensor> leaves;
-  for (const at::Tensor& input : inputs) leaves.push_back(input.to(at::kFloat, false, true).requires_grad_(true));
-  for (const Parameter* p : parameters) leaves.push_back(p->value.to(at::kFloat, false, true).requires_grad_(true));
+  for (const at::Tensor& input : inputs) leaves.push_back(input.to(computed_in, false, true).requires_grad_(true));
+  for (const Parameter* p : parameters)
+    leaves.push_back(p->value.to(computed_in, false, true).requires_grad_(true));
   const at::Tensor value = operation(leaves);
   value.backward(numbers(value.sizes(), salt).view(value.sizes()));
   Outcome outcome{value.detach(), {}};

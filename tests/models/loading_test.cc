@@ -5,7 +5,6 @@
 #include <functional>
 
 #include "tests/parity/models.h"
-#include "worker/adapters/lora.h"
 #include "worker/formats/safetensors.h"
 
 namespace finesweep::parity {
@@ -177,69 +176,6 @@ TEST(ModelFiles, what_a_model_does_not_have_is_refused_in_a_batch) {
                 b.input_ids = at::ones({4, 65}, at::kLong);
               }),
               HasSubstr("longer than the model's 64 positions"));
-}
-
-TEST(Adapters, a_target_matches_a_whole_path_or_its_end_after_a_dot) {
-  EXPECT_TRUE(worker::target_matches("query", "bert.encoder.layer.0.attention.self.query"));
-  EXPECT_TRUE(worker::target_matches("output.dense", "bert.encoder.layer.0.attention.output.dense"));
-  EXPECT_TRUE(worker::target_matches("classifier", "classifier"));
-  EXPECT_FALSE(worker::target_matches("ery", "bert.encoder.layer.0.attention.self.query"));
-  EXPECT_FALSE(worker::target_matches("encoder", "bert.encoder.layer.0.attention.self.query"));
-}
-
-TEST(Adapters, any_linear_can_be_a_target_and_b_of_zeros_changes_nothing) {
-  const worker::Batch batch = reference_batch();
-  const auto model = model_of(bert());
-  const at::Tensor before = logits_of(*model, batch);
-  const auto adapter = worker::make_lora(*model, {4, 8, 0, false, {"query", "key", "value", "dense"}}, 1);
-  ASSERT_TRUE(adapter.ok()) << adapter.error().message;
-  // Three attention inputs and three dense layers in each of three layers, and the pooler: A and B each.
-  EXPECT_EQ((*adapter)->parameters().size(), 2u * (3 * 6 + 1));
-  EXPECT_LE(largest_difference(logits_of(*model, batch), before), 1e-6);
-  loss_and_gradients(*model, batch);
-  for (const worker::Parameter* p : (*adapter)->parameters()) {
-    const bool is_b = p->parts[0].name.ends_with("lora_B.weight");
-    EXPECT_EQ(p->grad.abs().max().item<float>() > 0, is_b) << p->parts[0].name;
-  }
-  const double bound = 1 / std::sqrt(48.0);
-  const at::Tensor a = (*adapter)->parameters()[0]->master;
-  EXPECT_LE(a.abs().max().item<double>(), bound);
-  EXPECT_GT(a.abs().max().item<double>(), 0.8 * bound);
-}
-
-TEST(Adapters, what_is_not_plain_lora_over_this_model_is_refused_by_name) {
-  const fs::path source = repository_fixtures() / "adapters" / "bert_lora";
-  const auto error_with = [&](const std::function<void(Tensors&, nlohmann::json&)>& change) {
-    const fs::path folder = fs::path(testing::TempDir()) / "refused_adapter";
-    fs::create_directories(folder);
-    Tensors tensors = read_tensors(source / "adapter_model.safetensors");
-    nlohmann::json config = read_json(source / "adapter_config.json");
-    change(tensors, config);
-    EXPECT_TRUE(
-        worker::write_safetensors(folder / "adapter_model.safetensors", {tensors.begin(), tensors.end()}).ok());
-    std::ofstream(folder / "adapter_config.json") << config.dump();
-    const auto model = model_of(bert());
-    const auto adapter = worker::read_lora(*model, folder);
-    return adapter.ok() ? std::string("read") : adapter.error().message;
-  };
-  EXPECT_EQ(error_with([](Tensors&, nlohmann::json&) {}), "read");
-  EXPECT_THAT(error_with([](Tensors&, nlohmann::json& c) { c["peft_type"] = "IA3"; }), HasSubstr("\"peft_type\""));
-  EXPECT_THAT(error_with([](Tensors&, nlohmann::json& c) { c["use_dora"] = true; }), HasSubstr("\"use_dora\""));
-  EXPECT_THAT(error_with([](Tensors&, nlohmann::json& c) { c["rank_pattern"]["query"] = 2; }),
-              HasSubstr("\"rank_pattern\""));
-  EXPECT_THAT(error_with([](Tensors&, nlohmann::json& c) {
-                c["target_modules"] = {"query", "c_attn"};
-              }),
-              HasSubstr("target \"c_attn\" names no linear module"));
-  EXPECT_THAT(error_with([](Tensors&, nlohmann::json& c) { c["r"] = 5; }), HasSubstr("expected [5, 48]"));
-  EXPECT_THAT(error_with([](Tensors& t, nlohmann::json&) { t.erase("base_model.model.classifier.bias"); }),
-              HasSubstr("\"base_model.model.classifier.bias\" is missing"));
-  EXPECT_THAT(error_with([](Tensors& t, nlohmann::json&) { t["extra"] = at::zeros({1}); }),
-              HasSubstr("unknown tensor \"extra\""));
-  EXPECT_THAT(error_with([](Tensors&, nlohmann::json& c) {
-                c["modules_to_save"] = {"classifier", "bert.pooler"};
-              }),
-              HasSubstr("\"modules_to_save\""));
 }
 
 }  // namespace

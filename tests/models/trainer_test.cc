@@ -7,7 +7,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/parity/models.h"
-#include "worker/adapters/lora.h"
+#include "worker/adapters/adapter.h"
 #include "worker/formats/safetensors.h"
 
 namespace finesweep::parity {
@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 /// A model in training, with dropout everywhere.
 struct TrainingRun {
   std::unique_ptr<worker::Model> model;
-  std::unique_ptr<worker::LoraAdapter> adapter;
+  std::unique_ptr<worker::Adapter> adapter;
   std::unique_ptr<worker::Trainer> trainer;
 
   explicit TrainingRun(bool lora, Pooling pooling = Pooling::cls, Precision precision = Precision::fp32,
@@ -33,7 +33,11 @@ struct TrainingRun {
     model = std::move(*worker::make_model(*pretrained, options));
     std::vector<worker::Parameter*> parameters;
     if (lora) {
-      adapter = std::move(*worker::make_lora(*model, {4, 8, 0.1, false, {}}, 5));
+      worker::AdapterOptions options;
+      options.rank = 4;
+      options.alpha = 8;
+      options.dropout = 0.1;
+      adapter = std::move(*worker::make_adapter(*model, options, 5));
       parameters = adapter->parameters();
     }
     for (worker::Parameter* parameter : worker::trained_parameters(*model)) parameters.push_back(parameter);

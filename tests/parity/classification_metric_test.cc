@@ -12,6 +12,9 @@ TEST(ClassificationMetricParity, accuracy_and_f1_are_those_of_scikit_learn) {
     const auto predictions = one["preds"].get<std::vector<std::int64_t>>();
     EXPECT_NEAR(accuracy(labels, predictions), one["accuracy"].get<double>(), 1e-6);
     EXPECT_NEAR(f1_macro(labels, predictions), one["f1_macro"].get<double>(), 1e-6);
+    EXPECT_NEAR(f1_micro(labels, predictions), one["f1_micro"].get<double>(), 1e-6);
+    EXPECT_NEAR(f1_weighted(labels, predictions), one["f1_weighted"].get<double>(), 1e-6);
+    EXPECT_NEAR(matthews_correlation(labels, predictions), one["mcc"].get<double>(), 1e-6);
     const auto classes = one["num_classes"].get<std::int64_t>();
     if (one.contains("f1_binary")) {
       EXPECT_NEAR(f1_binary(labels, predictions), one["f1_binary"].get<double>(), 1e-6);

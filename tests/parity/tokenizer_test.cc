@@ -2,7 +2,10 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "tests/parity/fixtures.h"
+#include "worker/tokenizers/bpe.h"
 
 namespace finesweep::worker {
 namespace {
@@ -32,11 +35,6 @@ class UnpackedFolder {
  private:
   fs::path path_;
 };
-
-bool is_wordpiece(const fs::path& folder) {
-  if (!fs::exists(folder / "tokenizer.json")) return fs::exists(folder / "vocab.txt");
-  return parity::read_json(folder / "tokenizer.json")["model"]["type"] == "WordPiece";
-}
 
 void check_cases(Tokenizer& tokenizer, const fs::path& folder) {
   for (const json& row : parity::read_json_lines(folder / "cases.jsonl")) {
@@ -73,15 +71,28 @@ void check_pairs(Tokenizer& tokenizer, const fs::path& folder) {
   }
 }
 
-TEST(TokenizerParity, wordpiece_gives_the_reference_ids_texts_and_cuts_from_either_file) {
+/// The ways in which a folder can be read: files that are taken away first, one after the other, and what must be
+/// left.
+struct Layout {
+  const char* without;
+  std::vector<const char*> needs;
+};
+const std::vector<Layout> layouts{{nullptr, {"tokenizer.json"}},
+                                  {"tokenizer.json", {"vocab.json", "merges.txt"}},
+                                  {"vocab.json", {"spiece.model"}},
+                                  {"spiece.model", {"vocab.txt"}}};
+
+TEST(TokenizerParity, every_tokenizer_gives_the_reference_ids_texts_and_cuts_from_each_of_its_files) {
   int checked = 0;
   for (const fs::path& folder : parity::folders_in(fixtures() / "tokenizers")) {
     const UnpackedFolder unpacked(folder);
-    if (!is_wordpiece(unpacked.path())) continue;
-    SCOPED_TRACE(folder);
-    for (const bool vocabulary_alone : {false, true}) {
-      if (vocabulary_alone && !fs::exists(unpacked.path() / "vocab.txt")) continue;
-      if (vocabulary_alone) fs::remove(unpacked.path() / "tokenizer.json");
+    for (const Layout& layout : layouts) {
+      if (layout.without != nullptr) fs::remove(unpacked.path() / layout.without);
+      if (!std::all_of(layout.needs.begin(), layout.needs.end(),
+                       [&](const char* file) { return fs::exists(unpacked.path() / file); })) {
+        continue;
+      }
+      SCOPED_TRACE(folder.string() + ", from " + layout.needs[0]);
       auto tokenizer = load_tokenizer(unpacked.path());
       ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
       check_cases(**tokenizer, unpacked.path());
@@ -89,7 +100,52 @@ TEST(TokenizerParity, wordpiece_gives_the_reference_ids_texts_and_cuts_from_eith
       ++checked;
     }
   }
-  EXPECT_GT(checked, 0) << "no WordPiece tokenizer in " << fixtures();
+  EXPECT_GT(checked, 0) << "no tokenizer in " << fixtures();
+}
+
+/// What a GGUF file with this tokenizer.json's vocabulary would hold.
+BpeVocabulary gguf_vocabulary(const json& tokenizer) {
+  BpeVocabulary vocabulary;
+  const json& model = tokenizer["model"];
+  vocabulary.tokens.resize(model["vocab"].size());
+  vocabulary.token_types.assign(vocabulary.tokens.size(), 1);
+  for (const auto& [token, id] : model["vocab"].items()) vocabulary.tokens.at(id.get<std::size_t>()) = token;
+  for (const json& token : tokenizer["added_tokens"]) {
+    vocabulary.token_types.at(token["id"].get<std::size_t>()) = token["special"].get<bool>() ? 3 : 4;
+  }
+  for (const json& merge : model["merges"]) {
+    vocabulary.merges.push_back(merge.is_string()
+                                    ? merge.get<std::string>()
+                                    : merge[0].get<std::string>() + " " + merge[1].get<std::string>());
+  }
+  vocabulary.pre_tokenizer = tokenizer["pre_tokenizer"]["type"] == "Sequence" ? "smollm" : "gpt-2";
+  return vocabulary;
+}
+
+/// GGUF knows no tokens that swallow the space before them.
+bool gguf_can_hold(const json& tokenizer) {
+  if (tokenizer["model"]["type"] != "BPE") return false;
+  const json& pre_tokenizer = tokenizer["pre_tokenizer"];
+  const bool known = pre_tokenizer["type"] == "ByteLevel" ||
+                     (pre_tokenizer["type"] == "Sequence" && pre_tokenizer["pretokenizers"][0]["type"] == "Digits");
+  return known && std::none_of(tokenizer["added_tokens"].begin(), tokenizer["added_tokens"].end(),
+                               [](const json& token) { return token["lstrip"].get<bool>(); });
+}
+
+TEST(TokenizerParity, the_metadata_of_gguf_give_the_reference_ids_and_texts) {
+  int checked = 0;
+  for (const fs::path& folder : parity::folders_in(fixtures() / "tokenizers")) {
+    const UnpackedFolder unpacked(folder);
+    if (!fs::exists(unpacked.path() / "tokenizer.json")) continue;
+    const json file = parity::read_json(unpacked.path() / "tokenizer.json");
+    if (!gguf_can_hold(file)) continue;
+    SCOPED_TRACE(folder);
+    auto tokenizer = make_bpe_tokenizer(gguf_vocabulary(file));
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+    check_cases(**tokenizer, unpacked.path());
+    ++checked;
+  }
+  EXPECT_GT(checked, 0) << "no byte-level BPE tokenizer in " << fixtures();
 }
 
 }  // namespace

@@ -49,6 +49,54 @@ inline std::string bert_weights(int layers, std::int64_t hidden, std::int64_t in
   return weight_file(tensors);
 }
 
+/// The header of a GGUF file of a Llama with one layer, hidden size 64; its tensors' data is not there.
+inline std::string gguf_file(const std::string& architecture = "llama") {
+  std::string file = "GGUF";
+  const auto put = [&](auto value) { file.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  const auto text = [&](const std::string& word) {
+    put(std::uint64_t{word.size()});
+    file += word;
+  };
+  const std::vector<std::pair<std::string, std::uint32_t>> numbers{{"llama.embedding_length", 64},
+                                                                   {"llama.block_count", 1},
+                                                                   {"llama.attention.head_count", 4},
+                                                                   {"llama.context_length", 256}};
+  const std::vector<std::pair<std::string, std::vector<std::uint64_t>>> tensors{{"token_embd.weight", {64, 100}},
+                                                                                {"blk.0.attn_q.weight", {64, 64}},
+                                                                                {"blk.0.attn_k.weight", {64, 32}},
+                                                                                {"blk.0.attn_v.weight", {64, 32}},
+                                                                                {"blk.0.ffn_down.weight", {96, 64}}};
+  constexpr std::uint32_t version = 3, a_uint32 = 4, a_float = 6, a_text = 8, a_list = 9;
+  put(version);
+  put(std::uint64_t{tensors.size()});
+  put(std::uint64_t{numbers.size() + 3});
+  text("general.architecture");
+  put(a_text);
+  text(architecture);
+  text("llama.rope.freq_base");
+  put(a_float);
+  put(10000.0f);
+  for (const auto& [key, value] : numbers) {
+    text(key);
+    put(a_uint32);
+    put(value);
+  }
+  text("tokenizer.ggml.tokens");
+  put(a_list);
+  put(a_text);
+  put(std::uint64_t{2});
+  text("a");
+  text("b");
+  for (const auto& [name, shape] : tensors) {
+    text(name);
+    put(static_cast<std::uint32_t>(shape.size()));
+    for (const std::uint64_t size : shape) put(size);
+    put(std::uint32_t{0});
+    put(std::uint64_t{0});
+  }
+  return file;
+}
+
 /// A small world of models and data below `root`, for sweep files at its top.
 inline MemoryFiles make_world(const std::filesystem::path& root = "/w") {
   MemoryFiles world;
@@ -111,7 +159,9 @@ inline MemoryFiles make_world(const std::filesystem::path& root = "/w") {
   put("models/shard-missing/model.safetensors.index.json",
       R"({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})");
   put("models/shard-missing/model-00001-of-00002.safetensors", bert_weights(1, 48, 120));
-  put("models/tiny.gguf", "GGUF\x03");
+  put("models/tiny.gguf", gguf_file());
+  put("models/mixtral.gguf", gguf_file("mixtral"));
+  put("models/cut-off.gguf", gguf_file().substr(0, 200));
   put("models/weights.pt", "PK");
 
   for (const char* split : {"train", "validation", "test"}) {
@@ -126,7 +176,9 @@ inline MemoryFiles make_world(const std::filesystem::path& root = "/w") {
   put("data/heading.csv", "text,label\n");
   put("data/broken.jsonl", "text one\n");
   put("data/list.jsonl", "[1, 2]\n");
-  put("data/train.txt", "text\n");
+  for (const char* split : {"train", "validation"}) put(std::string("data/") + split + ".txt", "text\n");
+  put("data/blank.txt", "\n \n");
+  put("data/train.parquet", "PAR1");
   return world;
 }
 

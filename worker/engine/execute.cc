@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <new>
+#include <optional>
 
 #include "worker/engine/device.h"
 #include "worker/engine/steps.h"
@@ -43,25 +44,10 @@ void leave_out_paths(const ExecutionRequest& request, std::string& text) {
   }
 }
 
-std::string method_of(const Job& job) {
-  const auto found = job.settings.find("method");
-  return found != job.settings.end() && found->is_string() ? found->get<std::string>() : "";
-}
-
 /// What this engine does not do yet, named; empty where it does the job.
-std::string missing_feature(const Job& job, const JobContext& context) {
+std::string missing_feature(const Job& job) {
   if (job.kind != StepKind::finetune && job.kind != StepKind::evaluate) {
     return "the step '" + std::string(step_kind_name(job.kind)) + "'";
-  }
-  if (context.task != Task::classification) {
-    return std::string("the task '") + (context.task == Task::causal_lm ? "causal_lm" : "seq2seq") + "'";
-  }
-  if (const auto method = method_of(job); job.kind == StepKind::finetune && method != "full" && method != "lora") {
-    return "the method '" + method + "' of finetune";
-  }
-  if (const auto found = job.settings.find("gradient_checkpointing");
-      found != job.settings.end() && found->is_boolean() && found->get<bool>()) {
-    return "gradient_checkpointing";
   }
   if (job.gpus > 1) return "training on more than one GPU";
   return "";
@@ -70,26 +56,13 @@ std::string missing_feature(const Job& job, const JobContext& context) {
 Outcome execute_job(const ExecutionRequest& request, ExecutionControl& control) {
   const auto context = read_job_context(request.job.context);
   if (!context) return failed_for_good(context.error().message);
-  if (const auto missing = missing_feature(request.job, *context); !missing.empty()) {
+  if (const auto missing = missing_feature(request.job); !missing.empty()) {
     return failed_for_good("This version of finesweep does not have " + missing + " yet.");
   }
-  const auto device = find_device(request.device);
-  if (!device) return failed_this_time(device.error().message);
-  at::set_num_threads(std::max(1, request.threads));
-  try {
-    return request.job.kind == StepKind::finetune ? finetune(request, *context, *device, control)
-                                                  : evaluate(request, *context, *device, control);
-  } catch (const c10::OutOfMemoryError&) {
-    release_cached_memory(*device);
-    return failed_this_time(out_of_memory);
-  } catch (const std::bad_alloc&) {
-    return failed_this_time(out_of_memory);
-  } catch (const c10::Error& error) {
-    const std::string text = error.what_without_backtrace();
-    // What libtorch's allocator for the CPU says, in place of std::bad_alloc.
-    if (text.find("not enough memory") != std::string::npos) return failed_this_time(out_of_memory);
-    return failed_this_time("libtorch failed: " + text);
-  }
+  return guarded(request.device, request.threads, [&](c10::Device device) {
+    return request.job.kind == StepKind::finetune ? finetune(request, *context, device, control)
+                                                  : evaluate(request, *context, device, control);
+  });
 }
 
 }  // namespace
@@ -100,15 +73,31 @@ Json job_environment(const ExecutionRequest& request) {
   return environment;
 }
 
-Outcome execute(const ExecutionRequest& request, ExecutionControl& control) {
-  Outcome outcome;
+Outcome guarded(const std::string& device_name, int threads, const std::function<Outcome(c10::Device)>& work) {
+  std::optional<c10::Device> device;
   try {
-    outcome = execute_job(request, control);
+    const auto found = find_device(device_name);
+    if (!found) return failed_this_time(found.error().message);
+    device = *found;
+    at::set_num_threads(std::max(1, threads));
+    return work(*device);
+  } catch (const c10::OutOfMemoryError&) {
+    if (device) release_cached_memory(*device);
+    return failed_this_time(out_of_memory);
   } catch (const std::bad_alloc&) {
-    outcome = failed_this_time(out_of_memory);
+    return failed_this_time(out_of_memory);
+  } catch (const c10::Error& error) {
+    const std::string text = error.what_without_backtrace();
+    // What libtorch's allocator for the CPU says, in place of std::bad_alloc.
+    if (text.find("not enough memory") != std::string::npos) return failed_this_time(out_of_memory);
+    return failed_this_time("libtorch failed: " + text);
   } catch (const std::exception& exception) {
-    outcome = failed_this_time(std::string("The job failed: ") + exception.what());
+    return failed_this_time(std::string("The job failed: ") + exception.what());
   }
+}
+
+Outcome execute(const ExecutionRequest& request, ExecutionControl& control) {
+  Outcome outcome = execute_job(request, control);
   // The job's log has it whole.
   if (outcome.kind == OutcomeKind::failed) std::fprintf(stderr, "failed: %s\n", outcome.error.c_str());
   leave_out_paths(request, outcome.error);

@@ -1,105 +1,179 @@
 #include "worker/engine/job_model.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "storage/artifact.h"
-#include "worker/engine/device.h"
+#include "worker/engine/loaded_base.h"
+#include "worker/engine/model_files.h"
+#include "worker/models/weights.h"
 
 namespace finesweep::worker {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// Names the files that a model is loaded from, with size and time: another file gives another text.
-std::string fingerprint(const fs::path& folder) {
-  std::vector<std::string> lines;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.ends_with(".safetensors") && !name.ends_with(".json")) continue;
-    struct stat info {};
-    if (::stat(entry.path().c_str(), &info) != 0) continue;
-    lines.push_back(name + " " + std::to_string(info.st_size) + " " + std::to_string(info.st_mtim.tv_sec) + "." +
-                    std::to_string(info.st_mtim.tv_nsec) + " " + std::to_string(info.st_ino));
+Result<fs::path> artifact_of(const ExecutionRequest& request, const JobId& job) {
+  const auto found = request.artifacts.find(job);
+  if (found == request.artifacts.end()) return Error{"The artifact of an input of the job was not handed over."};
+  return found->second;
+}
+
+AdapterOptions adapter_options(const FinetuneSettings& settings) {
+  AdapterOptions options;
+  options.targets = settings.targets;
+  if (settings.method == Method::ia3) {
+    options.kind = AdapterKind::ia3;
+    options.feedforward_targets = settings.feedforward_targets;
+    return options;
   }
-  std::sort(lines.begin(), lines.end());
-  std::string text = folder.string();
-  for (const auto& line : lines) text += "\n" + line;
-  return text;
+  options.rank = settings.rank;
+  options.alpha = settings.alpha;
+  options.dropout = settings.dropout;
+  options.rslora = settings.rslora;
+  return options;
+}
+
+std::vector<std::string> sorted(std::vector<std::string> names, const std::vector<std::string>& fallback) {
+  if (names.empty()) names = fallback;
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// An adapter that is trained further stays what it is: other options would make it another one.
+Status check_same_adapter(Model& model, const AdapterOptions& there, const AdapterOptions& asked) {
+  const auto differs = [](const std::string& what) {
+    return Error{"The adapter of the step before was trained with another " + what +
+                 ". Training it further needs the same method, rank, alpha, dropout, rslora and targets; to train a new "
+                 "one on top of it, merge it into its base first."};
+  };
+  if (there.kind != asked.kind) return differs("method");
+  const bool ia3 = asked.kind == AdapterKind::ia3;
+  const auto fallback = ia3 ? model.default_ia3_targets() : model.default_lora_targets();
+  if (sorted(there.targets, fallback) != sorted(asked.targets, fallback)) return differs("list of targets");
+  if (ia3) {
+    const auto feedforward = asked.targets.empty() ? model.default_ia3_feedforward() : std::vector<std::string>();
+    if (sorted(there.feedforward_targets, feedforward) != sorted(asked.feedforward_targets, feedforward)) {
+      return differs("list of feedforward_targets");
+    }
+    return {};
+  }
+  if (there.rank != asked.rank) return differs("rank");
+  if (there.alpha != asked.alpha) return differs("alpha");
+  if (there.dropout != asked.dropout) return differs("dropout");
+  if (there.rslora != asked.rslora) return differs("rslora");
+  return {};
+}
+
+/// The method against how the base is kept; settles the latter.
+Status settle_quantization(ModelSource& source, const FinetuneSettings& settings) {
+  if (settings.method == Method::full && (source.quantization || source.adapter)) {
+    return Error{source.quantization
+                     ? "Quantised weights cannot be trained. Use method lora, which trains beside them."
+                     : "All weights cannot be trained beside an adapter. Merge it into its base first."};
+  }
+  if (settings.method != Method::qlora) return {};
+  if (source.quantization) return Error{"The base is quantised already. Use method lora, which trains on it."};
+  if (source.adapter) {
+    return Error{"The adapter of the step before stands on a base in full precision. Train it further with method lora, "
+                 "or merge it first."};
+  }
+  source.quantization =
+      BaseQuantization{QuantizedFormat::nf4, settings.block_size, settings.double_quantization};
+  return {};
+}
+
+Result<JobModel> load(const ModelSource& source, const HeadChoice& head, ModelOptions options, c10::Device device) {
+  options.head = head ? ModelHead::classification : ModelHead::language_model;
+  if (head) {
+    options.labels = head->labels.count();
+    options.pooling = head->pooling;
+  }
+  // Weights that are trained are kept in fp32, the others in what the model computes in.
+  const at::ScalarType storage = options.train_all ? at::kFloat : scalar_type_of(options.precision);
+  const auto base = load_base({source.model, storage, source.quantization}, device,
+                              options.train_all ? KeepLoaded::no : KeepLoaded::yes);
+  if (!base) return base.error();
+  auto model = make_model(*base, options);
+  if (!model) return model.error();
+  JobModel loaded;
+  loaded.model = std::move(*model);
+  if (head) loaded.model->label_names = head->labels.names();
+  return loaded;
 }
 
 }  // namespace
 
-Json ModelManifest::to_json() const {
-  Json json = {{"kind", is_adapter ? "adapter" : "model"},
-               {"family", family},
-               {"base", base},
-               {"pooling", pooling == Pooling::mean ? "mean" : "cls"},
-               {"labels", labels.to_json()},
-               {"label_count", labels.count()}};
-  if (!training.is_null()) json["training"] = training;
-  return json;
-}
-
-Result<ModelManifest> ModelManifest::from_json(const Json& json) {
-  try {
-    ModelManifest manifest;
-    const auto kind = json.at("kind").get<std::string>(), pooling = json.at("pooling").get<std::string>();
-    if ((kind != "adapter" && kind != "model") || (pooling != "cls" && pooling != "mean")) {
-      return Error{"The manifest of an input describes a model of kind '" + kind + "' with pooling '" + pooling +
-                   "', which this version of finesweep does not know."};
-    }
-    manifest.is_adapter = kind == "adapter";
-    manifest.pooling = pooling == "mean" ? Pooling::mean : Pooling::cls;
-    manifest.family = json.at("family");
-    manifest.base = json.at("base");
-    manifest.training = json.value("training", Json());
-    auto labels = Labels::from_json(json.at("labels"));
-    if (!labels) return labels.error();
-    manifest.labels = std::move(*labels);
-    return manifest;
-  } catch (const std::exception& exception) {
-    return Error{std::string("The manifest of an input does not describe a model: ") + exception.what()};
+std::vector<Parameter*> JobModel::trained_parameters() const {
+  std::vector<Parameter*> parameters = worker::trained_parameters(*model);
+  if (adapter) {
+    const auto added = adapter->parameters();
+    parameters.insert(parameters.end(), added.begin(), added.end());
   }
+  return parameters;
 }
 
 Result<ModelSource> find_model(const ExecutionRequest& request, const JobContext& context) {
   ModelSource source;
-  source.folder = context.model;
+  source.model = source.tokenizer = context.model;
   if (request.job.inputs.empty()) return source;
-  const auto artifact = request.artifacts.find(request.job.inputs.front());
-  if (artifact == request.artifacts.end()) return Error{"The artifact of the job's input was not handed over."};
-  auto manifest = storage::read_manifest(artifact->second);
+  const auto artifact = artifact_of(request, request.job.inputs.front());
+  if (!artifact) return artifact.error();
+  auto manifest = storage::read_manifest(*artifact);
   if (!manifest) return manifest.error();
   auto described = ModelManifest::from_json(manifest->model);
   if (!described) return described.error();
   if (described->is_adapter) {
-    source.adapter = artifact->second / "adapter";
+    source.adapter = *artifact / "adapter";
+    source.model_job = described->base_job;
+    source.quantization = described->quantization;
   } else {
-    source.folder = artifact->second / "model";
+    source.model_job = request.job.inputs.front();
+  }
+  if (source.model_job) {
+    const auto holder = artifact_of(request, *source.model_job);
+    if (!holder) return holder.error();
+    source.model = *holder / "model";
+    if (holds_tokenizer(source.model)) source.tokenizer = source.model;
   }
   source.manifest = std::move(*described);
   return source;
 }
 
-Result<std::shared_ptr<const Pretrained>> load_base(const fs::path& folder, at::ScalarType storage,
-                                                    c10::Device device, KeepLoaded keep) {
-  // One job at a time runs in a process, on one thread.
-  static std::string loaded_key;
-  static std::shared_ptr<const Pretrained> loaded;
-  const std::string key = fingerprint(folder) + "\n" + std::string(c10::toString(storage)) + " " + device.str();
-  if (keep == KeepLoaded::no || loaded_key != key) loaded.reset();
-  begin_memory_peak(device);  // without the model of another job
-  if (loaded) return loaded;
-  auto base = load_pretrained(folder, storage, device);
-  if (base && keep == KeepLoaded::yes) {
-    loaded = *base;
-    loaded_key = key;
+Result<JobModel> load_frozen(const ModelSource& source, const HeadChoice& head, Precision precision,
+                             std::uint64_t seed, c10::Device device) {
+  ModelOptions options;
+  options.precision = precision;
+  options.seed = seed;
+  options.frozen = true;
+  auto loaded = load(source, head, options, device);
+  if (!loaded || !source.adapter) return loaded;
+  auto adapter = read_adapter(*loaded->model, *source.adapter);
+  if (!adapter) return adapter.error();
+  loaded->adapter = std::move(*adapter);
+  return loaded;
+}
+
+Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
+                              std::uint64_t seed, c10::Device device) {
+  if (Status settled = settle_quantization(source, settings); !settled) return settled.error();
+  ModelOptions options;
+  options.precision = settings.training.precision;
+  options.model_dropout = settings.training.model_dropout;
+  options.seed = seed;
+  options.train_all = settings.method == Method::full;
+  auto loaded = load(source, head, options, device);
+  if (!loaded || options.train_all) return loaded;
+  const AdapterOptions asked = adapter_options(settings);
+  auto adapter = source.adapter ? read_adapter(*loaded->model, *source.adapter, /*trained=*/true)
+                                : make_adapter(*loaded->model, asked, seed);
+  if (!adapter) return adapter.error();
+  if (source.adapter) {
+    if (Status same = check_same_adapter(*loaded->model, (*adapter)->options(), asked); !same) return same.error();
   }
-  return base;
+  loaded->adapter = std::move(*adapter);
+  return loaded;
 }
 
 }  // namespace finesweep::worker

@@ -6,39 +6,62 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "jobs/job.h"
 #include "jobs/settings.h"
-#include "worker/adapters/lora.h"
+#include "worker/adapters/adapter.h"
 #include "worker/data/examples.h"
 #include "worker/executor.h"
+#include "worker/models/base_quantization.h"
 #include "worker/models/model.h"
 #include "worker/models/pretrained.h"
 
 namespace finesweep::worker {
 
-/// `model` in the manifest of a training step's artifact: what later steps need to load what it left.
-///
-///   {"kind": "adapter" | "model",   in the folder of that name: a PEFT adapter, or a Hugging Face directory
-///    "family": "bert", "pooling": "cls" | "mean", "labels": {…}  (Labels::to_json), "label_count": 2,
-///    "base": "…",                   what the adapter was trained on, for people; it is found by the job's context
-///    "training": {…}}               only where the training state was kept: TrainingProgress, beside training/
-struct ModelManifest {
-  bool is_adapter = false;
-  std::string family, base;
+/// Of a model that classifies: how its head pools, and what its outputs mean.
+struct ClassificationHead {
   Pooling pooling = Pooling::cls;
   Labels labels;
+};
+
+/// The head that a model gets; none: that of a language model.
+using HeadChoice = std::optional<ClassificationHead>;
+
+/// `model` in the manifest of an artifact that holds a model: what later steps need to load it.
+///
+///   {"version": 2, "kind": "adapter" | "model",   in the folder of that name: a PEFT adapter, or a Hugging Face
+///                                                  directory
+///    "task": "classification", "family": "bert", "method": "qlora",
+///    "head": {"pooling": "cls" | "mean", "labels": {…}, "label_count": 2}   classification only
+///    "base": {"model": "…", "job": "…"},           what the adapter stands on: the artifact of that job where there
+///                                                  is one, else the job's own model, named for people
+///    "quantization": {"format": "nf4", "double": true, "block_size": 64}    how the base is kept; absent: as it is
+///    "training": {…}}                              only where the training state was kept: TrainingProgress, beside
+///                                                  training/
+struct ModelManifest {
+  bool is_adapter = false;
+  Task task = Task::classification;
+  std::string family, method;
+  HeadChoice head;
+  std::string base_model;
+  std::optional<JobId> base_job;
+  std::optional<BaseQuantization> quantization;
   Json training;
 
   Json to_json() const;
   static Result<ModelManifest> from_json(const Json& json);
 };
 
-/// What a job starts from: the model of the sweep file, or what an earlier job left.
+/// What a job starts from: the model of the sweep file, or what earlier jobs left.
 struct ModelSource {
-  std::filesystem::path folder;                  // a Hugging Face directory
+  std::filesystem::path model;      // a Hugging Face directory, or a GGUF file
+  std::filesystem::path tokenizer;  // the same: what holds the tokenizer
   std::optional<std::filesystem::path> adapter;  // a PEFT directory over it
-  std::optional<ModelManifest> manifest;         // where an earlier job left it
+  /// How the model is to be kept; absent: as it stands in its files.
+  std::optional<BaseQuantization> quantization;
+  std::optional<JobId> model_job;         // that left `model`
+  std::optional<ModelManifest> manifest;  // of the job's first input
 };
 
 Result<ModelSource> find_model(const ExecutionRequest& request, const JobContext& context);
@@ -46,14 +69,20 @@ Result<ModelSource> find_model(const ExecutionRequest& request, const JobContext
 /// A model for one job, with its adapter where it has one.
 struct JobModel {
   std::unique_ptr<Model> model;
-  std::unique_ptr<LoraAdapter> adapter;  // goes before the model
+  std::unique_ptr<Adapter> adapter;  // goes before the model
+
+  /// What training changes: of the model, then of the adapter.
+  std::vector<Parameter*> trained_parameters() const;
 };
 
-/// The frozen weights that a job's model is made of. They stay loaded from job to job while path, files, storage
-/// type and device are the same, one model at a time; not where the job makes them its own: they would stand in
-/// memory twice. The peak of memory is counted from here on.
-enum class KeepLoaded { yes, no };
-Result<std::shared_ptr<const Pretrained>> load_base(const std::filesystem::path& folder, at::ScalarType storage,
-                                                    c10::Device device, KeepLoaded keep);
+/// Nothing is trained. `seed` initialises a head that the files do not have.
+Result<JobModel> load_frozen(const ModelSource& source, const HeadChoice& head, Precision precision,
+                             std::uint64_t seed, c10::Device device);
+
+/// A model that is trained as the settings say: all of it, or an adapter and the head. An adapter that `source`
+/// brings is trained further. `source.quantization` becomes that of method qlora. The Error: a method or options that
+/// do not go with what is there.
+Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
+                              std::uint64_t seed, c10::Device device);
 
 }  // namespace finesweep::worker

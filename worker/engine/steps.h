@@ -2,10 +2,13 @@
 
 #include <c10/core/Device.h>
 
+#include <functional>
 #include <string>
 #include <utility>
 
 #include "jobs/settings.h"
+#include "worker/engine/job_model.h"
+#include "worker/engine/task_data.h"
 #include "worker/executor.h"
 
 namespace finesweep::worker {
@@ -16,6 +19,14 @@ Outcome finetune(const ExecutionRequest& request, const JobContext& context, c10
                  ExecutionControl& control);
 Outcome evaluate(const ExecutionRequest& request, const JobContext& context, c10::Device device,
                  ExecutionControl& control);
+
+/// What evaluate() does, over any model: request.job's inputs are not looked at.
+Outcome evaluate_model(const ExecutionRequest& request, const JobContext& context, const ModelSource& source,
+                       c10::Device device, ExecutionControl& control,
+                       const std::function<void(const Prediction&)>& on_prediction);
+
+/// Runs `work` on a device with so many threads; what it throws becomes a failed Outcome. Full paths stand in errors.
+Outcome guarded(const std::string& device, int threads, const std::function<Outcome(c10::Device)>& work);
 
 /// Outcome::environment: the device, libraries, threads.
 Json job_environment(const ExecutionRequest& request);

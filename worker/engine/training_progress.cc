@@ -13,6 +13,42 @@ RunningStatistics statistics_from_json(const Json& json) {
 
 }  // namespace
 
+void TrainingProgress::add_step_time(double step_seconds, std::int64_t batches, std::int64_t rows,
+                                     std::int64_t tokens) {
+  batch_ms.add(1000 * step_seconds / static_cast<double>(batches));
+  samples_per_second.add(static_cast<double>(rows) / step_seconds);
+  timed_tokens += static_cast<double>(tokens);
+  timed_seconds += step_seconds;
+}
+
+std::optional<double> TrainingProgress::add_step_loss(double loss, bool epoch_ends) {
+  epoch_loss_sum += loss;
+  ++epoch_loss_steps;
+  if (!epoch_ends) return std::nullopt;
+  last_epoch_loss = epoch_loss();
+  epoch_loss_sum = 0;
+  epoch_loss_steps = 0;
+  return last_epoch_loss;
+}
+
+std::map<std::string, double> TrainingProgress::metrics() const {
+  std::map<std::string, double> metrics;
+  metrics["loss"] = epoch_loss();
+  if (validation_loss) metrics["validation_loss"] = *validation_loss;
+  metrics["seconds"] = seconds;
+  metrics["peak_memory_mb"] = peak_memory_mb;
+  if (batch_ms.count > 0) {
+    metrics["batch_ms_mean"] = batch_ms.mean;
+    metrics["samples_per_second_mean"] = samples_per_second.mean;
+    metrics["tokens_per_second"] = timed_tokens / timed_seconds;
+  }
+  if (batch_ms.count > 1) {
+    metrics["batch_ms_std"] = batch_ms.standard_deviation();
+    metrics["samples_per_second_std"] = samples_per_second.standard_deviation();
+  }
+  return metrics;
+}
+
 Json to_json(const TrainingProgress& progress) {
   Json json = {{"version", 1},
                {"steps", progress.steps},

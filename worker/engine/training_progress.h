@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "jobs/json.h"
@@ -36,6 +38,13 @@ struct TrainingProgress {
   double epoch_loss() const {
     return epoch_loss_steps > 0 ? epoch_loss_sum / static_cast<double>(epoch_loss_steps) : last_epoch_loss;
   }
+  /// One more step, which took so long for so many batches, rows and tokens.
+  void add_step_time(double step_seconds, std::int64_t batches, std::int64_t rows, std::int64_t tokens);
+  /// Counts the loss of the step that was done last; where the epoch or the training ends with it, returns the
+  /// epoch's mean.
+  std::optional<double> add_step_loss(double loss, bool epoch_ends);
+  /// What a training step of a sweep reports, but for trainable_parameters.
+  std::map<std::string, double> metrics() const;
 };
 
 Json to_json(const TrainingProgress& progress);

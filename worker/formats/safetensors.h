@@ -2,7 +2,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -12,15 +11,9 @@
 #include <vector>
 
 #include "jobs/result.h"
+#include "worker/formats/safetensors_header.h"
 
 namespace finesweep::worker {
-
-/// Where a tensor lies in a safetensors file (https://huggingface.co/docs/safetensors).
-struct TensorEntry {
-  std::string dtype;  // as the file spells it: "F32", "BF16", …
-  std::vector<std::int64_t> shape;
-  std::uint64_t begin = 0, end = 0;  // bytes within the data section
-};
 
 /// A safetensors file, opened for reading. The header is validated whole on opening: every later read stays inside
 /// the file. Reads with pread, so a file that shrinks meanwhile gives an Error and not a SIGBUS. Copies share the

@@ -29,10 +29,26 @@ Error no_weights(const fs::path& directory) {
 
 }  // namespace
 
+Result<WeightFiles> WeightFiles::open_gguf(const fs::path& path) {
+  auto gguf = GgufLlama::open(path);
+  if (!gguf) return gguf.error();
+  WeightFiles weights;
+  weights.directory_ = path;
+  for (const std::string& name : gguf->names()) {
+    TensorEntry entry;
+    entry.dtype = "F32";
+    entry.shape = gguf->find(name)->shape;
+    weights.gguf_entries_.emplace(name, std::move(entry));
+  }
+  weights.gguf_ = std::move(*gguf);
+  return weights;
+}
+
 Result<WeightFiles> WeightFiles::open(const fs::path& directory) {
+  std::error_code ignored;
+  if (fs::is_regular_file(directory, ignored)) return open_gguf(directory);
   WeightFiles weights;
   weights.directory_ = directory;
-  std::error_code ignored;
 
   const fs::path single = directory / "model.safetensors";
   if (fs::exists(single, ignored)) {
@@ -78,15 +94,18 @@ Result<WeightFiles> WeightFiles::open(const fs::path& directory) {
 std::vector<std::string> WeightFiles::names() const {
   std::vector<std::string> names;
   for (const auto& [name, file] : file_by_name_) names.push_back(name);
+  for (const auto& [name, entry] : gguf_entries_) names.push_back(name);
   return names;
 }
 
 const TensorEntry* WeightFiles::find(std::string_view name) const {
+  if (const auto entry = gguf_entries_.find(name); entry != gguf_entries_.end()) return &entry->second;
   const auto found = file_by_name_.find(name);
   return found == file_by_name_.end() ? nullptr : files_[found->second].find(name);
 }
 
 Result<at::Tensor> WeightFiles::tensor(std::string_view name) const {
+  if (gguf_) return gguf_->tensor(name);
   const auto found = file_by_name_.find(name);
   if (found == file_by_name_.end()) {
     return Error{"The model in " + directory_.string() + " has no tensor '" + std::string(name) + "'."};

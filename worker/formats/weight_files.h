@@ -3,20 +3,24 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "jobs/result.h"
+#include "worker/formats/gguf_llama.h"
 #include "worker/formats/safetensors.h"
 
 namespace finesweep::worker {
 
-/// The weights of a Hugging Face directory as one map from name to tensor: `model.safetensors`, or the shards that
-/// `model.safetensors.index.json` lists. Pickle files (*.bin, *.pt) are never opened: loading one runs its code.
+/// The weights of a model as one map from Hugging Face's names to tensors: of a directory `model.safetensors`, or the
+/// shards that `model.safetensors.index.json` lists; or a GGUF file, whose tensors are given in fp32. Pickle files
+/// (*.bin, *.pt) are never opened: loading one runs its code.
 class WeightFiles {
  public:
-  static Result<WeightFiles> open(const std::filesystem::path& directory);
+  /// A folder, or a GGUF file.
+  static Result<WeightFiles> open(const std::filesystem::path& path);
 
   /// Sorted.
   std::vector<std::string> names() const;
@@ -26,13 +30,19 @@ class WeightFiles {
   Result<at::Tensor> tensor(std::string_view name) const;
   /// The file that holds the tensor, for messages; the directory where there is no such tensor.
   std::filesystem::path file_of(std::string_view name) const;
-  /// Every file that was opened.
+  /// Every safetensors file that was opened.
   const std::vector<SafetensorsFile>& files() const { return files_; }
+  /// The GGUF file, where it is one.
+  const std::optional<GgufLlama>& gguf() const { return gguf_; }
 
  private:
+  static Result<WeightFiles> open_gguf(const std::filesystem::path& path);
+
   std::filesystem::path directory_;
   std::vector<SafetensorsFile> files_;
   std::map<std::string, std::size_t, std::less<>> file_by_name_;
+  std::optional<GgufLlama> gguf_;
+  std::map<std::string, TensorEntry, std::less<>> gguf_entries_;
 };
 
 }  // namespace finesweep::worker

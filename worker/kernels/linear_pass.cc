@@ -1,6 +1,7 @@
 #include "worker/kernels/linear_pass.h"
 
-#include <ATen/ops/empty_like.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sum.h>
@@ -9,6 +10,7 @@
 #include <utility>
 
 #include "worker/kernels/cpu/norm.h"
+#include "worker/kernels/cpu/scale.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/gemm.h"
 
@@ -40,6 +42,47 @@ at::Tensor masked(const at::Tensor& x, const Layout& layout, const Dropout& rate
   return dropout(nullptr, Var(x), layout, rate).value;
 }
 
+ColumnScale::ColumnScale(Parameter& scale, std::int64_t first, std::int64_t count)
+    : scale_(&scale), first_(first), count_(count) {}
+
+at::Tensor ColumnScale::factors() const {
+  return scale_->value.view({-1}).narrow(0, first_, count_).to(at::kFloat);
+}
+
+void ColumnScale::forward(const at::Tensor& from, const at::Tensor& to, bool keeps) {
+  // Columns that are overwritten are copied on the way; others live on as they are.
+  const bool copied = keeps && trained() && from.is_same(to);
+  if (!has_kernels(from)) {
+    if (keeps && trained()) from_ = copied ? from.clone() : from;
+    to.copy_(from * factors().to(from.scalar_type()));
+    return;
+  }
+  if (keeps && trained()) from_ = copied ? at::empty(from.sizes(), from.options()) : from;
+  const at::Tensor numbers = factors();
+  with_storage(from.scalar_type(), [&]<typename T>() {
+    cpu::ScaleKernels<T>::forward(from.const_data_ptr<T>(), from.stride(0), numbers.const_data_ptr<float>(),
+                                  copied ? from_.mutable_data_ptr<T>() : nullptr, to.mutable_data_ptr<T>(),
+                                  to.stride(0), from.size(0), count_);
+  });
+}
+
+void ColumnScale::backward(const at::Tensor& d_to, const at::Tensor& d_from) const {
+  const at::Tensor grad = trained() ? scale_->grad.view({-1}).narrow(0, first_, count_) : at::Tensor();
+  const at::Tensor numbers = factors();
+  if (!has_kernels(d_to)) {
+    if (trained()) grad.add_((d_to.to(at::kFloat) * from_.to(at::kFloat)).sum(0));
+    d_from.copy_(d_to * numbers.to(d_to.scalar_type()));
+    return;
+  }
+  with_storage(d_to.scalar_type(), [&]<typename T>() {
+    cpu::ScaleKernels<T>::backward(d_to.const_data_ptr<T>(), d_to.stride(0),
+                                   trained() ? from_.const_data_ptr<T>() : nullptr, trained() ? from_.stride(0) : 0,
+                                   numbers.const_data_ptr<float>(),
+                                   trained() ? grad.mutable_data_ptr<float>() : nullptr,
+                                   d_from.mutable_data_ptr<T>(), d_from.stride(0), d_to.size(0), count_);
+  });
+}
+
 LinearPass::LinearPass(const LinearModule& module, Layout layout, std::int64_t out_begin, std::int64_t out_count)
     : module_(&module),
       layout_(std::move(layout)),
@@ -52,7 +95,7 @@ LinearPass::LinearPass(const LinearModule& module, Layout layout, std::int64_t o
   for (const ScaleBranch& branch : module.scales) {
     if (branch.on_input) continue;
     const Columns columns = columns_of(branch.out_begin, branch.scale->value.numel());
-    if (columns.count > 0) scales_.push_back({&branch, columns, {}});
+    if (columns.count > 0) scales_.push_back({ColumnScale(*branch.scale, columns.first, columns.count), columns});
   }
 }
 
@@ -64,15 +107,25 @@ LinearPass::Columns LinearPass::columns_of(std::int64_t begin, std::int64_t coun
 bool LinearPass::trains() const {
   bool any = module_->weight->trained || (module_->bias != nullptr && module_->bias->trained);
   for (const Lora& lora : loras_) any |= lora.branch->a->trained || lora.branch->b->trained;
-  for (const Scale& scale : scales_) any |= scale.branch->scale->trained;
+  for (const Scale& scale : scales_) any |= scale.scale.trained();
   return any;
 }
 
+at::Tensor LinearPass::multiply(const Parameter& weight, const at::Tensor& x, const at::Tensor& bias,
+                                const at::Tensor& residual) const {
+  if (!weight.quantized) {
+    return product_with_weight(x, weight.value.narrow(0, out_begin_, out_count_), bias, residual);
+  }
+  const at::Tensor z = weight.quantized->product(x, out_begin_, out_count_);
+  if (bias.defined()) z.add_(bias);
+  if (residual.defined()) z.add_(residual);
+  return z;
+}
+
 at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Tensor& residual, bool keeps) {
-  const at::Tensor weight = weight_rows(*module_->weight, x.value.scalar_type(), out_begin_, out_count_);
   const at::Tensor bias =
       module_->bias == nullptr ? at::Tensor() : module_->bias->value.narrow(0, out_begin_, out_count_);
-  const at::Tensor z = product_with_weight(x.value, weight, bias, residual);
+  const at::Tensor z = multiply(*module_->weight, x.value, bias, residual);
   for (Lora& lora : loras_) {
     const LoraBranch& branch = *lora.branch;
     lora.dropout = make_dropout(branch.dropout, run, branch.site);
@@ -82,9 +135,7 @@ at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Te
   }
   for (Scale& scale : scales_) {
     const at::Tensor columns = z.narrow(1, scale.columns.begin, scale.columns.count);
-    if (keeps && scale.branch->scale->trained) scale.unscaled = columns.clone();
-    const at::Tensor factors = scale.branch->scale->value.view({-1});
-    columns.mul_(factors.narrow(0, scale.columns.first, scale.columns.count).to(columns.scalar_type()));
+    scale.scale.forward(columns, columns, keeps);
   }
   if (keeps) {
     input_slot_ = x.slot;
@@ -111,16 +162,10 @@ void LinearPass::lora_backward(const Lora& lora, const at::Tensor& dy) const {
 }
 
 void LinearPass::backward(at::Tensor dy) const {
-  if (!scales_.empty() && dy.use_count() > 1) dy = dy.clone();
+  if (!scales_.empty() && (dy.use_count() > 1 || !dy.is_contiguous())) dy = dy.clone(at::MemoryFormat::Contiguous);
   for (const Scale& scale : scales_) {
-    const Columns& c = scale.columns;
-    Parameter& factors = *scale.branch->scale;
-    const at::Tensor columns = dy.narrow(1, c.begin, c.count);
-    if (factors.trained) {
-      add_column_sums(factors.grad.view({-1}).narrow(0, c.first, c.count),
-                      at::mul(columns.to(at::kFloat), scale.unscaled.to(at::kFloat)));
-    }
-    columns.mul_(factors.value.view({-1}).narrow(0, c.first, c.count).to(columns.scalar_type()));
+    const at::Tensor columns = dy.narrow(1, scale.columns.begin, scale.columns.count);
+    scale.scale.backward(columns, columns);
   }
   if (module_->bias != nullptr && module_->bias->trained) {
     add_column_sums(module_->bias->grad.narrow(0, out_begin_, out_count_), dy);

@@ -19,6 +19,25 @@ void add_column_sums(const at::Tensor& grad, const at::Tensor& dy);
 /// mask · x.
 at::Tensor masked(const at::Tensor& x, const Layout& layout, const Dropout& dropout);
 
+/// What multiplying columns by a scale keeps, and both ways.
+class ColumnScale {
+ public:
+  /// Numbers first … first + count of the parameter.
+  ColumnScale(Parameter& scale, std::int64_t first, std::int64_t count);
+  bool trained() const { return scale_->trained; }
+  /// to [tokens, count] = from · scale; may be the same. `keeps`: a gradient of the scale will be wanted.
+  void forward(const at::Tensor& from, const at::Tensor& to, bool keeps);
+  /// The gradient of `from` into d_from, which may be d_to; adds to that of the scale.
+  void backward(const at::Tensor& d_to, const at::Tensor& d_from) const;
+
+ private:
+  at::Tensor factors() const;
+
+  Parameter* scale_;
+  std::int64_t first_, count_;
+  at::Tensor from_;  // where the scale is trained
+};
+
 /// One use of a linear module for some of its output columns: the way there, what the way back needs, and that way.
 class LinearPass {
  public:
@@ -50,12 +69,13 @@ class LinearPass {
     at::Tensor up() const { return branch->b->value.narrow(0, columns.first, columns.count); }
   };
   struct Scale {
-    const ScaleBranch* branch = nullptr;
+    ColumnScale scale;
     Columns columns;
-    at::Tensor unscaled;  // where the scale is trained
   };
 
   Columns columns_of(std::int64_t begin, std::int64_t count) const;
+  at::Tensor multiply(const Parameter& weight, const at::Tensor& x, const at::Tensor& bias,
+                      const at::Tensor& residual) const;
   void lora_backward(const Lora& lora, const at::Tensor& dy) const;
 
   const LinearModule* module_;

@@ -1,9 +1,11 @@
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <vector>
 
-#include "worker/kernels/differentiate.h"
+#include "worker/kernels/cpu/embedding.h"
+#include "worker/kernels/dispatch.h"
 #include "worker/kernels/norm_dropout.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/reference.h"
@@ -26,21 +28,16 @@ void touch_rows(Parameter& table, const at::Tensor& ids, std::int64_t skipped) {
 /// tokens. A null or frozen table gets none.
 void add_rows(Parameter* table, const at::Tensor& ids, const at::Tensor& gradient, std::int64_t skipped) {
   if (table == nullptr || !table->trained) return;
-  if (!gradient.is_cpu()) {
+  if (has_kernels(gradient)) {
+    const at::Tensor from = gradient.contiguous();
+    with_storage(from.scalar_type(), [&]<typename T>() {
+      cpu::EmbeddingKernels<T>::add_rows(from.const_data_ptr<T>(), ids.const_data_ptr<std::int64_t>(), skipped,
+                                         from.size(0), from.size(1), table->grad.mutable_data_ptr<float>());
+    });
+  } else {
     at::Tensor kept = gradient.to(at::kFloat);
     if (skipped >= 0) kept = kept * ids.ne(skipped).unsqueeze(1);
     table->grad.index_add_(0, ids, kept);
-  } else {
-    const at::Tensor wide = gradient.to(at::kFloat).contiguous();
-    const std::int64_t tokens = ids.size(0), width = wide.size(1);
-    const std::int64_t* id = ids.const_data_ptr<std::int64_t>();
-    const float* from = wide.const_data_ptr<float>();
-    float* to = table->grad.mutable_data_ptr<float>();
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      if (id[t] == skipped) continue;
-      float* row = to + id[t] * width;
-      for (std::int64_t i = 0; i < width; ++i) row[i] += from[t * width + i];
-    }
   }
   if (table->is_table) touch_rows(*table, ids, skipped);
 }
@@ -49,12 +46,38 @@ at::Tensor value_of(const Parameter* table) {
   return table == nullptr ? at::Tensor() : table->value;
 }
 
+template <typename T>
+cpu::TableRows<T> rows_of(const Parameter* table, const at::Tensor& ids) {
+  if (table == nullptr) return {};
+  return {table->value.const_data_ptr<T>(), ids.const_data_ptr<std::int64_t>()};
+}
+
+/// words[id] + types[type] + positions[position].
+at::Tensor sum_of_rows(const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
+                       const at::Tensor& types, at::ScalarType compute_type) {
+  const at::Tensor& words = module.words->value;
+  bool alike = has_kernels(words) && words.scalar_type() == compute_type;
+  for (const Parameter* table : {module.types, module.positions}) {
+    alike &= table == nullptr || table->value.scalar_type() == compute_type;
+  }
+  if (!alike) {
+    return reference::embed(words, ids, value_of(module.positions), positions, value_of(module.types), types,
+                            compute_type);
+  }
+  const at::Tensor sum = at::empty({ids.size(0), words.size(1)}, words.options());
+  with_storage(compute_type, [&]<typename T>() {
+    cpu::EmbeddingKernels<T>::gather(rows_of<T>(module.words, ids), rows_of<T>(module.types, types),
+                                     rows_of<T>(module.positions, positions), sum.mutable_data_ptr<T>(),
+                                     sum.size(0), sum.size(1));
+  });
+  return sum;
+}
+
 }  // namespace
 
 Var embed(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
           const at::Tensor& types, const Layout& layout, const Dropout& dropout, at::ScalarType compute_type) {
-  const at::Tensor sum = reference::embed(module.words->value, ids, value_of(module.positions), positions,
-                                          value_of(module.types), types, compute_type);
+  const at::Tensor sum = sum_of_rows(module, ids, positions, types, compute_type);
   bool trained = false;
   for (const Parameter* table : {module.words, module.positions, module.types}) {
     trained |= tape != nullptr && table != nullptr && table->trained;

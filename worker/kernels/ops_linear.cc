@@ -1,3 +1,4 @@
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
 #include <utility>
@@ -32,7 +33,8 @@ at::Tensor activated(const at::Tensor& z, Activation activation, bool keep_z) {
   if (!has_kernels(z)) return reference::activate(z, activation);
   const at::Tensor out = keep_z ? at::empty_like(z) : z;
   with_storage(z.scalar_type(), [&]<typename T>() {
-    cpu::activate(kind_of(activation), z.const_data_ptr<T>(), out.mutable_data_ptr<T>(), z.numel());
+    cpu::ActivationKernels<T>::forward(kind_of(activation), z.const_data_ptr<T>(), out.mutable_data_ptr<T>(),
+                                       z.numel());
   });
   return out;
 }
@@ -52,16 +54,27 @@ at::Tensor activation_gradient(const at::Tensor& z, at::Tensor gradient, Activat
   if (!gradient.is_contiguous()) gradient = gradient.contiguous();
   const at::Tensor out = gradient.use_count() == 1 ? gradient : at::empty_like(gradient);
   with_storage(z.scalar_type(), [&]<typename T>() {
-    cpu::activate_backward(kind_of(activation), z.const_data_ptr<T>(), gradient.const_data_ptr<T>(),
-                           out.mutable_data_ptr<T>(), z.numel());
+    cpu::ActivationKernels<T>::backward(kind_of(activation), z.const_data_ptr<T>(), gradient.const_data_ptr<T>(),
+                                        out.mutable_data_ptr<T>(), z.numel());
   });
   return out;
 }
 
 /// x with its columns multiplied: IA3 on a feed-forward module.
-Var scaled_input(Tape* tape, const Var& x, Parameter& scale) {
-  return differentiate(tape, {x}, {&scale},
-                       [&](const std::vector<at::Tensor>& v) { return reference::scale_columns(v[0], v[1], 0); });
+Var scaled_input(Tape* tape, const Var& x, Parameter& factors) {
+  ColumnScale scale(factors, 0, x.value.size(1));
+  const bool recorded = tape != nullptr && (x.needs_grad() || scale.trained());
+  const at::Tensor y = at::empty_like(x.value);
+  scale.forward(x.value, y, recorded);
+  if (!recorded) return Var(y);
+  const Var result = tape->track(y);
+  tape->record([slot = result.slot, x_slot = x.slot, scale = std::move(scale)] {
+    if (!slot->grad.defined()) return;
+    const at::Tensor dy = std::move(slot->grad), dx = dy.use_count() == 1 ? dy : at::empty_like(dy);
+    scale.backward(dy, dx);
+    if (x_slot) x_slot->add(dx);
+  });
+  return result;
 }
 
 Var after_input_scales(Tape* tape, Var x, const LinearModule& module) {
@@ -127,8 +140,28 @@ Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& 
 }
 
 Var gated(Tape* tape, const Var& z, Activation activation) {
-  return differentiate(tape, {z}, {},
-                       [&](const std::vector<at::Tensor>& v) { return reference::gated(v[0], activation); });
+  if (!has_kernels(z.value) || activation == Activation::none) {
+    return differentiate(tape, {z}, {},
+                         [&](const std::vector<at::Tensor>& v) { return reference::gated(v[0], activation); });
+  }
+  const std::int64_t tokens = z.value.size(0), inner = z.value.size(1) / 2;
+  const cpu::ActivationKind kind = kind_of(activation);
+  const at::Tensor y = at::empty({tokens, inner}, z.value.options());
+  with_storage(y.scalar_type(), [&]<typename T>() {
+    cpu::ActivationKernels<T>::gate(kind, z.value.const_data_ptr<T>(), y.mutable_data_ptr<T>(), tokens, inner);
+  });
+  if (tape == nullptr || !z.needs_grad()) return Var(y);
+  const Var result = tape->track(y);
+  tape->record([slot = result.slot, z_slot = z.slot, z = z.value, kind, tokens, inner] {
+    if (!slot->grad.defined()) return;
+    const at::Tensor dy = std::move(slot->grad).contiguous(), dz = at::empty_like(z);
+    with_storage(z.scalar_type(), [&]<typename T>() {
+      cpu::ActivationKernels<T>::gate_backward(kind, z.const_data_ptr<T>(), dy.const_data_ptr<T>(),
+                                               dz.mutable_data_ptr<T>(), tokens, inner);
+    });
+    z_slot->add(dz);
+  });
+  return result;
 }
 
 }  // namespace finesweep::worker

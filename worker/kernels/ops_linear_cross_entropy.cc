@@ -1,5 +1,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/log_softmax.h>
@@ -11,7 +12,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "worker/kernels/cpu/softmax.h"
 #include "worker/kernels/differentiate.h"
+#include "worker/kernels/dispatch.h"
 #include "worker/kernels/gemm.h"
 #include "worker/kernels/linear_pass.h"
 #include "worker/kernels/ops.h"
@@ -29,9 +32,18 @@ std::int64_t chunk_tokens(std::int64_t vocabulary) {
 
 /// Sum of -log softmax(logits)[label]; `logits` become its gradient divided by `denominator`, where that is wanted.
 at::Tensor softmax_losses(at::Tensor& logits, const at::Tensor& labels, double denominator, bool gradient) {
+  if (has_kernels(logits)) {
+    const at::Tensor losses = at::empty({logits.size(0)}, at::kFloat);
+    with_storage(logits.scalar_type(), [&]<typename T>() {
+      cpu::CrossEntropyKernels<T>::forward(logits.mutable_data_ptr<T>(), labels.const_data_ptr<std::int64_t>(),
+                                           logits.size(0), logits.size(1), gradient,
+                                           static_cast<float>(1 / denominator), losses.mutable_data_ptr<float>());
+    });
+    return losses.sum(at::kDouble);
+  }
   const at::Tensor index = labels.unsqueeze(1);
   const at::Tensor log_probabilities = at::log_softmax(logits, 1, at::kFloat);
-  const at::Tensor loss = -log_probabilities.gather(1, index).sum();
+  const at::Tensor loss = -log_probabilities.gather(1, index).sum(at::kDouble);
   if (gradient) {
     at::Tensor d_logits = log_probabilities.exp();
     d_logits.scatter_add_(1, index, at::full_like(index, -1, d_logits.options()));
@@ -56,7 +68,7 @@ at::Tensor losses_in_chunks(const at::Tensor& counted, const at::Tensor& labels,
                             Gradients& gradients) {
   const std::int64_t tokens = counted.size(0), vocabulary = weight.size(0), step = chunk_tokens(vocabulary);
   const auto wide = counted.options().dtype(at::kFloat);
-  at::Tensor total = at::zeros({}, wide);
+  at::Tensor total = at::zeros({}, wide.dtype(at::kDouble));
   if (wanted.hidden) gradients.hidden = at::empty_like(counted);
   if (wanted.weight) gradients.weight = at::zeros({vocabulary, weight.size(1)}, wide);
   if (wanted.bias) gradients.bias = at::zeros({vocabulary}, wide);
@@ -71,7 +83,7 @@ at::Tensor losses_in_chunks(const at::Tensor& counted, const at::Tensor& labels,
     if (wanted.weight) add_weight_gradient(gradients.weight, logits, hidden);
     if (wanted.bias) add_column_sums(gradients.bias, logits);
   }
-  return total / denominator;
+  return (total / denominator).to(at::kFloat);
 }
 
 }  // namespace

@@ -15,6 +15,9 @@ class QuantizedWeight {
   virtual ~QuantizedWeight() = default;
   /// Rows begin … begin + count of the weight [rows, in] in fp32, bf16 or fp16.
   virtual at::Tensor dequantize(at::ScalarType type, std::int64_t begin, std::int64_t count) const = 0;
+  /// x Wᵀ for these rows of the weight, in the type of x: dequantize and then a product, unless there is a better
+  /// way.  x [tokens, columns]
+  virtual at::Tensor product(const at::Tensor& x, std::int64_t begin, std::int64_t count) const;
   virtual std::int64_t rows() const = 0;
   virtual std::int64_t columns() const = 0;
   /// Of the packed values and their scales.
@@ -37,6 +40,8 @@ struct Parameter {
   at::Tensor value;
   /// In place of `value` (then undefined) where the weight is kept in few bits. Never trained.
   std::shared_ptr<const QuantizedWeight> quantized;
+  /// What the model that a quantised weight belongs to computes with it in.
+  at::ScalarType dequantized_type = at::kFloat;
   /// fp32, what the optimiser updates: `value` itself in fp32, else `value` is its rounded copy. Only where
   /// trained.
   at::Tensor master;
@@ -65,6 +70,8 @@ struct Parameter {
   std::int64_t rows() const { return quantized ? quantized->rows() : value.size(0); }
   std::int64_t columns() const { return quantized ? quantized->columns() : value.size(1); }
   bool present() const { return quantized != nullptr || value.defined(); }
+  /// What products with it are computed in.
+  at::ScalarType type() const { return quantized ? dequantized_type : value.scalar_type(); }
 };
 
 }  // namespace finesweep::worker

@@ -155,7 +155,7 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weig
                                 const at::Tensor& labels, double denominator, double scale) {
   at::Tensor logits = at::matmul(hidden * scale, weight.t());
   if (bias.defined()) logits = logits + bias;
-  return cross_entropy(logits.to(at::kFloat), labels, denominator);
+  return cross_entropy(logits.scalar_type() == at::kDouble ? logits : logits.to(at::kFloat), labels, denominator);
 }
 
 at::Tensor squared_error(const at::Tensor& values, const at::Tensor& labels, double denominator) {

@@ -173,7 +173,7 @@ std::vector<LinearModule*> Decoder::linear_modules() {
   for (Layer& layer : layers_) {
     modules.insert(modules.end(), {&layer.qkv, &layer.output, &layer.up, &layer.down});
   }
-  if (classifies_) modules.push_back(&head_);
+  modules.push_back(&head_);
   return modules;
 }
 

@@ -18,7 +18,9 @@ std::vector<Parameter*> trained_parameters(Model& model) {
 
 std::int64_t count_values(const std::vector<Parameter*>& parameters) {
   std::int64_t count = 0;
-  for (const Parameter* parameter : parameters) count += parameter->value.numel();
+  for (const Parameter* parameter : parameters) {
+    count += parameter->quantized ? parameter->rows() * parameter->columns() : parameter->value.numel();
+  }
   return count;
 }
 
@@ -60,7 +62,9 @@ Status save_pretrained(Model& model, const std::filesystem::path& folder) try {
   std::filesystem::create_directories(folder);
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const Parameter* parameter : model.parameters()) {
-    const at::Tensor whole = (parameter->trained ? parameter->master : parameter->value).to(at::kFloat);
+    const at::Tensor whole = parameter->quantized
+                                 ? parameter->quantized->dequantize(at::kFloat, 0, parameter->rows())
+                                 : (parameter->trained ? parameter->master : parameter->value).to(at::kFloat);
     for (std::size_t i = 0; i < parameter->parts.size(); ++i) {
       tensors.emplace_back(parameter->parts[i].name, parameter->in_file_layout(whole, i));
     }
@@ -68,7 +72,9 @@ Status save_pretrained(Model& model, const std::filesystem::path& folder) try {
   if (Status written = write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}}); !written) {
     return written;
   }
-  return storage::write_file_atomically(folder / "config.json", model.config().dump(2) + "\n");
+  Json config = model.config();
+  config.erase("quantization_config");
+  return storage::write_file_atomically(folder / "config.json", config.dump(2) + "\n");
 } catch (const std::exception& error) {
   return Error{folder.string() + ": cannot save the model: " + error.what()};
 }

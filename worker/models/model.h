@@ -101,7 +101,7 @@ void describe_labels(const Model& model, std::int64_t labels, Pooling pooling, J
 bool is_head_module(const Model& model, std::string_view path);
 
 /// Writes config.json and model.safetensors, in fp32 under Hugging Face's names. Trained weights come from the
-/// master copies.
+/// master copies; quantised ones are dequantised.
 Status save_pretrained(Model& model, const std::filesystem::path& folder);
 
 /// The trained parameters and their number of values.

@@ -11,6 +11,7 @@
 #include "worker/formats/weight_files.h"
 #include "worker/kernels/memory.h"
 #include "worker/models/family.h"
+#include "worker/models/quantized_base.h"
 
 namespace finesweep::worker {
 namespace {
@@ -43,13 +44,20 @@ bool is_floating(const std::string& dtype) {
   return dtype == "F32" || dtype == "F16" || dtype == "BF16" || dtype == "F64";
 }
 
+QuantizedFiles quantized_files(const WeightFiles& files) {
+  return {[&files](std::string_view name) { return files.find(name); },
+          [&files](std::string_view name) { return files.tensor(name); }};
+}
+
 /// The name that each canonical name has in the files.
 using NameMap = std::map<std::string, std::string>;
 
 Result<NameMap> map_names(const Family& family, const Json& config, const std::vector<WeightSpec>& specs,
                           const WeightFiles& files) {
   NameMap names;
+  const QuantizedFiles quantized = quantized_files(files);
   for (const std::string& name : files.names()) {
+    if (quantized.belongs_to_one(name)) continue;
     const std::string canonical = family.canonical_name(name, config);
     if (canonical.empty()) continue;
     const auto [other, is_new] = names.emplace(canonical, name);
@@ -115,6 +123,37 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
   return parameter;
 }
 
+/// A weight that the files hold quantised; nothing where they do not.
+Result<std::optional<Parameter>> load_quantized(const WeightSpec& spec, const NameMap& names,
+                                                const WeightFiles& files, c10::Device device) {
+  std::vector<std::string> file_names;
+  bool any = false;
+  for (const std::string& name : spec.names) {
+    const auto found = names.find(name);
+    file_names.push_back(found == names.end() ? name : found->second);
+    any |= quantized_files(files).holds(file_names.back());
+  }
+  if (!any) return std::optional<Parameter>();
+  Result<Parameter> weight = read_quantized_weight(spec, file_names, quantized_files(files), device);
+  if (!weight) return Error{files.file_of(file_names.front()).string() + ": " + weight.error().message};
+  return std::optional(std::move(*weight));
+}
+
+Result<Parameter> load(const WeightSpec& spec, const NameMap& names, const WeightFiles& files,
+                       const Pretrained& model, const std::optional<BaseQuantization>& quantization) {
+  Result<std::optional<Parameter>> quantized = load_quantized(spec, names, files, model.device);
+  if (!quantized) return quantized.error();
+  if (*quantized) {
+    if (quantization) return Error{model.folder.string() + ": the model is quantised already"};
+    return std::move(**quantized);
+  }
+  const bool quantizes = quantization && spec.quantizable;
+  Result<Parameter> weight =
+      load_weight(spec, names, files, quantizes ? at::kFloat : spec.type_for(model.storage), model.device);
+  if (weight && quantizes && weight->present()) quantize_weight(*weight, *quantization);
+  return weight;
+}
+
 }  // namespace
 
 const Parameter* Pretrained::find(std::string_view name) const {
@@ -125,10 +164,13 @@ const Parameter* Pretrained::find(std::string_view name) const {
 }
 
 Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem::path& folder,
-                                                          at::ScalarType storage, c10::Device device) try {
+                                                          at::ScalarType storage, c10::Device device,
+                                                          const std::optional<BaseQuantization>& quantization) try {
   keep_freed_memory();
-  const std::filesystem::path config_file = folder / "config.json";
-  Result<Json> config = read_config(config_file);
+  Result<WeightFiles> files = WeightFiles::open(folder);
+  if (!files) return Error{files.error()};
+  const std::filesystem::path config_file = files->gguf() ? folder : folder / "config.json";
+  Result<Json> config = files->gguf() ? Result(files->gguf()->config()) : read_config(config_file);
   if (!config) return Error{config.error()};
   const Json model_type = config->value("model_type", Json());
   if (!model_type.is_string()) {
@@ -143,8 +185,6 @@ Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem:
   }
   Result<std::vector<WeightSpec>> specs = family->weights(*config);
   if (!specs) return Error{config_file.string() + ": " + specs.error().message};
-  Result<WeightFiles> files = WeightFiles::open(folder);
-  if (!files) return Error{files.error()};
   const Result<NameMap> names = map_names(*family, *config, *specs, *files);
   if (!names) return Error{names.error()};
 
@@ -155,7 +195,7 @@ Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem:
   model->storage = storage;
   model->device = device;
   for (const WeightSpec& spec : *specs) {
-    Result<Parameter> weight = load_weight(spec, *names, *files, spec.type_for(storage), device);
+    Result<Parameter> weight = load(spec, *names, *files, *model, quantization);
     if (!weight) return Error{weight.error()};
     model->weights.push_back(std::move(*weight));
   }

@@ -14,12 +14,13 @@
 #include "jobs/json.h"
 #include "jobs/result.h"
 #include "jobs/settings.h"
+#include "worker/models/base_quantization.h"
 #include "worker/models/model.h"
 #include "worker/models/weight_spec.h"
 
 namespace finesweep::worker {
 
-/// A model as it stands in a Hugging Face directory: config and weights, checked against each other. Immutable and
+/// A model as it stands in a Hugging Face directory or a GGUF file: config and weights, checked against each other. Immutable and
 /// shared by the models made from it, so one copy serves job after job.
 struct Pretrained {
   std::filesystem::path folder;
@@ -37,13 +38,16 @@ struct Pretrained {
   const Parameter* find(std::string_view name) const;
 };
 
-/// Reads config.json and the safetensors files. `storage` is fp32, or bf16 or fp16 where the backbone stays frozen.
+/// Reads config.json and the safetensors files, or a GGUF file. `storage` is fp32, or bf16 or fp16 where the backbone stays frozen.
+/// With `quantization` each quantizable weight is quantised from fp32 as soon as it is read (see quantized_base.h);
+/// without it a weight that stands in the files in bitsandbytes' layout stays as it is.
 ///
 /// The Error names the file and the tensor or key: a family that is not there yet, a setting that is not supported,
 /// a missing, unknown or ill-shaped tensor.
 Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem::path& folder,
                                                           at::ScalarType storage = at::kFloat,
-                                                          c10::Device device = c10::Device(c10::kCPU));
+                                                          c10::Device device = c10::Device(c10::kCPU),
+                                                          const std::optional<BaseQuantization>& quantization = {});
 
 enum class ModelHead { classification, language_model };
 

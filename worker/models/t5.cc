@@ -113,6 +113,7 @@ std::vector<LinearModule*> T5Model::linear_modules() {
       modules.insert(modules.end(), {&block.up, &block.down});
     }
   }
+  modules.push_back(&head_);
   return modules;
 }
 

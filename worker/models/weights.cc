@@ -90,6 +90,7 @@ void ModelWeights::drop(std::string_view name) {
 void ModelWeights::adopt(const ModelOptions& options, const std::function<bool(std::string_view name)>& is_unused) {
   for (std::size_t i = 0; i < weights_.size(); ++i) {
     Parameter& weight = weights_[i];
+    weight.dequantized_type = kinds_[i].type;
     if (!weight.value.defined()) continue;  // absent, or quantised
     const bool unused = !kinds_[i].head && is_unused && is_unused(weight.parts.front().name);
     const at::ScalarType type = kinds_[i].type;

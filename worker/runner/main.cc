@@ -1,8 +1,9 @@
 // finesweep-runner: the child of a worker that holds libtorch (and CUDA, NCCL) and runs jobs, one at a time.
 //
-//   finesweep-runner --parent PID --socket FD --device cpu|cuda:0 serves its worker over a
-//   socketpair finesweep-runner --describe DEVICE                                            prints the device as
-//   JSON, for doctor
+//   finesweep-runner --parent PID --socket FD --device cpu|cuda:0   serves its worker over a socketpair
+//   finesweep-runner --answer PID --device cpu|cuda:0               answers one request of a command of finesweep
+//                                                                   (jobs/runner_request.h), then ends
+//   finesweep-runner --describe DEVICE                              prints the device as JSON, for doctor
 //
 // The main thread computes; a second thread owns the socket. When the worker ends, so does the runner: by the
 // kernel's death signal, and because the socket closes.
@@ -26,6 +27,7 @@
 #include <cstring>
 #include <deque>
 #include <iostream>
+#include <iterator>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -33,6 +35,8 @@
 
 #include "jobs/lifeline.h"
 #include "jobs/messages.h"
+#include "jobs/runner_request.h"
+#include "worker/answer.h"
 #include "worker/executor.h"
 
 namespace finesweep::worker {
@@ -191,6 +195,39 @@ Status load_cuda() {
   }
 }
 
+/// What libraries print goes to standard error: standard output is for the answer.
+int take_standard_output() {
+  const int fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+  dup2(STDERR_FILENO, STDOUT_FILENO);
+  return fd;
+}
+
+int answer_one(const std::string& device) {
+  const int out = take_standard_output();
+  const auto send = [out](const Json& line) {
+    const std::string text = line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+    for (std::size_t sent = 0; sent < text.size();) {
+      const ssize_t n = write(out, text.data() + sent, text.size() - sent);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) _exit(0);  // nobody listens
+      sent += static_cast<std::size_t>(n);
+    }
+  };
+  const auto fail = [&](const Error& error) {
+    send({{"end", {{"exit_code", 4}, {"error", error.message}}}});
+    return 4;
+  };
+  const std::string text((std::istreambuf_iterator<char>(std::cin)), {});
+  const auto json = parse_json(text, "the request");
+  if (!json) return fail(json.error());
+  const auto request = parse_request(*json);
+  if (!request) return fail(request.error());
+  if (device != "cpu")
+    if (const Status cuda = load_cuda(); !cuda) return fail(cuda.error());
+  answer(*request, device, send);
+  return 0;
+}
+
 }  // namespace
 }  // namespace finesweep::worker
 
@@ -198,7 +235,7 @@ int main(int argc, char** argv) {
   using namespace finesweep;
   std::string device = "cpu";
   int parent = 0, socket = -1;
-  bool describe = false;
+  bool describe = false, answers = false;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string key = argv[i], value = argv[i + 1];
     if (key == "--parent")
@@ -207,6 +244,8 @@ int main(int argc, char** argv) {
       socket = std::stoi(value);
     else if (key == "--device")
       device = value;
+    else if (key == "--answer")
+      parent = std::stoi(value), answers = true;
     else if (key == "--describe")
       device = value, describe = true;
     else
@@ -220,6 +259,10 @@ int main(int argc, char** argv) {
       }
     std::cout << worker::describe_device(device).dump() << std::endl;
     return 0;
+  }
+  if (answers) {
+    end_with_parent(parent);
+    return worker::answer_one(device);
   }
   if (socket < 0) {
     std::cerr << "finesweep-runner is started by finesweep's workers; to run a sweep: finesweep run SWEEP.yaml\n";

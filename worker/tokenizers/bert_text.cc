@@ -56,18 +56,6 @@ std::u32string one(char32_t c) {
   return std::u32string(1, c);
 }
 
-/// Each code point alone, without the context of a final sigma. What Unicode 16 and 17 added is spelt out, so that
-/// an older ICU gives the same.
-std::u32string lower(char32_t c) {
-  if (c == 0x130) return U"i\u0307";
-  if (c == 0x1C89 || c == 0xA7CC || c == 0xA7CE || c == 0xA7D2 || c == 0xA7D4 || c == 0xA7DA) return one(c + 1);
-  if (c == 0xA7CB) return one(0x264);
-  if (c == 0xA7DC) return one(0x19B);
-  if (c >= 0x10D50 && c <= 0x10D65) return one(c + 0x20);
-  if (c >= 0x16EA0 && c <= 0x16EB8) return one(c + 0x1B);
-  return one(static_cast<char32_t>(u_tolower(static_cast<UChar32>(c))));
-}
-
 std::u32string decomposition(char32_t c) {
   if (age(c) > decompositions_version) return one(c);
   UErrorCode error = U_ZERO_ERROR;
@@ -105,12 +93,12 @@ BertText::Properties BertText::look_up(char32_t c) {
   found.flags = known;
   const bool becomes_space = c == '\t' || c == '\n' || c == '\r';
   if (c == 0 || c == 0xFFFD || (!becomes_space && is_other(c))) found.flags |= dropped;
-  if (u_hasBinaryProperty(static_cast<UChar32>(c), UCHAR_WHITE_SPACE)) found.flags |= space;
+  if (is_white_space(c)) found.flags |= space;
   if (is_ideograph(c)) found.flags |= ideograph;
   if (is_punctuation(c)) found.flags |= punctuation;
   if (category(c) == U_NON_SPACING_MARK) found.flags |= nonspacing;
   if (age(c) <= decompositions_version) found.combining_class = u_getCombiningClass(static_cast<UChar32>(c));
-  Mapping mapping{decomposition(c), lower(c)};
+  Mapping mapping{decomposition(c), lower_case(c)};
   if (mapping.decomposition != one(c)) found.flags |= decomposes;
   if (mapping.lower != one(c)) found.flags |= lowers;
   if (found.flags & (decomposes | lowers)) {
@@ -119,12 +107,6 @@ BertText::Properties BertText::look_up(char32_t c) {
     mappings_.push_back(std::move(mapping));
   }
   return found;
-}
-
-bool BertText::is_word_character(char32_t c) {
-  const auto point = static_cast<UChar32>(c);
-  return u_hasBinaryProperty(point, UCHAR_ALPHABETIC) || u_hasBinaryProperty(point, UCHAR_JOIN_CONTROL) ||
-         (U_GET_GC_MASK(point) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0;
 }
 
 bool BertText::is_ascii(std::string_view text) {
@@ -141,13 +123,6 @@ void BertText::decode(std::string_view text, std::u32string& out) {
     U8_NEXT_OR_FFFD(bytes, i, text.size(), c);
     out += static_cast<char32_t>(c);
   }
-}
-
-void BertText::append_utf8(std::string& text, char32_t c) {
-  char bytes[4];
-  std::size_t count = 0;
-  U8_APPEND_UNSAFE(bytes, count, c);
-  text.append(bytes, count);
 }
 
 void BertText::decompose(std::u32string& text) {

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "worker/tokenizers/unicode.h"
+
 namespace finesweep::worker {
 
 /// The `BertNormalizer` of tokenizer.json.
@@ -49,10 +51,6 @@ class BertText {
   }
   std::string normalized(std::string_view text);
 
-  /// White_Space; and what a regular expression's \w matches.
-  bool is_space(char32_t c) { return properties(c).flags & space; }
-  static bool is_word_character(char32_t c);
-
  private:
   enum Flag : std::uint8_t {
     known = 1,
@@ -84,7 +82,6 @@ class BertText {
   void normalize(std::string_view text, std::u32string& out);
   void decompose(std::u32string& text);
   static void decode(std::string_view text, std::u32string& out);
-  static void append_utf8(std::string& text, char32_t c);
   static bool is_ascii(std::string_view text);
 
   template <typename Use>

@@ -60,6 +60,7 @@ Result<Encoding> Tokenizer::encode(std::string_view text, const EncodeOptions& o
 
 Result<Encoding> Tokenizer::encode_pair(std::string_view first, std::string_view second,
                                         const EncodeOptions& options) {
+  if (second.empty()) return encode(first, options);
   const auto second_ids = ids_of(second);
   return wrap(ids_of(first), &second_ids, options);
 }

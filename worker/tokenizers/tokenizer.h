@@ -78,6 +78,7 @@ class Tokenizer {
 
   /// The Error says which length leaves no room, or which text is too short to be cut.
   Result<Encoding> encode(std::string_view text, const EncodeOptions& options = {});
+  /// An empty second text counts as none, as where the transformers package is given one pair.
   Result<Encoding> encode_pair(std::string_view first, std::string_view second, const EncodeOptions& options = {});
   /// The same for texts that were turned into ids before. `second` null: one text.
   Result<Encoding> wrap(std::span<const TokenId> first, const std::vector<TokenId>* second,
@@ -98,8 +99,9 @@ class Tokenizer {
   TokenizerTraits traits_;
 };
 
-/// From a Hugging Face directory: tokenizer.json where there is one, else vocab.txt (WordPiece), each with what
-/// tokenizer_config.json adds. The Error names the file and what is missing or not supported.
+/// From a Hugging Face directory: tokenizer.json where there is one (WordPiece, BPE, Unigram), else vocab.json with
+/// merges.txt (byte-level BPE), spiece.model (T5) or vocab.txt (WordPiece), each with what tokenizer_config.json
+/// adds. The Error names the file and what is missing, damaged or not supported.
 Result<std::unique_ptr<Tokenizer>> load_tokenizer(const std::filesystem::path& directory);
 
 }  // namespace finesweep::worker

@@ -35,37 +35,6 @@ void clean_up(std::string& text) {
 
 }  // namespace
 
-void WordPieceTokenizer::Trie::reserve(std::size_t bytes) {
-  std::size_t size = 64;
-  while (size < 2 * bytes) size *= 2;
-  slots_.assign(size, {});
-}
-
-std::size_t WordPieceTokenizer::Trie::slot_of(std::uint64_t key) const {
-  const std::size_t mask = slots_.size() - 1;
-  std::size_t slot = ((key * 0x9E3779B97F4A7C15u) >> 32) & mask;
-  while (slots_[slot].key != 0 && slots_[slot].key != key) slot = (slot + 1) & mask;
-  return slot;
-}
-
-std::uint32_t WordPieceTokenizer::Trie::child(std::uint32_t node, unsigned char byte) const {
-  return slots_[slot_of(std::uint64_t{node} << 8 | byte)].node;
-}
-
-void WordPieceTokenizer::Trie::insert(std::string_view text, TokenId id) {
-  std::uint32_t node = root;
-  for (const char c : text) {
-    const std::uint64_t key = std::uint64_t{node} << 8 | static_cast<unsigned char>(c);
-    Slot& slot = slots_[slot_of(key)];
-    if (slot.key == 0) {
-      slot = {key, static_cast<std::uint32_t>(ids_.size())};
-      ids_.push_back(-1);
-    }
-    node = slot.node;
-  }
-  ids_[node] = id;
-}
-
 Result<std::unique_ptr<WordPieceTokenizer>> WordPieceTokenizer::make(const WordPieceModel& model,
                                                                      TokenizerTraits traits) {
   bool has_unknown = false;
@@ -103,7 +72,7 @@ WordPieceTokenizer::WordPieceTokenizer(const WordPieceModel& model, TokenizerTra
     id_by_token_[token] = id;
   }
   unknown_ = id_by_token_[model.unknown_token];
-  continuation_ = Trie::root;
+  continuation_ = ByteTrie::root;
   for (const char c : model.continuing_prefix) {
     continuation_ = continuation_ == 0 ? 0 : trie_.child(continuation_, static_cast<unsigned char>(c));
   }
@@ -120,7 +89,7 @@ void WordPieceTokenizer::append_word(std::string_view word, std::size_t characte
                                      std::vector<TokenId>& ids) const {
   if (characters > max_word_characters_) return ids.push_back(unknown_);
   const std::size_t before = ids.size();
-  std::uint32_t start = Trie::root;
+  std::uint32_t start = ByteTrie::root;
   for (std::size_t position = 0; position < word.size(); start = continuation_) {
     TokenId best = -1;
     std::size_t best_end = position;

@@ -10,6 +10,7 @@
 
 #include "worker/tokenizers/added_tokens.h"
 #include "worker/tokenizers/bert_text.h"
+#include "worker/tokenizers/byte_trie.h"
 #include "worker/tokenizers/tokenizer.h"
 
 namespace finesweep::worker {
@@ -41,26 +42,6 @@ class WordPieceTokenizer : public Tokenizer {
   std::int64_t vocabulary_size() const override { return static_cast<std::int64_t>(tokens_.size()); }
 
  private:
-  /// The vocabulary as a trie over bytes; children stand in one open-addressing table keyed by (node, byte).
-  class Trie {
-   public:
-    void reserve(std::size_t bytes);
-    void insert(std::string_view text, TokenId id);
-    /// The node reached from `node` over `byte`; 0: none.
-    std::uint32_t child(std::uint32_t node, unsigned char byte) const;
-    TokenId id_at(std::uint32_t node) const { return ids_[node]; }
-    static constexpr std::uint32_t root = 1;
-
-   private:
-    struct Slot {
-      std::uint64_t key = 0;
-      std::uint32_t node = 0;
-    };
-    std::size_t slot_of(std::uint64_t key) const;
-    std::vector<Slot> slots_;
-    std::vector<TokenId> ids_{-1, -1};
-  };
-
   struct Token {
     std::string text;
     bool exists = false, special = false;
@@ -79,7 +60,7 @@ class WordPieceTokenizer : public Tokenizer {
   void append_chunk(std::string_view chunk, std::vector<TokenId>& ids);
   void append_word(std::string_view word, std::size_t characters, std::vector<TokenId>& ids) const;
 
-  Trie trie_;
+  ByteTrie trie_;
   std::uint32_t continuation_ = 0;  // where the trie stands after the prefix
   TokenId unknown_ = 0;
   std::size_t max_word_characters_ = 100;

@@ -90,8 +90,9 @@ double AdamW::grad_norm() const {
   return std::sqrt(total);
 }
 
-void AdamW::update(double learning_rate, std::int64_t step, double grad_norm) {
-  const double clip = options_.max_grad_norm > 0 ? std::min(1.0, options_.max_grad_norm / (grad_norm + 1e-6)) : 1.0;
+void AdamW::update(double learning_rate, std::int64_t step, double grad_norm, double unscale) {
+  const double clip =
+      unscale * (options_.max_grad_norm > 0 ? std::min(1.0, options_.max_grad_norm / (grad_norm + 1e-6)) : 1.0);
   const double exponent = static_cast<double>(step);
   cpu::AdamWStep numbers;
   numbers.gradient_scale = static_cast<float>(clip);

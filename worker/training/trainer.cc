@@ -1,6 +1,7 @@
 #include "worker/training/trainer.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
 #include <algorithm>
@@ -13,9 +14,14 @@ namespace {
 constexpr const char* kFirstMoment = "optimizer.first_moment.";
 constexpr const char* kSecondMoment = "optimizer.second_moment.";
 constexpr const char* kStep = "optimizer.step";
+constexpr const char* kLossScale = "optimizer.loss_scale";
 
 AdamWOptions optimizer_options(const TrainingSettings& settings) {
   return {settings.beta1, settings.beta2, settings.epsilon, settings.weight_decay, settings.max_grad_norm};
+}
+
+bool is_scaled(const TrainingSettings& settings) {
+  return settings.precision == Precision::fp16;
 }
 
 }  // namespace
@@ -38,36 +44,57 @@ Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const Trainin
       optimizer_(std::move(parameters), optimizer_options(settings)),
       warmup_(settings.warmup.steps(total_steps)),
       total_steps_(total_steps),
-      seed_(seed) {}
+      seed_(seed) {
+  if (is_scaled(settings_)) loss_scale_.scale = LossScale::first;
+}
+
+double Trainer::accumulate(const std::vector<Batch>& batches, double loss_scale) {
+  std::int64_t counted = 0;
+  for (const Batch& batch : batches) counted += model_.counted(batch);
+  const double denominator = static_cast<double>(std::max<std::int64_t>(counted, 1)) / loss_scale;
+  Pass pass;
+  pass.dropout = {true, seed_, steps_done_};
+  pass.recompute_layers = settings_.gradient_checkpointing;
+  double sum = 0;
+  for (const Batch& batch : batches) {
+    Tape tape;
+    pass.tape = &tape;
+    const Var loss = model_.loss(batch, pass, denominator);
+    backward(tape, loss);
+    sum += loss.value.item<double>();
+    pass.first_row += batch.input_ids.size(0);
+  }
+  return sum / loss_scale;
+}
+
+void Trainer::zero_grads() {
+  for (Parameter* parameter : parameters_) parameter->zero_grad();
+}
 
 Result<StepReport> Trainer::step(const std::vector<Batch>& batches) {
-  std::int64_t rows = 0;
   for (const Batch& batch : batches) {
     if (Status fits = model_.check(batch); !fits) return Error{fits.error()};
-    rows += batch.input_ids.size(0);
   }
   const at::NoGradGuard no_graph;  // the tape stands in for libtorch's
   StepReport report;
   report.learning_rate =
       learning_rate_at(settings_.schedule, settings_.learning_rate, steps_done_, warmup_, total_steps_);
-  Pass pass;
-  pass.dropout = {true, seed_, steps_done_};
-  pass.recompute_layers = settings_.gradient_checkpointing;
-  for (const Batch& batch : batches) {
-    Tape tape;
-    pass.tape = &tape;
-    const Var loss = model_.loss(batch, pass, static_cast<double>(rows));
-    backward(tape, loss);
-    report.loss += loss.value.item<double>();
-    pass.first_row += batch.input_ids.size(0);
+  while (true) {
+    report.loss = accumulate(batches, loss_scale_.scale);
+    report.grad_norm = optimizer_.grad_norm() / loss_scale_.scale;
+    report.finite = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
+    const bool only_scaled = !report.finite && std::isfinite(report.loss) && loss_scale_.can_shrink();
+    if (!only_scaled) break;
+    loss_scale_.overflowed();
+    ++report.overflows;
+    zero_grads();
   }
-  report.grad_norm = optimizer_.grad_norm();
-  report.finite = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
   if (report.finite) {
-    optimizer_.update(report.learning_rate, steps_done_ + 1, report.grad_norm);
+    optimizer_.update(report.learning_rate, steps_done_ + 1, report.grad_norm, 1 / loss_scale_.scale);
     ++steps_done_;
+    if (is_scaled(settings_)) loss_scale_.stepped();
   }
-  for (Parameter* parameter : parameters_) parameter->zero_grad();
+  zero_grads();
   return report;
 }
 
@@ -84,6 +111,12 @@ std::vector<std::pair<std::string, at::Tensor>> Trainer::state() const {
     }
   }
   tensors.emplace_back(kStep, at::full({1}, steps_done_, at::kLong));
+  if (is_scaled(settings_)) {
+    at::Tensor scale = at::empty({2}, at::kDouble);
+    scale.mutable_data_ptr<double>()[0] = loss_scale_.scale;
+    scale.mutable_data_ptr<double>()[1] = static_cast<double>(loss_scale_.steady_steps);
+    tensors.emplace_back(kLossScale, std::move(scale));
+  }
   return tensors;
 }
 
@@ -97,14 +130,17 @@ Status Trainer::restore(const std::map<std::string, at::Tensor>& state) {
     }
   }
   for (const auto& [name, tensor] : mine) {
-    if (name != kStep) tensor.copy_(state.at(name));
+    if (name != kStep && name != kLossScale) tensor.copy_(state.at(name));
   }
   steps_done_ = state.at(kStep).item<std::int64_t>();
-  optimizer_.moments_changed();
-  for (Parameter* parameter : parameters_) {
-    parameter->refresh_value();
-    parameter->zero_grad();
+  if (is_scaled(settings_)) {
+    const at::Tensor scale = state.at(kLossScale).contiguous();
+    loss_scale_.scale = scale.const_data_ptr<double>()[0];
+    loss_scale_.steady_steps = static_cast<std::int64_t>(scale.const_data_ptr<double>()[1]);
   }
+  optimizer_.moments_changed();
+  for (Parameter* parameter : parameters_) parameter->refresh_value();
+  zero_grads();
   return {};
 }
 

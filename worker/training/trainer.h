@@ -12,6 +12,7 @@
 #include "worker/data/batch.h"
 #include "worker/models/model.h"
 #include "worker/training/adamw.h"
+#include "worker/training/loss_scale.h"
 
 namespace finesweep::worker {
 
@@ -20,17 +21,23 @@ namespace finesweep::worker {
 double learning_rate_at(Schedule schedule, double peak, std::int64_t step, std::int64_t warmup, std::int64_t total);
 
 struct StepReport {
-  /// Mean over the rows of the whole accumulated batch, before the step.
+  /// Mean over what counts (rows, tokens) in the whole accumulated batch, before the step; 0 where nothing does.
   double loss = 0;
   double learning_rate = 0;
   /// Of all trained parameters together, before clipping.
   double grad_norm = 0;
   /// False: loss or gradient norm is not a finite number. Then nothing was updated and the step does not count.
   bool finite = true;
+  /// fp16: how often the step was done again with half the loss scale, because a scaled gradient had overflowed.
+  int overflows = 0;
 };
 
 /// Trains the trained parameters of a model: AdamW with decoupled weight decay (https://arxiv.org/abs/1711.05101),
 /// as PyTorch computes it, with a schedule, clipping and accumulation.
+///
+/// In fp16 the loss is scaled. Where PyTorch's GradScaler drops a step whose gradients overflow, the step is done
+/// again here with half the scale: no rows are lost, and the schedule and the number of steps stay those of the other
+/// precisions. Only what overflows without any scale has diverged.
 ///
 /// Model (and adapter) must outlive it. What one step does follows from the weights, the state, the batches and the
 /// seed alone: on one CPU, with the same number of threads, bit for bit.
@@ -48,14 +55,18 @@ class Trainer {
   std::int64_t total_steps() const { return total_steps_; }
 
   /// The training state: for every trained tensor its fp32 weights under its own name, its moments under
-  /// "optimizer.first_moment.<name>" and "optimizer.second_moment.<name>", and "optimizer.step" (int64 [1]).
-  /// Tensors alias the live ones: write them before the next step.
+  /// "optimizer.first_moment.<name>" and "optimizer.second_moment.<name>", and "optimizer.step" (int64 [1]); in
+  /// fp16 "optimizer.loss_scale" too (fp64 [2]: scale, steps since it changed). Tensors alias the live ones: write them before the next step.
   std::vector<std::pair<std::string, at::Tensor>> state() const;
   /// Continues from a state of the same model, method and optimiser. The Error names the tensor that is missing or
   /// has another shape; then nothing was changed.
   Status restore(const std::map<std::string, at::Tensor>& state);
 
  private:
+  /// Adds up the gradients of `loss_scale` × the mean loss; returns the mean loss.
+  double accumulate(const std::vector<Batch>& batches, double loss_scale);
+  void zero_grads();
+
   Model& model_;
   TrainingSettings settings_;
   std::vector<Parameter*> parameters_;
@@ -64,6 +75,7 @@ class Trainer {
   std::int64_t total_steps_ = 0;
   std::int64_t steps_done_ = 0;
   std::uint64_t seed_ = 0;
+  LossScale loss_scale_;  // stays 1 but in fp16
 };
 
 }  // namespace finesweep::worker

@@ -14,96 +14,102 @@ constexpr float kInvSqrtTwoPi = 0.39894228040143268f;
 constexpr float kSqrtTwoOverPi = 0.79788456080286536f;
 constexpr float kCubic = 0.044715f;
 
-template <ActivationKind kind>
-FINESWEEP_INLINE Floats value_at(Floats z) {
+template <ActivationKind kind, typename F>
+FINESWEEP_INLINE F value_at(F z) {
   if constexpr (kind == ActivationKind::gelu) return 0.5f * z * (1.0f + error_function(z * kSqrtHalf));
   if constexpr (kind == ActivationKind::gelu_tanh) {
     return 0.5f * z * (1.0f + hyperbolic_tangent(kSqrtTwoOverPi * (z + kCubic * z * z * z)));
   }
-  if constexpr (kind == ActivationKind::relu) return max(Floats{}, z);
+  if constexpr (kind == ActivationKind::relu) return max(F{}, z);
   if constexpr (kind == ActivationKind::tanh) return hyperbolic_tangent(z);
   if constexpr (kind == ActivationKind::silu) return z / (1.0f + exponential(-z));
 }
 
-template <ActivationKind kind>
-FINESWEEP_INLINE Floats slope_at(Floats z) {
+template <ActivationKind kind, typename F>
+FINESWEEP_INLINE F slope_at(F z) {
   if constexpr (kind == ActivationKind::gelu) {
     return 0.5f * (1.0f + error_function(z * kSqrtHalf)) + z * kInvSqrtTwoPi * exponential(-0.5f * z * z);
   }
   if constexpr (kind == ActivationKind::gelu_tanh) {
-    const Floats t = hyperbolic_tangent(kSqrtTwoOverPi * (z + kCubic * z * z * z));
+    const F t = hyperbolic_tangent(kSqrtTwoOverPi * (z + kCubic * z * z * z));
     return 0.5f * (1.0f + t) + 0.5f * z * (1.0f - t * t) * kSqrtTwoOverPi * (1.0f + 3.0f * kCubic * z * z);
   }
-  if constexpr (kind == ActivationKind::relu) return if_less(Floats{}, z, splat(1.0f), Floats{});
+  if constexpr (kind == ActivationKind::relu) return if_less(F{}, z, splat<F>(1.0f), F{});
   if constexpr (kind == ActivationKind::tanh) {
-    const Floats t = hyperbolic_tangent(z);
+    const F t = hyperbolic_tangent(z);
     return 1.0f - t * t;
   }
   if constexpr (kind == ActivationKind::silu) {
-    const Floats s = 1.0f / (1.0f + exponential(-z));
+    const F s = 1.0f / (1.0f + exponential(-z));
     return s * (1.0f + z * (1.0f - s));
   }
 }
 
-template <ActivationKind kind, typename T>
-FINESWEEP_INLINE void forward_range(const T* z, T* out, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; i += kLanes)
-    store(out + i, value_at<kind>(load(z + i, count - i)), count - i);
-}
-
-template <ActivationKind kind, typename T>
-FINESWEEP_INLINE void backward_range(const T* z, const T* gradient, T* out, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; i += kLanes) {
-    store(out + i, load(gradient + i, count - i) * slope_at<kind>(load(z + i, count - i)), count - i);
+/// Calls work.operator()<kind>().
+template <typename Work>
+FINESWEEP_INLINE void with_kind(ActivationKind kind, const Work& work) {
+  switch (kind) {
+    case ActivationKind::gelu:
+      return work.template operator()<ActivationKind::gelu>();
+    case ActivationKind::gelu_tanh:
+      return work.template operator()<ActivationKind::gelu_tanh>();
+    case ActivationKind::relu:
+      return work.template operator()<ActivationKind::relu>();
+    case ActivationKind::tanh:
+      return work.template operator()<ActivationKind::tanh>();
+    case ActivationKind::silu:
+      return work.template operator()<ActivationKind::silu>();
   }
 }
 
 template <typename T>
-FINESWEEP_INLINE void forward_any(ActivationKind kind, const T* z, T* out, std::int64_t count) {
-  switch (kind) {
-    case ActivationKind::gelu:
-      return forward_range<ActivationKind::gelu>(z, out, count);
-    case ActivationKind::gelu_tanh:
-      return forward_range<ActivationKind::gelu_tanh>(z, out, count);
-    case ActivationKind::relu:
-      return forward_range<ActivationKind::relu>(z, out, count);
-    case ActivationKind::tanh:
-      return forward_range<ActivationKind::tanh>(z, out, count);
-    case ActivationKind::silu:
-      return forward_range<ActivationKind::silu>(z, out, count);
-  }
+void forward_range(ActivationKind kind, const T* z, T* out, std::int64_t count) {
+  with_kind(kind, [&]<ActivationKind k>() {
+    with_widest_vectors([&]<typename F>() {
+      for (std::int64_t i = 0; i < count; i += kLanes<F>) {
+        store<F>(out + i, value_at<k, F>(load<F>(z + i, count - i)), count - i);
+      }
+    });
+  });
 }
 
 template <typename T>
-FINESWEEP_INLINE void backward_any(ActivationKind kind, const T* z, const T* gradient, T* out, std::int64_t count) {
-  switch (kind) {
-    case ActivationKind::gelu:
-      return backward_range<ActivationKind::gelu>(z, gradient, out, count);
-    case ActivationKind::gelu_tanh:
-      return backward_range<ActivationKind::gelu_tanh>(z, gradient, out, count);
-    case ActivationKind::relu:
-      return backward_range<ActivationKind::relu>(z, gradient, out, count);
-    case ActivationKind::tanh:
-      return backward_range<ActivationKind::tanh>(z, gradient, out, count);
-    case ActivationKind::silu:
-      return backward_range<ActivationKind::silu>(z, gradient, out, count);
-  }
+void backward_range(ActivationKind kind, const T* z, const T* gradient, T* out, std::int64_t count) {
+  with_kind(kind, [&]<ActivationKind k>() {
+    with_widest_vectors([&]<typename F>() {
+      for (std::int64_t i = 0; i < count; i += kLanes<F>) {
+        const F slope = slope_at<k, F>(load<F>(z + i, count - i));
+        store<F>(out + i, load<F>(gradient + i, count - i) * slope, count - i);
+      }
+    });
+  });
 }
 
-FINESWEEP_CLONES void forward_f32(ActivationKind kind, const float* z, float* out, std::int64_t count) {
-  forward_any(kind, z, out, count);
+/// One token of gated: out = value(gate) · up.
+template <typename T>
+void gate_token(ActivationKind kind, const T* z, T* out, std::int64_t inner) {
+  with_kind(kind, [&]<ActivationKind k>() {
+    with_widest_vectors([&]<typename F>() {
+      for (std::int64_t i = 0; i < inner; i += kLanes<F>) {
+        const std::int64_t n = inner - i;
+        store<F>(out + i, value_at<k, F>(load<F>(z + i, n)) * load<F>(z + inner + i, n), n);
+      }
+    });
+  });
 }
-FINESWEEP_CLONES void forward_bf16(ActivationKind kind, const c10::BFloat16* z, c10::BFloat16* out,
-                                   std::int64_t count) {
-  forward_any(kind, z, out, count);
-}
-FINESWEEP_CLONES void backward_f32(ActivationKind kind, const float* z, const float* gradient, float* out,
-                                   std::int64_t count) {
-  backward_any(kind, z, gradient, out, count);
-}
-FINESWEEP_CLONES void backward_bf16(ActivationKind kind, const c10::BFloat16* z, const c10::BFloat16* gradient,
-                                    c10::BFloat16* out, std::int64_t count) {
-  backward_any(kind, z, gradient, out, count);
+
+template <typename T>
+void gate_token_backward(ActivationKind kind, const T* z, const T* gradient, T* dz, std::int64_t inner) {
+  with_kind(kind, [&]<ActivationKind k>() {
+    with_widest_vectors([&]<typename F>() {
+      for (std::int64_t i = 0; i < inner; i += kLanes<F>) {
+        const std::int64_t n = inner - i;
+        const F gate = load<F>(z + i, n), up = load<F>(z + inner + i, n), g = load<F>(gradient + i, n);
+        store<F>(dz + i, g * up * slope_at<k, F>(gate), n);
+        store<F>(dz + inner + i, g * value_at<k, F>(gate), n);
+      }
+    });
+  });
 }
 
 // A thread's share is a multiple of the vector, so that results do not depend on how the work is cut.
@@ -116,22 +122,40 @@ void over_chunks(std::int64_t count, const Work& work) {
   });
 }
 
+constexpr std::int64_t kTokens = 8;  // of one task
+
 }  // namespace
 
-void activate(ActivationKind kind, const float* z, float* out, std::int64_t count) {
-  over_chunks(count, [=](std::int64_t at, std::int64_t n) { forward_f32(kind, z + at, out + at, n); });
+template <typename T>
+void ActivationKernels<T>::forward(ActivationKind kind, const T* z, T* out, std::int64_t count) {
+  over_chunks(count, [=](std::int64_t at, std::int64_t n) { forward_range(kind, z + at, out + at, n); });
 }
-void activate(ActivationKind kind, const c10::BFloat16* z, c10::BFloat16* out, std::int64_t count) {
-  over_chunks(count, [=](std::int64_t at, std::int64_t n) { forward_bf16(kind, z + at, out + at, n); });
-}
-void activate_backward(ActivationKind kind, const float* z, const float* gradient, float* out, std::int64_t count) {
+
+template <typename T>
+void ActivationKernels<T>::backward(ActivationKind kind, const T* z, const T* gradient, T* out,
+                                    std::int64_t count) {
   over_chunks(count,
-              [=](std::int64_t at, std::int64_t n) { backward_f32(kind, z + at, gradient + at, out + at, n); });
+              [=](std::int64_t at, std::int64_t n) { backward_range(kind, z + at, gradient + at, out + at, n); });
 }
-void activate_backward(ActivationKind kind, const c10::BFloat16* z, const c10::BFloat16* gradient,
-                       c10::BFloat16* out, std::int64_t count) {
-  over_chunks(count,
-              [=](std::int64_t at, std::int64_t n) { backward_bf16(kind, z + at, gradient + at, out + at, n); });
+
+template <typename T>
+void ActivationKernels<T>::gate(ActivationKind kind, const T* z, T* out, std::int64_t tokens, std::int64_t inner) {
+  at::parallel_for(0, tokens, kTokens, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) gate_token(kind, z + 2 * t * inner, out + t * inner, inner);
+  });
 }
+
+template <typename T>
+void ActivationKernels<T>::gate_backward(ActivationKind kind, const T* z, const T* gradient, T* dz,
+                                         std::int64_t tokens, std::int64_t inner) {
+  at::parallel_for(0, tokens, kTokens, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      gate_token_backward(kind, z + 2 * t * inner, gradient + t * inner, dz + 2 * t * inner, inner);
+    }
+  });
+}
+
+template struct ActivationKernels<float>;
+template struct ActivationKernels<c10::BFloat16>;
 
 }  // namespace finesweep::worker::cpu

@@ -27,23 +27,24 @@ struct Mask {
   float scale = 1;
 };
 
-FINESWEEP_INLINE Floats apply(const Mask& mask, std::int64_t i, Floats v) {
-  return mask.bits == nullptr ? v : v * keep(mask.bits + i, mask.threshold, mask.scale);
+template <typename F>
+FINESWEEP_INLINE F apply(const Mask& mask, std::int64_t i, F v) {
+  return mask.bits == nullptr ? v : v * keep<F>(mask.bits + i, mask.threshold, mask.scale);
 }
 
-template <typename T>
+template <typename F, typename T>
 FINESWEEP_INLINE void statistics(const T* x, const NormWeights& weights, std::int64_t width, float& mean,
                                  float& inverse) {
   mean = 0;
   if (weights.centred) {
-    Floats total{};
-    for (std::int64_t i = 0; i < width; i += kLanes) total += load(x + i, width - i);
+    F total{};
+    for (std::int64_t i = 0; i < width; i += kLanes<F>) total += load<F>(x + i, width - i);
     mean = sum(total) / static_cast<float>(width);
   }
-  Floats squares{};
+  F squares{};
   std::int64_t i = 0;
-  for (; i + kLanes <= width; i += kLanes) {
-    const Floats centred = load(x + i) - mean;
+  for (; i + kLanes<F> <= width; i += kLanes<F>) {
+    const F centred = load<F>(x + i) - mean;
     squares += centred * centred;
   }
   float tail = 0;
@@ -51,94 +52,69 @@ FINESWEEP_INLINE void statistics(const T* x, const NormWeights& weights, std::in
   inverse = 1.0f / __builtin_sqrtf((sum(squares) + tail) / static_cast<float>(width) + weights.epsilon);
 }
 
-template <typename T>
+template <typename F, typename T>
 FINESWEEP_INLINE void add_token(const T* x, const T* residual, const Mask& mask, T* y, std::int64_t width) {
-  for (std::int64_t i = 0; i < width; i += kLanes) {
-    store(y + i, load(residual + i, width - i) + apply(mask, i, load(x + i, width - i)), width - i);
+  for (std::int64_t i = 0; i < width; i += kLanes<F>) {
+    store<F>(y + i, load<F>(residual + i, width - i) + apply(mask, i, load<F>(x + i, width - i)), width - i);
   }
 }
 
-template <typename T>
+template <typename F, typename T>
 FINESWEEP_INLINE void forward_token(T* sums, const T* residual, const Mask& before, const NormWeights& weights,
                                     T* y, const Mask& after, std::int64_t width, float& mean, float& inverse) {
-  if (residual != nullptr) add_token(sums, residual, before, sums, width);
-  statistics(sums, weights, width, mean, inverse);
-  for (std::int64_t i = 0; i < width; i += kLanes) {
-    const Floats normed = (load(sums + i, width - i) - mean) * inverse;
-    const Floats bias = weights.bias == nullptr ? Floats{} : load(weights.bias + i, width - i);
-    store(y + i, apply(after, i, normed * load(weights.weight + i, width - i) + bias), width - i);
+  if (residual != nullptr) add_token<F>(sums, residual, before, sums, width);
+  statistics<F>(sums, weights, width, mean, inverse);
+  for (std::int64_t i = 0; i < width; i += kLanes<F>) {
+    const F normed = (load<F>(sums + i, width - i) - mean) * inverse;
+    const F bias = weights.bias == nullptr ? F{} : load<F>(weights.bias + i, width - i);
+    store<F>(y + i, apply(after, i, normed * load<F>(weights.weight + i, width - i) + bias), width - i);
   }
 }
 
-template <typename T>
+template <typename F, typename T>
 FINESWEEP_INLINE void backward_token(const T* x, const T* dy, const Mask& after, const NormWeights& weights,
                                      float mean, float inverse, T* dx, T* masked, const Mask& before,
                                      float* weight_sum, float* bias_sum, std::int64_t width) {
   // dx = inverse · (g − mean(g) − x̂ · mean(g x̂)), g = dy · weight; without mean(g) where x was not centred.
-  Floats sum_g{}, sum_gx{};
-  for (std::int64_t i = 0; i < width; i += kLanes) {
-    const Floats normed = (load(x + i, width - i) - mean) * inverse;
-    const Floats gradient = apply(after, i, load(dy + i, width - i));
-    const Floats g = gradient * load(weights.weight + i, width - i);
+  F sum_g{}, sum_gx{};
+  for (std::int64_t i = 0; i < width; i += kLanes<F>) {
+    const F normed = (load<F>(x + i, width - i) - mean) * inverse;
+    const F gradient = apply(after, i, load<F>(dy + i, width - i));
+    const F g = gradient * load<F>(weights.weight + i, width - i);
     sum_g += g;
     sum_gx += g * normed;
     if (weight_sum != nullptr) {
-      store(weight_sum + i, load(weight_sum + i, width - i) + gradient * normed, width - i);
+      store<F>(weight_sum + i, load<F>(weight_sum + i, width - i) + gradient * normed, width - i);
     }
-    if (bias_sum != nullptr) store(bias_sum + i, load(bias_sum + i, width - i) + gradient, width - i);
+    if (bias_sum != nullptr) store<F>(bias_sum + i, load<F>(bias_sum + i, width - i) + gradient, width - i);
   }
   const float mean_g = weights.centred ? sum(sum_g) / static_cast<float>(width) : 0.0f;
   const float mean_gx = sum(sum_gx) / static_cast<float>(width);
-  for (std::int64_t i = 0; i < width; i += kLanes) {
-    const Floats normed = (load(x + i, width - i) - mean) * inverse;
-    const Floats g = apply(after, i, load(dy + i, width - i)) * load(weights.weight + i, width - i);
-    const Floats result = (g - mean_g - normed * mean_gx) * inverse;
-    store(dx + i, result, width - i);
-    if (masked != nullptr) store(masked + i, apply(before, i, result), width - i);
+  for (std::int64_t i = 0; i < width; i += kLanes<F>) {
+    const F normed = (load<F>(x + i, width - i) - mean) * inverse;
+    const F g = apply(after, i, load<F>(dy + i, width - i)) * load<F>(weights.weight + i, width - i);
+    const F result = (g - mean_g - normed * mean_gx) * inverse;
+    store<F>(dx + i, result, width - i);
+    if (masked != nullptr) store<F>(masked + i, apply(before, i, result), width - i);
   }
 }
 
-template <typename T>
+template <typename F, typename T>
 FINESWEEP_INLINE void mask_token(const T* x, T* y, const Mask& mask, std::int64_t width) {
-  for (std::int64_t i = 0; i < width; i += kLanes) {
-    store(y + i, apply(mask, i, load(x + i, width - i)), width - i);
+  for (std::int64_t i = 0; i < width; i += kLanes<F>) {
+    store<F>(y + i, apply(mask, i, load<F>(x + i, width - i)), width - i);
   }
 }
 
-template <typename T>
+template <typename F, typename T>
 FINESWEEP_INLINE void sum_tokens(const T* x, std::int64_t tokens, std::int64_t width, std::int64_t stride,
                                  float* out) {
   for (std::int64_t t = 0; t < tokens; ++t) {
-    for (std::int64_t i = 0; i < width; i += kLanes) {
-      store(out + i, load(out + i, width - i) + load(x + t * stride + i, width - i), width - i);
+    for (std::int64_t i = 0; i < width; i += kLanes<F>) {
+      store<F>(out + i, load<F>(out + i, width - i) + load<F>(x + t * stride + i, width - i), width - i);
     }
   }
 }
-
-// One clone per storage type.
-#define FINESWEEP_NORM_CLONES(T)                                                                                  \
-  FINESWEEP_CLONES void forward_clone(T* sums, const T* residual, const Mask& before, const NormWeights& weights, \
-                                      T* y, const Mask& after, std::int64_t width, float& mean, float& inverse) { \
-    forward_token(sums, residual, before, weights, y, after, width, mean, inverse);                               \
-  }                                                                                                               \
-  FINESWEEP_CLONES void backward_clone(const T* x, const T* dy, const Mask& after, const NormWeights& weights,    \
-                                       float mean, float inverse, T* dx, T* masked, const Mask& before,           \
-                                       float* weight_sum, float* bias_sum, std::int64_t width) {                  \
-    backward_token(x, dy, after, weights, mean, inverse, dx, masked, before, weight_sum, bias_sum, width);        \
-  }                                                                                                               \
-  FINESWEEP_CLONES void mask_clone(const T* x, T* y, const Mask& mask, std::int64_t width) {                      \
-    mask_token(x, y, mask, width);                                                                                \
-  }                                                                                                               \
-  FINESWEEP_CLONES void add_clone(const T* x, const T* residual, const Mask& mask, T* y, std::int64_t width) {    \
-    add_token(x, residual, mask, y, width);                                                                       \
-  }                                                                                                               \
-  FINESWEEP_CLONES void sum_clone(const T* x, std::int64_t tokens, std::int64_t width, std::int64_t stride,       \
-                                  float* out) {                                                                   \
-    sum_tokens(x, tokens, width, stride, out);                                                                    \
-  }
-FINESWEEP_NORM_CLONES(float)
-FINESWEEP_NORM_CLONES(BFloat16)
-#undef FINESWEEP_NORM_CLONES
 
 /// The masks of one site, token by token in order: a row's stream is made once.
 class Masks {
@@ -193,8 +169,11 @@ void NormKernels<T>::add_norm(T* x, const T* residual, const NormWeights& weight
   over_groups(tokens, [&](std::int64_t first, std::int64_t last) {
     Masks masks(dropout, width);
     for (std::int64_t t = first; t < last; ++t) {
-      forward_clone(x + t * width, residual + t * width, masks.of(t), weights, y + t * width, Mask{}, width,
-                    mean[t], inverse_deviation[t]);
+      const Mask mask = masks.of(t);
+      with_widest_vectors([&]<typename F>() {
+        forward_token<F>(x + t * width, residual + t * width, mask, weights, y + t * width, Mask{}, width, mean[t],
+                         inverse_deviation[t]);
+      });
     }
   });
 }
@@ -206,8 +185,11 @@ void NormKernels<T>::norm_dropout(const T* x, const NormWeights& weights, T* y, 
   over_groups(tokens, [&](std::int64_t first, std::int64_t last) {
     Masks masks(dropout, width);
     for (std::int64_t t = first; t < last; ++t) {
-      forward_clone(const_cast<T*>(x) + t * width, static_cast<const T*>(nullptr), Mask{}, weights, y + t * width,
-                    masks.of(t), width, mean[t], inverse_deviation[t]);
+      const Mask mask = masks.of(t);
+      with_widest_vectors([&]<typename F>() {
+        forward_token<F>(const_cast<T*>(x) + t * width, static_cast<const T*>(nullptr), Mask{}, weights,
+                         y + t * width, mask, width, mean[t], inverse_deviation[t]);
+      });
     }
   });
 }
@@ -223,11 +205,14 @@ void NormKernels<T>::backward(const T* x, const T* dy, const NormWeights& weight
   over_groups(tokens, [&](std::int64_t first, std::int64_t last) {
     Masks before(input_dropout, width), after(output_dropout, width);
     for (std::int64_t t = first; t < last; ++t) {
-      const std::int64_t group = t / kGroup;
-      backward_clone(x + t * width, dy + t * width, after.of(t), weights, mean[t], inverse_deviation[t],
-                     dx + t * width, masked == nullptr ? masked : masked + t * width, before.of(t),
-                     weight_grad != nullptr ? weight_partial.data() + group * width : nullptr,
-                     bias_grad != nullptr ? bias_partial.data() + group * width : nullptr, width);
+      float* weight_sum = weight_grad != nullptr ? weight_partial.data() + t / kGroup * width : nullptr;
+      float* bias_sum = bias_grad != nullptr ? bias_partial.data() + t / kGroup * width : nullptr;
+      const Mask input_mask = before.of(t), output_mask = after.of(t);
+      with_widest_vectors([&]<typename F>() {
+        backward_token<F>(x + t * width, dy + t * width, output_mask, weights, mean[t], inverse_deviation[t],
+                          dx + t * width, masked == nullptr ? masked : masked + t * width, input_mask, weight_sum,
+                          bias_sum, width);
+      });
     }
   });
   if (weight_grad != nullptr) add_partial_sums(weight_partial, groups, width, weight_grad);
@@ -239,7 +224,10 @@ void NormKernels<T>::dropout(const T* x, T* y, std::int64_t tokens, std::int64_t
                              const TokenDropout& dropout) {
   over_groups(tokens, [&](std::int64_t first, std::int64_t last) {
     Masks masks(dropout, width);
-    for (std::int64_t t = first; t < last; ++t) mask_clone(x + t * width, y + t * width, masks.of(t), width);
+    for (std::int64_t t = first; t < last; ++t) {
+      const Mask mask = masks.of(t);
+      with_widest_vectors([&]<typename F>() { mask_token<F>(x + t * width, y + t * width, mask, width); });
+    }
   });
 }
 
@@ -249,7 +237,9 @@ void NormKernels<T>::add(const T* x, const T* residual, T* y, std::int64_t token
   over_groups(tokens, [&](std::int64_t first, std::int64_t last) {
     Masks masks(dropout, width);
     for (std::int64_t t = first; t < last; ++t) {
-      add_clone(x + t * width, residual + t * width, masks.of(t), y + t * width, width);
+      const Mask mask = masks.of(t);
+      with_widest_vectors(
+          [&]<typename F>() { add_token<F>(x + t * width, residual + t * width, mask, y + t * width, width); });
     }
   });
 }
@@ -261,7 +251,10 @@ void NormKernels<T>::column_sums(const T* x, std::int64_t tokens, std::int64_t w
   std::vector<float> partial(groups * width);
   over_groups(tokens, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t t = first; t < last; t += kGroup) {
-      sum_clone(x + t * stride, std::min(kGroup, last - t), width, stride, partial.data() + t / kGroup * width);
+      with_widest_vectors([&]<typename F>() {
+        sum_tokens<F>(x + t * stride, std::min(kGroup, last - t), width, stride,
+                      partial.data() + t / kGroup * width);
+      });
     }
   });
   add_partial_sums(partial, groups, width, out);

@@ -1,0 +1,217 @@
+#include "worker/engine/language_task.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "jobs/settings_table.h"
+#include "worker/data/sequence_dataset.h"
+#include "worker/data/tokenized_cache.h"
+#include "worker/engine/generated_text.h"
+#include "worker/engine/model_files.h"
+#include "worker/metrics/bleu.h"
+#include "worker/metrics/perplexity.h"
+#include "worker/metrics/rouge.h"
+
+namespace finesweep::worker {
+namespace {
+
+/// Compares what was generated with what should have been.
+class TextComparison {
+ public:
+  void add(const Prediction& prediction) {
+    rouge_.add(rouge(prediction.text, prediction.reference));
+    bleu_.add(bleu_counts(prediction.text, {prediction.reference}));
+  }
+  void add_to(Metrics& metrics, const EvaluateSettings& settings) const {
+    const RougeScores mean = rouge_.mean();
+    const std::pair<const char*, double> scores[] = {{"rouge1", mean.rouge1.f},
+                                                     {"rouge2", mean.rouge2.f},
+                                                     {"rougeL", mean.rouge_l.f},
+                                                     {"rougeLsum", mean.rouge_lsum.f},
+                                                     {"bleu", corpus_bleu(bleu_).score}};
+    for (const auto& [name, value] : scores) {
+      if (wants(settings, name)) metrics[name] = value;
+    }
+  }
+
+ private:
+  RougeMean rouge_;
+  BleuCounts bleu_;
+};
+
+/// The real tokens of each row.
+Prompts prompts_of(const Batch& batch) {
+  Prompts prompts(static_cast<std::size_t>(batch.rows()));
+  const std::int64_t length = batch.input_ids.size(1);
+  const std::int64_t* ids = batch.input_ids.const_data_ptr<std::int64_t>();
+  const std::int64_t* mask = batch.attention_mask.const_data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < batch.input_ids.numel(); ++i) {
+    if (mask[i] != 0) prompts[static_cast<std::size_t>(i / length)].push_back(ids[i]);
+  }
+  return prompts;
+}
+
+/// What the rows of all splits have in common.
+struct TextModel {
+  std::unique_ptr<Tokenizer> tokenizer;
+  TextBounds bounds;
+};
+
+class LanguageData final : public TaskData {
+ public:
+  LanguageData(SequenceDataset rows, std::shared_ptr<TextModel> text)
+      : dataset_(std::move(rows)), text_(std::move(text)) {}
+
+  std::int64_t rows() const override { return dataset_.rows(); }
+  std::int64_t tokens_in_row(std::int64_t row) const override { return dataset_.tokens_in_row(row); }
+  Batch batch(std::span<const std::int64_t> rows) const override { return dataset_.batch(rows); }
+
+  std::int64_t evaluation_units(const EvaluateSettings& settings) const override {
+    return batches(settings) * (1 + (generates(settings) ? settings.generation->max_new_tokens : 0));
+  }
+
+  Result<std::optional<Metrics>> evaluate(Model& model, const EvaluationRun& run) const override {
+    if (Status fit = check_settings(run.settings); !fit) return fit.error();
+    const at::NoGradGuard no_graph;
+    const auto loss = take_loss(model, run);
+    if (!loss) return loss.error();
+    if (!*loss) return std::optional<Metrics>();
+    Metrics metrics{{"loss", (*loss)->mean()}};
+    if (Status finite = check_loss(metrics["loss"], run.settings); !finite) return finite.error();
+    if (wants(run.settings, "perplexity")) metrics["perplexity"] = (*loss)->perplexity();
+    if (!generates(run.settings)) return std::optional(std::move(metrics));
+    const auto compared = compare_texts(model, run);
+    if (!compared) return compared.error();
+    if (!*compared) return std::optional<Metrics>();
+    (*compared)->add_to(metrics, run.settings);
+    return std::optional(std::move(metrics));
+  }
+
+ private:
+  std::int64_t batches(const EvaluateSettings& settings) const {
+    return (rows() + settings.batch_size - 1) / settings.batch_size;
+  }
+
+  bool generates(const EvaluateSettings& settings) const {
+    if (!dataset_.can_generate() || !settings.generation) return false;
+    return settings.metrics.empty() ||
+           std::any_of(settings.metrics.begin(), settings.metrics.end(), metric_needs_generation);
+  }
+
+  Status check_settings(const EvaluateSettings& settings) const {
+    if (!dataset_.can_generate()) {
+      return check_metrics(settings, {"loss", "perplexity"},
+                           settings.generation ? "plain text" : "text that is not generated");
+    }
+    return check_metrics(settings, {"loss", "perplexity", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu"},
+                         "a language model");
+  }
+
+  Result<std::optional<TokenLoss>> take_loss(Model& model, const EvaluationRun& run) const {
+    TokenLoss total;
+    std::int64_t units = 0;
+    for (std::int64_t first = 0; first < rows(); first += run.settings.batch_size) {
+      if (!run.go_on(units++)) return std::optional<TokenLoss>();
+      const Batch batch = dataset_.batch(consecutive_rows(first, run.settings.batch_size, rows()));
+      if (auto fits = model.check(batch); !fits) return fits.error();
+      const std::int64_t counted = model.counted(batch);
+      if (counted == 0) continue;
+      const double mean = model.loss(batch, Pass(), static_cast<double>(counted)).value.item<double>();
+      total.add(mean * static_cast<double>(counted), counted);
+    }
+    if (total.tokens == 0) {
+      return Error{"No token of the " + run.settings.split + " split counts in the loss. Raise sequence_length."};
+    }
+    return std::optional(total);
+  }
+
+  Result<std::optional<TextComparison>> compare_texts(Model& model, const EvaluationRun& run) const {
+    LanguageModel* writer = model.language_model();
+    if (writer == nullptr) return Error{"A " + std::string(model.family()) + " model generates no text."};
+    GenerationOptions options = to_options(*run.settings.generation);
+    options.end_ids = text_->bounds.end_ids;
+    options.decoder_start_id = text_->bounds.decoder_start_id;
+    options.seed = run.seed;
+    TextComparison comparison;
+    for (std::int64_t first = 0; first < rows(); first += run.settings.batch_size) {
+      const auto numbers = consecutive_rows(first, run.settings.batch_size, rows());
+      const Prompts prompts = prompts_of(dataset_.prompts(numbers));
+      std::int64_t units = batches(run.settings) + first / run.settings.batch_size * options.max_new_tokens;
+      options.first_row = first;
+      const auto texts = generate(*writer, prompts, options, [&] { return run.go_on(units++); });
+      if (!texts) return texts.error();
+      if (!*texts) return std::optional<TextComparison>();
+      for (std::size_t i = 0; i < numbers.size(); ++i) {
+        const Prediction prediction{decode_generated(*text_->tokenizer, prompts[i]),
+                                    decode_generated(*text_->tokenizer, (**texts)[i].front().tokens),
+                                    dataset_.reference(numbers[i])};
+        comparison.add(prediction);
+        if (run.on_prediction) run.on_prediction(prediction);
+      }
+    }
+    return std::optional(std::move(comparison));
+  }
+
+  SequenceDataset dataset_;
+  std::shared_ptr<TextModel> text_;
+};
+
+class LanguageTask final : public JobTask {
+ public:
+  LanguageTask(const JobContext& context, const ModelSource& source, std::unique_ptr<Tokenizer> tokenizer)
+      : context_(context), model_(source.model), text_(std::make_shared<TextModel>()) {
+    text_->bounds = text_bounds(source.model, *tokenizer);
+    text_->tokenizer = std::move(tokenizer);
+  }
+
+  Result<std::unique_ptr<TaskData>> read_training(std::int64_t sequence_length) override {
+    return read("train", sequence_length, std::nullopt);
+  }
+
+  Result<std::unique_ptr<TaskData>> read_evaluation(const EvaluateSettings& settings) override {
+    return read(settings.split, settings.sequence_length, settings.generation);
+  }
+
+  HeadChoice head() const override { return std::nullopt; }
+
+ private:
+  SequenceModel reader() const {
+    return context_.task == Task::seq2seq ? SequenceModel::encoder_decoder : SequenceModel::decoder_only;
+  }
+
+  Result<std::unique_ptr<TaskData>> read(const std::string& split, std::int64_t sequence_length,
+                                         const std::optional<GenerationSettings>& generation) {
+    SequenceOptions options = sequence_options(context_.data, reader(), sequence_length);
+    if (generation) options.prompt_length = prompt_length(sequence_length, *generation);
+    const auto rows = read_text_rows(context_.data, split);
+    if (!rows) return rows.error();
+    auto tokens = tokenize_sequences(*rows, options, *text_->tokenizer, split_path(context_.data, split));
+    if (!tokens) return tokens.error();
+    SequenceDataset dataset(std::move(*tokens), options.model, text_->tokenizer->traits());
+    return std::unique_ptr<TaskData>(std::make_unique<LanguageData>(std::move(dataset), text_));
+  }
+
+  /// A decoder goes on behind its prompt: both must find room.
+  std::int64_t prompt_length(std::int64_t sequence_length, const GenerationSettings& generation) const {
+    if (reader() == SequenceModel::encoder_decoder) return sequence_length;
+    const auto positions = decoder_positions(model_);
+    if (!positions) return sequence_length;
+    return std::max<std::int64_t>(1, std::min(sequence_length, *positions - generation.max_new_tokens));
+  }
+
+  const JobContext& context_;
+  const std::filesystem::path model_;
+  std::shared_ptr<TextModel> text_;
+};
+
+}  // namespace
+
+std::unique_ptr<JobTask> make_language_task(const JobContext& context, const ModelSource& source,
+                                            std::unique_ptr<Tokenizer> tokenizer) {
+  return std::make_unique<LanguageTask>(context, source, std::move(tokenizer));
+}
+
+}  // namespace finesweep::worker

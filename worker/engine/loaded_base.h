@@ -1,0 +1,28 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "jobs/result.h"
+#include "worker/models/base_quantization.h"
+#include "worker/models/pretrained.h"
+
+namespace finesweep::worker {
+
+/// Frozen weights as a job wants them.
+struct BaseRequest {
+  std::filesystem::path path;  // a Hugging Face directory, or a GGUF file
+  at::ScalarType storage = at::kFloat;
+  std::optional<BaseQuantization> quantization;
+};
+
+/// The frozen weights that a job's model is made of. They stay loaded from job to job while request, files and device
+/// are the same, one model at a time; not where the job makes them its own: they would stand in memory twice. The
+/// peak of memory is counted from here on.
+enum class KeepLoaded { yes, no };
+Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device, KeepLoaded keep);
+
+}  // namespace finesweep::worker

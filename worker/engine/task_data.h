@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "jobs/result.h"
+#include "jobs/settings.h"
+#include "worker/data/batch.h"
+#include "worker/engine/job_model.h"
+#include "worker/models/model.h"
+#include "worker/models/pretrained.h"
+
+namespace finesweep::worker {
+
+/// What a model wrote for a row, beside what it should have written.
+struct Prediction {
+  std::string prompt, text, reference;
+};
+
+/// One evaluation of one model.
+struct EvaluationRun {
+  const EvaluateSettings& settings;
+  /// Of what is drawn: sampled tokens, each row from its own stream.
+  std::uint64_t seed = 0;
+  /// Called between batches, and while text is generated between tokens, with how much of
+  /// TaskData::evaluation_units() is done; false stops the evaluation.
+  std::function<bool(std::int64_t done)> go_on;
+  /// Called for each generated text, in the order of the rows. May be empty.
+  std::function<void(const Prediction&)> on_prediction;
+};
+
+using Metrics = std::map<std::string, double>;
+
+/// The rows of a split as a task has them: all that a job needs to train and to measure, whatever the task is.
+class TaskData {
+ public:
+  virtual ~TaskData() = default;
+  virtual std::int64_t rows() const = 0;
+  /// Tokens that a pass over the row computes.
+  virtual std::int64_t tokens_in_row(std::int64_t row) const = 0;
+  /// Padded to the longest of the rows.
+  virtual Batch batch(std::span<const std::int64_t> rows) const = 0;
+
+  /// Steps of an evaluation, of roughly equal cost: for progress.
+  virtual std::int64_t evaluation_units(const EvaluateSettings& settings) const = 0;
+  /// The metrics that the settings ask for, those of the task where they name none, and "loss" always. Nothing where
+  /// the run was stopped. The Error: a batch that does not fit the model, a loss that is not a finite number, a metric
+  /// of another task.
+  virtual Result<std::optional<Metrics>> evaluate(Model& model, const EvaluationRun& run) const = 0;
+};
+
+/// A task of a sweep, as jobs see it. What it learns from the first rows that it reads (the labels of a
+/// classification) holds for all that follow.
+class JobTask {
+ public:
+  virtual ~JobTask() = default;
+  /// The training rows, tokenised and cut to `sequence_length`. The Error names file and line.
+  virtual Result<std::unique_ptr<TaskData>> read_training(std::int64_t sequence_length) = 0;
+  /// The rows of settings.split, likewise, with what its metrics need.
+  virtual Result<std::unique_ptr<TaskData>> read_evaluation(const EvaluateSettings& settings) = 0;
+  /// The head that a model needs. After rows were read.
+  virtual HeadChoice head() const = 0;
+};
+
+/// The task of a job over a model. `pooling`: of a classification whose model brings none. The Error: the tokenizer
+/// cannot be read.
+Result<std::unique_ptr<JobTask>> make_job_task(const JobContext& context, const ModelSource& source, Pooling pooling);
+
+/// Rows first … first + count, cut at `rows`.
+std::vector<std::int64_t> consecutive_rows(std::int64_t first, std::int64_t count, std::int64_t rows);
+
+/// The Error says that a metric is not among `known`, those of the task `of`.
+Status check_metrics(const EvaluateSettings& settings, const std::vector<std::string>& known, const std::string& of);
+/// The settings ask for the metric, or name none and it is one of the task's own.
+bool wants(const EvaluateSettings& settings, const std::string& metric);
+/// The Error says that it is not a finite number, and what to do.
+Status check_loss(double loss, const EvaluateSettings& settings);
+
+}  // namespace finesweep::worker
