@@ -38,7 +38,10 @@ worker::Batch batch_of(const Tensors& tensors, const std::string& prefix) {
   if (types != tensors.end()) batch.token_type_ids = types->second;
   const auto decoder_ids = tensors.find(prefix + "decoder_input_ids");
   if (decoder_ids != tensors.end()) batch.decoder_input_ids = decoder_ids->second;
-  batch.labels = tensors.at(prefix + "labels");
+  const auto labels = tensors.find(prefix + "labels");
+  if (labels != tensors.end()) batch.labels = labels->second;
+  const auto positions = tensors.find(prefix + "position_ids");
+  if (positions != tensors.end()) batch.position_ids = positions->second;
   for (std::int64_t i = 0; i < batch.input_ids.size(0); ++i) batch.row_indices.push_back(i);
   return batch;
 }
@@ -98,7 +101,7 @@ Tensors gradients_of(const std::vector<worker::Parameter*>& parameters) {
   Tensors gradients;
   for (const worker::Parameter* parameter : parameters) {
     for (std::size_t i = 0; i < parameter->parts.size(); ++i) {
-      gradients[parameter->parts[i].name] = parameter->slice(parameter->grad, i);
+      gradients[parameter->parts[i].name] = parameter->in_file_layout(parameter->grad, i);
     }
   }
   return gradients;
@@ -167,6 +170,17 @@ double gradient_cosine(const Tensors& a, const Tensors& b) {
     b_squared += (other * other).sum().item<double>();
   }
   return dot / std::sqrt(a_squared * b_squared);
+}
+
+void expect_same_gradient_norms(const nlohmann::json& facts, const Tensors& mine) {
+  const auto norms = facts.at("grad_norms").get<std::map<std::string, double>>();
+  EXPECT_EQ(norms.size(), mine.size());
+  double largest = 0;
+  for (const auto& [name, norm] : norms) largest = std::max(largest, norm);
+  for (const auto& [name, norm] : norms) {
+    ASSERT_TRUE(mine.contains(name)) << name;
+    EXPECT_LE(std::abs(mine.at(name).norm().item<double>() - norm) / (norm + 1e-4 * largest), 2e-4) << name;
+  }
 }
 
 }  // namespace finesweep::parity

@@ -69,4 +69,7 @@ std::filesystem::path model_variant(const std::filesystem::path& folder, const s
 /// The cosine between two models' gradients, all parameters together.
 double gradient_cosine(const Tensors& a, const Tensors& b);
 
+/// Compares the norm of every parameter's gradient with "grad_norms" of `facts`, by the rule of the fixtures.
+void expect_same_gradient_norms(const nlohmann::json& facts, const Tensors& mine);
+
 }  // namespace finesweep::parity
