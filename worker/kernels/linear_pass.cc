@@ -111,11 +111,18 @@ bool LinearPass::trains() const {
   return any;
 }
 
-at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Tensor& residual, bool keeps) {
-  const at::Tensor weight = weight_rows(*module_->weight, x.value.scalar_type(), out_begin_, out_count_);
+at::Tensor LinearPass::weighted(const at::Tensor& x, const at::Tensor& residual) const {
+  const at::ScalarType kept = x.scalar_type(), type = module_->weight->product_type.value_or(kept);
+  const at::Tensor weight = weight_rows(*module_->weight, type, out_begin_, out_count_);
   const at::Tensor bias =
       module_->bias == nullptr ? at::Tensor() : module_->bias->value.narrow(0, out_begin_, out_count_);
-  const at::Tensor z = product_with_weight(x.value, weight, bias, residual);
+  if (type == kept) return product_with_weight(x, weight, bias, residual);
+  const at::Tensor z = product_with_weight(x.to(type), weight, bias.defined() ? bias.to(type) : bias).to(kept);
+  return residual.defined() ? z.add_(residual) : z;
+}
+
+at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Tensor& residual, bool keeps) {
+  const at::Tensor z = weighted(x.value, residual);
   for (Lora& lora : loras_) {
     const LoraBranch& branch = *lora.branch;
     lora.dropout = make_dropout(branch.dropout, run, branch.site);
@@ -164,8 +171,9 @@ void LinearPass::backward(at::Tensor dy) const {
     add_weight_gradient(module_->weight->grad.narrow(0, out_begin_, out_count_), dy, input_);
   }
   if (input_slot_) {
-    const at::Tensor weight = weight_rows(*module_->weight, dy.scalar_type(), out_begin_, out_count_);
-    input_slot_->add(product_with_transposed_weight(dy, weight));
+    const at::ScalarType type = module_->weight->product_type.value_or(dy.scalar_type());
+    const at::Tensor weight = weight_rows(*module_->weight, type, out_begin_, out_count_);
+    input_slot_->add(product_with_transposed_weight(dy.to(type), weight).to(dy.scalar_type()));
   }
   for (const Lora& lora : loras_) lora_backward(lora, dy);
 }

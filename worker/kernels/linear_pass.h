@@ -73,6 +73,8 @@ class LinearPass {
     Columns columns;
   };
 
+  /// x Wᵀ + b + residual, in the type of x; a quantised weight may want the product in another.
+  at::Tensor weighted(const at::Tensor& x, const at::Tensor& residual) const;
   Columns columns_of(std::int64_t begin, std::int64_t count) const;
   void lora_backward(const Lora& lora, const at::Tensor& dy) const;
 
