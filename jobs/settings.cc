@@ -61,6 +61,9 @@ constexpr std::pair<const char*, Pooling> kPooling[] = {{"cls", Pooling::cls}, {
 constexpr std::pair<const char*, Method> kMethods[] = {
     {"full", Method::full}, {"lora", Method::lora}, {"qlora", Method::qlora}, {"ia3", Method::ia3}};
 
+constexpr std::pair<const char*, LossOn> kLossOn[] = {{"target", LossOn::target}, {"all", LossOn::all}};
+constexpr std::pair<const char*, TextRows> kRows[] = {{"samples", TextRows::samples}, {"blocks", TextRows::blocks}};
+
 /// Runs `read`; an exception of nlohmann-json becomes an Error that names the key.
 template <typename T, typename Read>
 Result<T> reading(const char* what, const Json& json, Read read) {
@@ -178,6 +181,9 @@ void read_data(Reader& in, DataContext& out) {
     limit.get("test", out.limit_test);
   }
   in.get_if_present("limit_seed", out.limit_seed);
+  in.get_if_present("prompt", out.prompt);
+  if (in.has("loss_on")) in.get("loss_on", out.loss_on, kLossOn);
+  if (in.has("rows")) in.get("rows", out.rows, kRows);
 }
 
 }  // namespace

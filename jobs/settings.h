@@ -101,6 +101,11 @@ Result<EvaluateSettings> read_evaluate_settings(const Json& settings);
 
 enum class Task { classification, causal_lm, seq2seq };
 
+/// Which tokens of a row with source and target count in the loss.
+enum class LossOn { target, all };
+/// What a row of plain text becomes: a sample of its own, or a part of one long text that is cut into blocks.
+enum class TextRows { samples, blocks };
+
 /// Job::context, typed.
 struct DataContext {
   std::optional<std::string> train, validation, test;       // absolute paths
@@ -108,6 +113,9 @@ struct DataContext {
   std::optional<std::vector<std::string>> labels;
   std::optional<std::int64_t> limit_train, limit_validation, limit_test;
   std::uint64_t limit_seed = 0;  // the sweep's seed
+  std::string prompt;            // around {source}; empty: the source alone
+  LossOn loss_on = LossOn::target;
+  TextRows rows = TextRows::samples;
 };
 
 struct JobContext {

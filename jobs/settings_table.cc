@@ -63,7 +63,9 @@ constexpr Setting kTable[] = {
     {.sections = only(top), .key = "task", .type = choice, .required = true, .choices = kTasks,
      .doc = "What the model learns and is measured by."},
 
-    {.sections = only(data), .key = "train", .type = path, .doc = "Training rows: `.jsonl`, `.csv` or `.tsv`."},
+    {.sections = only(data), .key = "train", .type = path, 
+     .doc = "Training rows: `.jsonl`, `.csv` or `.tsv`, by extension; for a language model also `.txt`, one row a "
+            "line."},
     {.sections = only(data), .key = "validation", .type = path, .doc = "Rows that choose among configurations."},
     {.sections = only(data), .key = "test", .type = path, .doc = "Rows that are shown in the end."},
     {.sections = only(data), .key = "fields.text", .type = text,
@@ -86,7 +88,11 @@ constexpr Setting kTable[] = {
     {.sections = only(data), .key = "limit.test", .type = integer, .minimum = 1, .maximum = kLargeCount,
      .unit = "rows", .doc = "Likewise."},
     {.sections = only(data), .key = "prompt", .type = text, .fallback = R"("{source}\nTL;DR: ")",
-     .use = Use::prompted, .doc = "Text before the target; `{source}` stands for the source."},
+     .use = Use::prompted, 
+     .doc = "What is read before the target is written; `{source}` stands for the source. Default for `seq2seq`: the "
+            "source alone."},
+    {.sections = only(data), .key = "prompt", .type = text, .use = Use::translated,
+     .doc = "Likewise, for the encoder."},
     {.sections = only(data), .key = "loss_on", .type = choice, .fallback = R"("target")", .choices = kLossOn,
      .use = Use::prompted, .doc = "Which tokens count in the loss: those of the target, or all."},
     {.sections = only(data), .key = "rows", .type = choice, .fallback = R"("samples")", .choices = kRows,
@@ -358,6 +364,8 @@ bool is_used(Use use, const StepFacts& facts) {
       return facts.task == Task::classification;
     case Use::prompted:
       return facts.decoder_only && facts.source_target;
+    case Use::translated:
+      return facts.task == Task::seq2seq && !facts.decoder_only;
     case Use::plain_text:
       return facts.task == Task::causal_lm && !facts.source_target;
     case Use::generation:
@@ -390,6 +398,8 @@ std::string_view use_phrase(Use use) {
       return "task classification";
     case Use::prompted:
       return "decoder-only models on source-target data";
+    case Use::translated:
+      return "task seq2seq";
     case Use::plain_text:
       return "task causal_lm on plain text";
     case Use::generation:

@@ -72,6 +72,7 @@ enum class Use {
   qlora,           // method qlora
   classification,  // task classification
   prompted,        // a decoder-only model on source-target data
+  translated,      // an encoder-decoder model, task seq2seq
   plain_text,      // task causal_lm on plain text
   generation,      // an evaluation whose metrics need generated text
   sampling,        // the same, with do_sample

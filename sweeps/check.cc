@@ -130,11 +130,13 @@ class Checker {
                              (resolved_.task == Task::classification ? "text (or text_a and text_b) and label"
                               : resolved_.task == Task::seq2seq      ? "source and target"
                                                                      : "text, or source and target"));
-    if (const auto prompt = resolved_.data.find("prompt");
-        prompt != resolved_.data.end() &&
-        prompt->get_ref<const std::string&>().find("{source}") == std::string::npos)
-      diagnostics_.error(mark_of("data.prompt", declaration_.data_mark), "data.prompt",
-                         "must hold {source}, where the source is put");
+    if (const auto prompt = resolved_.data.find("prompt"); prompt != resolved_.data.end()) {
+      const std::string& text = prompt->get_ref<const std::string&>();
+      const std::size_t source = text.find("{source}");
+      if (source == std::string::npos || source != text.rfind("{source}"))
+        diagnostics_.error(mark_of("data.prompt", declaration_.data_mark), "data.prompt",
+                           "must hold {source} once, where the source is put");
+    }
   }
 
   bool allowed_field(std::string_view name) const {
@@ -170,7 +172,13 @@ class Checker {
         continue;
       }
       const auto& info = data_.get(file->get_ref<const std::string&>());
-      if (info && !info->fields.empty()) check_row_fields(split, *info);
+      if (!info) continue;
+      if (info->is_plain_text && (resolved_.task != Task::causal_lm || resolved_.source_target))
+        diagnostics_.error(mark_of("data." + split, declaration_.data_mark), "data." + split,
+                           "a .txt file is plain text, for task causal_lm without source and target; rows with "
+                           "fields stand in a .jsonl, .csv or .tsv file");
+      else if (!info->fields.empty())
+        check_row_fields(split, *info);
     }
   }
 

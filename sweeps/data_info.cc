@@ -72,24 +72,32 @@ Result<std::vector<std::string>> csv_fields(const std::string& path, std::string
   return fields;
 }
 
+/// Of plain text; only looks for a line that is not blank.
+Result<std::vector<std::string>> no_fields(const std::string& path, std::string_view text, bool whole) {
+  if (whole && text.find_first_not_of(" \t\r\n") == std::string_view::npos) return Error{path + ": holds no rows"};
+  return std::vector<std::string>{};
+}
+
 Result<DataInfo> read_data(const std::string& path, SweepFiles& files) {
   const auto info = files.info(path);
   if (info.kind == SweepFiles::Kind::missing) return Error{"no such file: " + path};
   if (info.kind == SweepFiles::Kind::directory) return Error{path + " is a folder, expected a file"};
   const std::string extension = fs::path(path).extension().string();
   const bool csv = extension == ".csv" || extension == ".tsv";
-  if (!csv && extension != ".jsonl")
-    return Error{path + ": the extension says how a file is read; expected .jsonl, .csv or .tsv"};
+  const bool plain_text = extension == ".txt";
+  if (!csv && !plain_text && extension != ".jsonl")
+    return Error{path + ": the extension says how a file is read; expected .jsonl, .csv, .tsv or .txt"};
   const auto start = files.read_start(path, kStart);
   if (!start) return start.error();
   const bool whole = info.bytes <= kStart;
   const std::string_view text = without_bom(*start);
-  auto fields =
-      csv ? csv_fields(path, text, extension == ".csv" ? ',' : '\t', whole) : jsonl_fields(path, text, whole);
+  auto fields = plain_text ? no_fields(path, text, whole)
+                : csv      ? csv_fields(path, text, extension == ".csv" ? ',' : '\t', whole)
+                           : jsonl_fields(path, text, whole);
   if (!fields) return fields.error();
   auto digest = files.sha256(path);
   if (!digest) return digest.error();
-  return DataInfo{*std::move(fields), *std::move(digest)};
+  return DataInfo{*std::move(fields), plain_text, *std::move(digest)};
 }
 
 }  // namespace

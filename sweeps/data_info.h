@@ -13,6 +13,8 @@ namespace finesweep::sweeps {
 struct DataInfo {
   /// Of the first row (JSONL) or of the heading (CSV, TSV), in the order of the file.
   std::vector<std::string> fields;
+  /// A .txt file: no fields, one row a line.
+  bool is_plain_text = false;
   /// Hex SHA-256 of the file.
   std::string sha256;
 };

@@ -1,4 +1,4 @@
-#include <set>
+#include <vector>
 
 #include "jobs/settings_table.h"
 #include "sweeps/describe.h"
@@ -27,13 +27,12 @@ constexpr Chapter kChapters[] = {
     {Section::benchmark, "benchmark", "Runs alone on its device."},
 };
 
-std::string default_cell(const Setting& setting) {
+/// `alternative`: other rows of the table give other defaults.
+std::string default_cell(const Setting& setting, bool alternative) {
   if (setting.required) return "required";
   std::string text = setting.fallback.empty() ? "" : "`" + std::string(setting.fallback) + "`";
   if (setting.inherited) text = "that of the training step before, else " + text;
-  if (setting.use == Use::full || setting.use == Use::ia3 ||
-      (setting.use == Use::lora && setting.key == "learning_rate"))
-    text += text.empty() ? "" : " (" + std::string(use_phrase(setting.use)) + ")";
+  if (alternative && !text.empty()) text += " (" + std::string(use_phrase(setting.use)) + ")";
   return text;
 }
 
@@ -51,15 +50,15 @@ std::string chapter(const Chapter& chapter) {
   text += "\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n";
   for (std::string_view key : setting_keys(chapter.section)) {
     std::string defaults;
-    const Setting* first = nullptr;
-    for (const Setting& setting : settings_table()) {
-      if (!setting.in(chapter.section) || setting.key != key) continue;
-      if (!first) first = &setting;
-      if (const std::string one = default_cell(setting); !one.empty())
+    std::vector<const Setting*> rows;
+    for (const Setting& setting : settings_table())
+      if (setting.in(chapter.section) && setting.key == key) rows.push_back(&setting);
+    const bool alternatives = rows.size() > 1;
+    for (const Setting* row : rows)
+      if (const std::string one = default_cell(*row, alternatives); !one.empty())
         defaults += (defaults.empty() ? "" : ", ") + one;
-    }
+    const Setting* first = rows.front();
     std::string meaning(first->doc);
-    const bool alternatives = defaults.find('(') != std::string::npos;
     if (first->use != Use::always && !alternatives)
       meaning += " Used by " + std::string(use_phrase(first->use)) + " only.";
     text += "| `" + std::string(key) + "` | " + value_cell(*first) + " | " + defaults + " | " + meaning + " |\n";

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 
@@ -76,12 +77,54 @@ TEST_F(Data, a_bad_row_is_named_by_file_line_and_reason) {
   EXPECT_THAT(error("a.jsonl", "{}\n[1]\n", {}), HasSubstr("a.jsonl:2: expected a JSON object"));
   EXPECT_THAT(error("a.jsonl", "{\"t\": \"\xff\"}\n", {"t"}), HasSubstr("a.jsonl:1: not valid JSON"));
   EXPECT_THAT(error("a.jsonl", "{\"t\": [1]}\n", {"t"}), HasSubstr("a.jsonl:1: field 't' holds a list"));
-  EXPECT_THAT(error("a.parquet", "", {"t"}), HasSubstr("expected a file that ends in .jsonl, .csv or .tsv"));
+  EXPECT_THAT(error("a.parquet", "", {"t"}), HasSubstr("expected a file that ends in .jsonl, .csv, .tsv or .txt"));
   TableLimits limits;
   limits.row_bytes = 10;
   EXPECT_THAT(error("a.jsonl", "{\"t\": \"long enough\"}\n", {"t"}, limits),
               HasSubstr("a.jsonl:1: the row is longer"));
   EXPECT_THAT(error("a.csv", "t\n\"never ending ending ending", {"t"}, limits), HasSubstr("a.csv:2:"));
+}
+
+/// A message must be valid UTF-8 and short enough to be read, whatever the file holds.
+void expect_readable(const std::string& message) {
+  EXPECT_LT(message.size(), 700u);
+  EXPECT_NO_THROW((void)nlohmann::json(message).dump()) << message.substr(0, 200);
+}
+
+TEST_F(Data, hostile_files_are_refused_in_words_that_can_be_read) {
+  const std::string deep(300'000, '['), wide(3'000'000, 'x'), e_acute = "\xC3\xA9";
+  std::string long_word;
+  for (int i = 0; i < 100; ++i) long_word += e_acute;
+  const auto expect_error = [&](const std::string& name, const std::string& text, const std::string& part) {
+    const std::string message = error(name, text, {"t"});
+    EXPECT_THAT(message.substr(0, 700), HasSubstr(part));
+    expect_readable(message);
+  };
+  expect_error("a.jsonl", "{\"t\": " + deep, "a.jsonl:1: the JSON is nested deeper than 200 levels");
+  expect_error("a.jsonl", "{\"u\": " + deep + "\n", "a.jsonl:1: the JSON is nested deeper");
+  expect_error("a.jsonl", deep, "a.jsonl:1: expected a JSON object");
+  expect_error("a.jsonl", "{\"t\": \"" + wide + "\xff\"}", "a.jsonl:1: not valid JSON");
+  expect_error("a.jsonl", "{\"t\": " + wide + "}", "a.jsonl:1: not valid JSON");
+  expect_error("a.jsonl", "{\"t\": 1" + std::string(500, '0') + "}", "a.jsonl:1: not valid JSON");
+  expect_error("a.jsonl", "{\"t\": \"\\ud800\"}", "a.jsonl:1: not valid JSON");
+  expect_error("a.jsonl", std::string("{\"t\": \"a\0b\"}", 12), "a.jsonl:1: not valid JSON");
+  expect_error("a.jsonl", "{\"t\": \"a\"} {\"t\": \"b\"}", "a.jsonl:1: not valid JSON");
+  expect_error("a.jsonl", "{\"" + long_word + wide + "\": 1}", "the row has no field 't'");
+  expect_error("a.jsonl", std::string(20'000'000, '{'), "a.jsonl:1: the row is longer than the limit of 16 MiB");
+  expect_error("a.csv", "t\n" + std::string("a\0b\n", 4), "a.csv:2: the row holds a NUL byte");
+  expect_error("a.csv", "\xff" + wide + "\na\n", "a.csv:1: the row is not valid UTF-8");
+  expect_error("a.csv", long_word + wide + ",b\na,b\n", "the file has no column 't'");
+  expect_error("a.txt", "good\n\xC3(\n", "a.txt:2: the row is not valid UTF-8");
+  expect_error("a.txt", std::string("a\0b", 3), "a.txt:1: the row holds a NUL byte");
+  expect_error("a.txt", std::string(17u << 20, 'x'), "a.txt:1: the row is longer than the limit");
+  expect_error("a.txt", std::string("\xFF\xFEt\0", 4), "it is UTF-16. Save it as UTF-8");
+}
+
+TEST_F(Data, what_a_row_holds_beside_its_columns_does_not_matter) {
+  EXPECT_THAT(cells("a.jsonl", R"({"u": {"t": "inner", "v": [1, {"t": 2}]}, "t": "outer", "w": [[]]})", {"t"}),
+              ElementsAre(ElementsAre("outer")));
+  EXPECT_THAT(cells("a.jsonl", R"({"t": [1], "t": "last", "s": "\u0000"})", {"t", "t"}),
+              ElementsAre(ElementsAre("last", "last")));
 }
 
 TEST_F(Data, labels_are_integers_as_given_else_names_in_the_order_of_code_points) {
@@ -125,6 +168,25 @@ TEST_F(Data, labels_of_the_sweep_file_name_numbers_too) {
   EXPECT_EQ(*labels->number_of((*examples)[1].label), 0);
   data.labels = {"no", "no"};
   EXPECT_FALSE(Labels::find(data, *examples, *data.train).ok());
+}
+
+TEST_F(Data, labels_of_the_sweep_file_may_be_numbers) {
+  DataContext data = context(R"({"text": "a", "label": 30})"
+                             "\n"
+                             R"({"text": "a", "label": "10"})"
+                             "\n"
+                             R"({"text": "a", "label": 20.0})"
+                             "\n"
+                             R"({"text": "a", "label": 40})"
+                             "\n");
+  data.labels = {"10", "20", "30"};
+  const auto examples = read_split(data, "train");
+  const auto labels = Labels::find(data, *examples, *data.train);
+  EXPECT_EQ(*labels->number_of((*examples)[0].label), 2);
+  EXPECT_EQ(*labels->number_of((*examples)[1].label), 0);
+  EXPECT_EQ(*labels->number_of((*examples)[2].label), 1);
+  EXPECT_THAT(labels->number_of((*examples)[3].label).error().message,
+              HasSubstr("'40' is not known; known are 10"));
 }
 
 TEST_F(Data, labels_that_make_no_classification_are_refused) {

@@ -176,7 +176,9 @@ inline MemoryFiles make_world(const std::filesystem::path& root = "/w") {
   put("data/heading.csv", "text,label\n");
   put("data/broken.jsonl", "text one\n");
   put("data/list.jsonl", "[1, 2]\n");
-  put("data/train.txt", "text\n");
+  for (const char* split : {"train", "validation"}) put(std::string("data/") + split + ".txt", "text\n");
+  put("data/blank.txt", "\n \n");
+  put("data/train.parquet", "PAR1");
   return world;
 }
 

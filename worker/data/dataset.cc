@@ -42,10 +42,11 @@ std::int64_t ClassificationDataset::tokens_in_row(std::int64_t row) const {
   return begins_[static_cast<std::size_t>(row) + 1] - begins_[static_cast<std::size_t>(row)];
 }
 
-Batch ClassificationDataset::batch(std::span<const std::int64_t> rows) const {
+Batch ClassificationDataset::batch(std::span<const std::int64_t> rows, const LengthBuckets& buckets) const {
   const auto count = static_cast<std::int64_t>(rows.size());
   std::int64_t length = 1;
   for (const std::int64_t row : rows) length = std::max(length, tokens_in_row(row));
+  length = buckets.fit(length);
 
   const auto whole = at::TensorOptions().dtype(at::kLong);
   Batch batch;

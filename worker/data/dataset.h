@@ -8,6 +8,7 @@
 #include "jobs/result.h"
 #include "worker/data/batch.h"
 #include "worker/data/examples.h"
+#include "worker/data/length_buckets.h"
 #include "worker/tokenizers/tokenizer.h"
 
 namespace finesweep::worker {
@@ -25,8 +26,8 @@ class ClassificationDataset {
   std::int64_t tokens_in_row(std::int64_t row) const;
   double label(std::int64_t row) const { return labels_[static_cast<std::size_t>(row)]; }
 
-  /// The rows, padded to the longest of them on the tokenizer's side.
-  Batch batch(std::span<const std::int64_t> rows) const;
+  /// The rows, padded to the longest of them (or its bucket) on the tokenizer's side.
+  Batch batch(std::span<const std::int64_t> rows, const LengthBuckets& buckets = {}) const;
 
  private:
   std::vector<std::int64_t> begins_{0};  // row i is ids_[begins_[i]] … ids_[begins_[i + 1]]

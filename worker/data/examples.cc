@@ -5,17 +5,11 @@
 #include <cmath>
 #include <set>
 
-#include "worker/random.h"
-
 namespace finesweep::worker {
 namespace {
 
 // A head of more classes than this is a column of ids taken for labels.
 constexpr std::int64_t max_classes = 100'000;
-
-Error at(const std::filesystem::path& path, std::int64_t line, const std::string& reason) {
-  return {path.string() + ":" + std::to_string(line) + ": " + reason};
-}
 
 /// The label as a whole number: one, a fraction without fractional part, a truth value, or text that spells one.
 std::optional<std::int64_t> as_integer(const Cell& label) {
@@ -47,19 +41,6 @@ std::optional<double> as_number(const Cell& label) {
   return std::isfinite(value) ? std::optional(value) : std::nullopt;
 }
 
-std::string text_of(const Cell& label) {
-  if (const auto* text = std::get_if<std::string>(&label)) return *text;
-  if (const auto* value = std::get_if<bool>(&label)) return *value ? "true" : "false";
-  if (const auto whole = as_integer(label)) return std::to_string(*whole);
-  if (const auto* value = std::get_if<double>(&label)) return Json(*value).dump();
-  return "null";
-}
-
-std::string shortened(std::string text) {
-  if (text.size() > 60) text = text.substr(0, 57) + "…";
-  return text;
-}
-
 }  // namespace
 
 Result<Labels> Labels::find(const DataContext& data, const std::vector<Example>& train,
@@ -86,7 +67,7 @@ Result<Labels> Labels::find(const DataContext& data, const std::vector<Example>&
   std::set<std::string> names;
   for (const Example& example : train) {
     if (std::holds_alternative<std::monostate>(example.label))
-      return at(train_path, example.line, "the label is null");
+      return at_line(train_path, example.line, "the label is null");
     const auto whole = as_integer(example.label);
     all_whole &= whole.has_value();
     all_numbers &= as_number(example.label).has_value();
@@ -96,9 +77,9 @@ Result<Labels> Labels::find(const DataContext& data, const std::vector<Example>&
   }
   if (all_whole) {
     if (negative != nullptr) {
-      return at(train_path, negative->line,
-                "the label " + text_of(negative->label) +
-                    " is negative; classes are numbered from 0. Name them in data.labels.");
+      return at_line(train_path, negative->line,
+                     "the label " + text_of(negative->label) +
+                         " is negative; classes are numbered from 0. Name them in data.labels.");
     }
     if (greatest >= max_classes) {
       return Error{train_path.string() + ": the greatest label is " + std::to_string(greatest) +
@@ -168,53 +149,33 @@ Result<double> Labels::number_of(const Cell& label) const {
   return unknown(known);
 }
 
-std::filesystem::path split_path(const DataContext& data, const std::string& split) {
-  const auto& path = split == "train" ? data.train : split == "validation" ? data.validation : data.test;
-  return path.value_or("");
-}
-
 Result<std::vector<Example>> read_split(const DataContext& data, const std::string& split) {
-  const std::filesystem::path path = split_path(data, split);
-  if (path.empty()) return Error{"The sweep file names no data." + split + "."};
   const bool pair = !data.text_a.empty();
   const std::string text = pair ? data.text_a : data.text.empty() ? "text" : data.text;
   const std::string label = data.label.empty() ? "label" : data.label;
   std::vector<std::string> columns{text, label};
   if (pair) columns.push_back(data.text_b);
-
-  auto rows = read_table(path, columns);
+  auto rows = read_split_table(data, split, columns);
   if (!rows) return rows.error();
-  if (rows->empty()) return Error{path.string() + ": the " + split + " split has no rows."};
 
+  const std::filesystem::path path = split_path(data, split);
   std::vector<Example> examples;
   examples.reserve(rows->size());
   for (TableRow& row : *rows) {
     Example example;
     example.line = row.line;
-    for (const std::size_t i : {std::size_t{0}, std::size_t{2}}) {
-      if (i >= row.cells.size()) continue;
-      auto* value = std::get_if<std::string>(&row.cells[i]);
-      if (value == nullptr) {
-        return at(path, row.line, "field '" + columns[i] + "' holds " + text_of(row.cells[i]) + "; expected text");
-      }
-      if (i == 0) example.text = std::move(*value);
-      if (i == 2) example.second = std::move(*value);
+    auto first = take_text(row, 0, columns[0], path);
+    if (!first) return first.error();
+    example.text = std::move(*first);
+    if (pair) {
+      auto second = take_text(row, 2, columns[2], path);
+      if (!second) return second.error();
+      example.second = std::move(*second);
     }
     example.label = std::move(row.cells[1]);
     examples.push_back(std::move(example));
   }
-
-  const auto& limit = split == "train"        ? data.limit_train
-                      : split == "validation" ? data.limit_validation
-                                              : data.limit_test;
-  if (!limit) return examples;
-  const auto order = random_permutation(static_cast<std::int64_t>(examples.size()),
-                                        RandomStream(data.limit_seed, purpose::data_limit));
-  std::vector<Example> limited;
-  for (std::int64_t i = 0; i < std::min<std::int64_t>(*limit, static_cast<std::int64_t>(order.size())); ++i) {
-    limited.push_back(std::move(examples[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])]));
-  }
-  return limited;
+  return keep_limit(std::move(examples), data, split);
 }
 
 }  // namespace finesweep::worker

@@ -10,6 +10,7 @@
 #include "jobs/json.h"
 #include "jobs/result.h"
 #include "jobs/settings.h"
+#include "worker/data/split.h"
 #include "worker/data/table.h"
 
 namespace finesweep::worker {
@@ -52,7 +53,5 @@ class Labels {
 /// The rows of a split: fields chosen, limited to the first rows of a seeded shuffle where there is a limit. The
 /// Error gives file and line, or says that the split is not there or has no rows.
 Result<std::vector<Example>> read_split(const DataContext& data, const std::string& split);
-/// Where a split lies; empty where there is none.
-std::filesystem::path split_path(const DataContext& data, const std::string& split);
 
 }  // namespace finesweep::worker
