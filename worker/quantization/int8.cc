@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "worker/kernels/cpu/vector.h"
 #include "worker/quantization/nf4_vector.h"
 
 namespace finesweep::worker {
@@ -20,31 +19,25 @@ constexpr std::int64_t kGrain = 1 << 15;
 /// which changes no bit of the result.
 constexpr float kTiny = 0x1p-100f, kLift = 0x1p100f;
 
-typedef std::int8_t Codes __attribute__((vector_size(16)));
 typedef std::int8_t EightCodes __attribute__((vector_size(8)));
 
 FINESWEEP_CLONES void quantize_row(const float* w, std::int64_t width, std::int8_t* codes, float* scale) {
-  Floats largest_yet{}, poison{};
-  for (std::int64_t i = 0; i < width; i += kLanes) {
-    const Floats v = load(w + i, width - i);
-    largest_yet = max(largest_yet, max(v, -v));
-    poison += v - v;
-  }
-  const float absmax = largest(largest_yet);
-  if (sum(poison) != 0 || absmax == 0) {
-    *scale = absmax == 0 && sum(poison) == 0 ? 0 : NAN;
+  const float absmax = absmax_of(w, width);
+  if (!(absmax > 0)) {
+    *scale = absmax;
     std::memset(codes, 0, static_cast<std::size_t>(width));
     return;
   }
   *scale = absmax / 127;
   const float lift = absmax < kTiny ? kLift : 1;
   const float inverse = 127 / (absmax * lift);
-  for (std::int64_t i = 0; i < width; i += kLanes) {
-    const Floats scaled = load(w + i, width - i) * lift * inverse;
+  for (std::int64_t i = 0; i < width; i += kCodes) {
+    const bool whole = i + kCodes <= width;
+    const EightFloats v = whole ? load_eight(w + i) : load_eight(w + i, width - i);
     // Adding 1.5 × 2^23 rounds to the nearest integer, ties to even.
-    const Floats rounded = scaled + 12582912.0f - 12582912.0f;
-    const Codes eight_bits = __builtin_convertvector(__builtin_convertvector(rounded, Ints), Codes);
-    std::memcpy(codes + i, &eight_bits, static_cast<std::size_t>(std::min(kLanes, width - i)));
+    const EightFloats rounded = v * lift * inverse + 12582912.0f - 12582912.0f;
+    const EightCodes eight = __builtin_convertvector(__builtin_convertvector(rounded, EightInts), EightCodes);
+    std::memcpy(codes + i, &eight, whole ? sizeof(eight) : static_cast<std::size_t>(width - i));
   }
 }
 

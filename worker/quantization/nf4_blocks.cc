@@ -4,13 +4,12 @@
 #include <array>
 #include <cmath>
 
-#include "worker/kernels/cpu/vector.h"
 #include "worker/quantization/nf4_vector.h"
 
 namespace finesweep::worker::cpu {
 namespace {
 
-typedef std::uint8_t Bytes __attribute__((vector_size(16)));
+typedef std::uint8_t Bytes __attribute__((vector_size(8)));
 
 std::array<float, 15> bounds_between_levels() {
   std::array<float, 15> bounds;
@@ -18,25 +17,17 @@ std::array<float, 15> bounds_between_levels() {
   return bounds;
 }
 
-FINESWEEP_INLINE float absmax_of(const float* values, std::int64_t count) {
-  Floats largest_yet{}, poison{};
-  for (std::int64_t i = 0; i < count; i += kLanes) {
-    const Floats v = load(values + i, count - i);
-    largest_yet = max(largest_yet, max(v, -v));
-    poison += v - v;
-  }
-  const float poisoned = sum(poison);
-  return poisoned == 0 ? largest(largest_yet) : NAN;
-}
-
 FINESWEEP_INLINE void encode_values(const float* values, std::int64_t count, float factor, float divisor,
                                     const float* bounds, std::uint8_t* codes) {
-  for (std::int64_t i = 0; i < count; i += kLanes) {
-    const Floats scaled = load(values + i, count - i) * factor / divisor;
-    Floats code{};
-    for (int b = 0; b < 15; ++b) code += if_less(splat(bounds[b]), scaled, splat(1), Floats{});
-    const Bytes bytes = __builtin_convertvector(__builtin_convertvector(code, Ints), Bytes);
-    std::memcpy(codes + i, &bytes, static_cast<std::size_t>(std::min(kLanes, count - i)));
+  for (std::int64_t i = 0; i < count; i += kCodes) {
+    const bool whole = i + kCodes <= count;
+    const EightFloats v = whole ? load_eight(values + i) : load_eight(values + i, count - i);
+    const EightFloats scaled = v * factor / divisor;
+    EightInts code{};
+    // A comparison that holds is -1.
+    for (int b = 0; b < 15; ++b) code -= scaled > EightFloats{} + bounds[b];
+    const Bytes bytes = __builtin_convertvector(code, Bytes);
+    std::memcpy(codes + i, &bytes, whole ? sizeof(bytes) : static_cast<std::size_t>(count - i));
   }
 }
 

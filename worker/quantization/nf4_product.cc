@@ -15,8 +15,9 @@ namespace {
 
 using namespace cpu;
 
-/// Of a panel of dequantised weights: a share of the last cache.
-constexpr std::int64_t kPanelBytes = 2 << 20;
+/// Of a panel of dequantised weights: a share of the last cache, and wide enough that packing x anew for every
+/// panel costs next to nothing.
+constexpr std::int64_t kPanelBytes = 8 << 20;
 /// Up to so many tokens are multiplied without panels.
 constexpr std::int64_t kFewTokens = 8;
 constexpr std::int64_t kGrain = 1 << 15;
@@ -149,7 +150,8 @@ at::Tensor product_with_transposed_nf4(const at::Tensor& dy, const Nf4Tensor& w)
     const std::int64_t right = std::min(in, left + lines);
     const at::Tensor panel = buffer.narrow(0, 0, out * (right - left)).view({out, right - left});
     decode_panel(view, in, 0, out, left, right, panel);
-    dx.narrow(1, left, right - left).copy_(product_with_transposed_weight(dy, panel));
+    at::Tensor part = dx.narrow(1, left, right - left);
+    at::mm_out(part, dy, panel);
   }
   return dx;
 }

@@ -44,6 +44,29 @@ FINESWEEP_INLINE EightFloats load_eight(const float* from) {
   std::memcpy(&v, from, sizeof(v));
   return v;
 }
+/// The first `count`, and zeros.
+FINESWEEP_INLINE EightFloats load_eight(const float* from, std::int64_t count) {
+  EightFloats v{};
+  std::memcpy(&v, from, sizeof(float) * static_cast<std::size_t>(count));
+  return v;
+}
+
+/// Largest absolute value; NaN where any value is NaN or infinite.
+FINESWEEP_INLINE float absmax_of(const float* values, std::int64_t count) {
+  EightFloats largest_yet{}, poison{};
+  for (std::int64_t i = 0; i < count; i += kCodes) {
+    const EightFloats v = i + kCodes <= count ? load_eight(values + i) : load_eight(values + i, count - i);
+    const EightFloats size = reinterpret_cast<EightFloats>(reinterpret_cast<EightWords>(v) & 0x7FFFFFFFu);
+    largest_yet = size > largest_yet ? size : largest_yet;
+    poison += v - v;
+  }
+  float largest = 0, poisoned = 0;
+  for (int lane = 0; lane < kCodes; ++lane) {
+    largest = largest_yet[lane] > largest ? largest_yet[lane] : largest;
+    poisoned += poison[lane];
+  }
+  return poisoned == 0 ? largest : __builtin_nanf("");
+}
 
 FINESWEEP_INLINE void store_eight(float* to, EightFloats v) {
   std::memcpy(to, &v, sizeof(v));
