@@ -71,7 +71,8 @@ void check_pairs(Tokenizer& tokenizer, const fs::path& folder) {
   }
 }
 
-/// The ways in which a folder can be read: files that are taken away first, one after the other, and what must be left.
+/// The ways in which a folder can be read: files that are taken away first, one after the other, and what must be
+/// left.
 struct Layout {
   const char* without;
   std::vector<const char*> needs;
@@ -113,8 +114,9 @@ BpeVocabulary gguf_vocabulary(const json& tokenizer) {
     vocabulary.token_types.at(token["id"].get<std::size_t>()) = token["special"].get<bool>() ? 3 : 4;
   }
   for (const json& merge : model["merges"]) {
-    vocabulary.merges.push_back(merge.is_string() ? merge.get<std::string>()
-                                                  : merge[0].get<std::string>() + " " + merge[1].get<std::string>());
+    vocabulary.merges.push_back(merge.is_string()
+                                    ? merge.get<std::string>()
+                                    : merge[0].get<std::string>() + " " + merge[1].get<std::string>());
   }
   vocabulary.pre_tokenizer = tokenizer["pre_tokenizer"]["type"] == "Sequence" ? "smollm" : "gpt-2";
   return vocabulary;

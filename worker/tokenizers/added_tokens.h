@@ -5,9 +5,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
+#include "worker/tokenizers/byte_trie.h"
 #include "worker/tokenizers/tokenizer.h"
 
 namespace finesweep::worker {
@@ -45,8 +45,8 @@ class AddedTokenMatcher {
   const Pattern* longest_at(std::string_view text, std::size_t position) const;
 
   std::vector<Pattern> tokens_;
-  /// By first byte, longest first: indices into tokens_.
-  std::array<std::vector<std::size_t>, 256> by_first_byte_;
+  ByteTrie trie_;                      // of contents: indices into tokens_
+  std::array<bool, 256> may_begin_{};  // by first byte
 };
 
 }  // namespace finesweep::worker

@@ -109,12 +109,6 @@ BertText::Properties BertText::look_up(char32_t c) {
   return found;
 }
 
-bool BertText::is_word_character(char32_t c) {
-  const auto point = static_cast<UChar32>(c);
-  return u_hasBinaryProperty(point, UCHAR_ALPHABETIC) || u_hasBinaryProperty(point, UCHAR_JOIN_CONTROL) ||
-         (U_GET_GC_MASK(point) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0;
-}
-
 bool BertText::is_ascii(std::string_view text) {
   unsigned char all = 0;
   for (const char c : text) all |= static_cast<unsigned char>(c);

@@ -51,10 +51,6 @@ class BertText {
   }
   std::string normalized(std::string_view text);
 
-  /// White_Space; and what a regular expression's \w matches.
-  bool is_space(char32_t c) { return properties(c).flags & space; }
-  static bool is_word_character(char32_t c);
-
  private:
   enum Flag : std::uint8_t {
     known = 1,

@@ -31,8 +31,8 @@ struct BpeModel {
   bool byte_level = true;
 };
 
-/// Byte pair encoding (https://arxiv.org/abs/1508.07909) as the Hugging Face `tokenizers` package does it: again and
-/// again the best pair of a word is merged, of equal ones the leftmost.
+/// Byte pair encoding (https://arxiv.org/abs/1508.07909) as the Hugging Face `tokenizers` package does it: again
+/// and again the best pair of a word is merged, of equal ones the leftmost.
 class BpeTokenizer : public PipelineTokenizer {
  public:
   static Result<std::unique_ptr<BpeTokenizer>> make(const BpeModel& model, TextPipeline pipeline,
@@ -61,8 +61,8 @@ struct BpeVocabulary {
   std::vector<std::string> tokens;
   /// merges: "Ġ t", best first.
   std::vector<std::string> merges;
-  /// token_type: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte. Empty: all are normal. Control tokens
-  /// are special; they and user-defined ones are found in text as they are written.
+  /// token_type: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte. Empty: all are normal. Control
+  /// tokens are special; they and user-defined ones are found in text as they are written.
   std::vector<std::int32_t> token_types;
   /// pre: "gpt-2", "smollm", "llama-bpe", "qwen2" and others that split text in one of these ways.
   std::string pre_tokenizer = "gpt-2";

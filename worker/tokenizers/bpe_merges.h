@@ -47,7 +47,7 @@ class BpeMerges {
   void apply_to_long(std::vector<TokenId>& symbols);
 
   std::vector<Slot> slots_ = std::vector<Slot>(2);
-  std::vector<Merge> pairs_;             // of short words: with the symbol to the right
+  std::vector<Merge> pairs_;                    // of short words: with the symbol to the right
   std::vector<std::uint32_t> next_, previous_;  // of long words
   std::vector<Candidate> heap_;
 };

@@ -41,8 +41,8 @@ Result<std::unique_ptr<Tokenizer>> make_bpe_tokenizer(const BpeVocabulary& vocab
   }
   const auto count = vocabulary.tokens.size();
   if (!vocabulary.token_types.empty() && vocabulary.token_types.size() != count) {
-    return Error{"it has " + std::to_string(count) + " tokens but " + std::to_string(vocabulary.token_types.size()) +
-                 " token types"};
+    return Error{"it has " + std::to_string(count) + " tokens but " +
+                 std::to_string(vocabulary.token_types.size()) + " token types"};
   }
   BpeModel model;
   TextPipeline pipeline;
@@ -86,8 +86,8 @@ Result<std::unique_ptr<Tokenizer>> make_bpe_tokenizer(const BpeVocabulary& vocab
   traits.mask = vocabulary.mask;
   for (const auto& id : {traits.begin, traits.end, traits.unknown, traits.pad, traits.separator, traits.mask}) {
     if (id && (*id < 0 || static_cast<std::size_t>(*id) >= count)) {
-      return Error{"a special token has the id " + std::to_string(*id) + ", but there are " + std::to_string(count) +
-                   " tokens"};
+      return Error{"a special token has the id " + std::to_string(*id) + ", but there are " +
+                   std::to_string(count) + " tokens"};
     }
   }
   traits.gives_type_ids = false;

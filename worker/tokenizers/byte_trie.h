@@ -9,13 +9,14 @@
 
 namespace finesweep::worker {
 
-/// A vocabulary as a trie over bytes; children stand in one open-addressing table keyed by (node, byte).
+/// Texts as a trie over bytes; children stand in one open-addressing table keyed by (node, byte).
 class ByteTrie {
  public:
   static constexpr std::uint32_t root = 1;
 
-  /// Must come first: `bytes` is the length of all texts together.
+  /// Spares growing: `bytes` is the length of all texts together.
   void reserve(std::size_t bytes);
+  /// A text that was inserted before gets the new id.
   void insert(std::string_view text, TokenId id);
 
   /// The node reached from `node` over `byte`; 0: none.
@@ -36,8 +37,9 @@ class ByteTrie {
     while (slots_[slot].key != 0 && slots_[slot].key != key) slot = (slot + 1) & mask;
     return slot;
   }
+  void resize(std::size_t slots);
 
-  std::vector<Slot> slots_;
+  std::vector<Slot> slots_ = std::vector<Slot>(64);
   std::vector<TokenId> ids_{-1, -1};
 };
 

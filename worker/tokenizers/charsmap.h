@@ -18,9 +18,9 @@ class Charsmap {
   /// Of the bytes as spiece.model holds them; tokenizer.json has them in base64.
   static Result<Charsmap> parse(std::string_view bytes);
 
-  /// The normaliser `Precompiled` of the Hugging Face `tokenizers` package, peculiarities included: a grapheme of less
-  /// than six bytes is replaced as a whole by what its shortest known beginning maps to; else each character is looked
-  /// up alone. `text` must be valid UTF-8; `out` is cleared first.
+  /// The normaliser `Precompiled` of the Hugging Face `tokenizers` package, peculiarities included: a grapheme of
+  /// less than six bytes is replaced as a whole by what its shortest known beginning maps to; else each character
+  /// is looked up alone. `text` must be valid UTF-8; `out` is cleared first.
   void normalize(std::string_view text, std::string& out) const;
 
  private:

@@ -7,8 +7,8 @@
 
 namespace finesweep::worker {
 
-// The components of tokenizer.json. All throw Unsupported for what we do not have, and for components that are nested
-// deeper than any real file's.
+// The components of tokenizer.json. All throw Unsupported for what we do not have, and for components that are
+// nested deeper than any real file's.
 
 Normalizer read_normalizer(const Json& json);
 

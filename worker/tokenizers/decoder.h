@@ -29,7 +29,7 @@ class Decoder {
   struct ByteFallback {};
   struct Fuse {};
   struct Strip {
-    std::string content;  // one character
+    std::string content;              // one character
     std::size_t start = 0, stop = 0;  // at most so many of them, at each token's begin and end
   };
   struct Replace {

@@ -8,8 +8,8 @@ namespace {
 
 constexpr GraphemeProperty E = grapheme_extend, S = grapheme_spacing_mark, X = grapheme_pictograph,
                            C = grapheme_consonant, N = grapheme_control, P = grapheme_prepend,
-                           V = grapheme_hangul_v, L = grapheme_hangul_l, T = grapheme_hangul_t,
-                           J = grapheme_joiner, R = grapheme_regional_indicator;
+                           V = grapheme_hangul_v, L = grapheme_hangul_l, T = grapheme_hangul_t, J = grapheme_joiner,
+                           R = grapheme_regional_indicator;
 
 struct Range {
   char32_t first, last;

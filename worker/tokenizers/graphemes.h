@@ -5,8 +5,8 @@
 
 namespace finesweep::worker {
 
-/// Extended grapheme clusters of Unicode 17 (UAX #29), one after the other, as the unicode-segmentation package of Rust
-/// cuts them. The text must be valid UTF-8 and outlive the object.
+/// Extended grapheme clusters of Unicode 17 (UAX #29), one after the other, as the unicode-segmentation package of
+/// Rust cuts them. The text must be valid UTF-8 and outlive the object.
 class Graphemes {
  public:
   explicit Graphemes(std::string_view text) : text_(text) {}

@@ -106,8 +106,7 @@ Result<std::unique_ptr<Tokenizer>> load_bpe(const TokenizerFiles& files) {
 
   TextPipeline pipeline;
   pipeline.added_tokens = read_added_tokens(files, model.vocabulary, usual);
-  TokenizerTraits traits =
-      read_traits(files, read_roles(files, usual), model.vocabulary, pipeline.added_tokens);
+  TokenizerTraits traits = read_traits(files, read_roles(files, usual), model.vocabulary, pipeline.added_tokens);
   traits.gives_type_ids = says_type_ids(files.config).value_or(false);
   if (files.has_json()) {
     // What tokenizer_config.json says explicitly wins, as in the transformers package.

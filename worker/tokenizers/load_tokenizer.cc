@@ -31,7 +31,8 @@ Result<Json> read_object(const fs::path& path) {
   std::error_code ignored;
   if (!fs::exists(path, ignored)) return Json::object();
   auto json = read_json(path);
-  if (json && !json->is_object()) return Error{"Cannot use the tokenizer file " + path.string() + ": it is no JSON object."};
+  if (json && !json->is_object())
+    return Error{"Cannot use the tokenizer file " + path.string() + ": it is no JSON object."};
   return json;
 }
 
@@ -115,9 +116,10 @@ Result<std::unique_ptr<Tokenizer>> load_tokenizer(const fs::path& directory) {
     }
     return load(files, layout.load);
   }
-  return Error{"Cannot find a tokenizer in " + directory.string() +
-               ": it holds neither tokenizer.json nor vocab.json with merges.txt, spiece.model or vocab.txt. Put the "
-               "files that came with the model there."};
+  return Error{
+      "Cannot find a tokenizer in " + directory.string() +
+      ": it holds neither tokenizer.json nor vocab.json with merges.txt, spiece.model or vocab.txt. Put the "
+      "files that came with the model there."};
 }
 
 }  // namespace finesweep::worker

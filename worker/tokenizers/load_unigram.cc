@@ -23,8 +23,8 @@ UnigramModel read_model(const Json& json) {
   return model;
 }
 
-/// spiece.model with what T5 makes of it: the extra ids stand behind the pieces, the last of them first; words are cut
-/// at white space; the text ends with </s>.
+/// spiece.model with what T5 makes of it: the extra ids stand behind the pieces, the last of them first; words are
+/// cut at white space; the text ends with </s>.
 Result<UnigramModel> read_t5(const TokenizerFiles& files, TextPipeline& pipeline) {
   auto bytes = storage::read_file(files.vocabulary);
   if (!bytes) return bytes.error();
@@ -70,8 +70,7 @@ Result<std::unique_ptr<Tokenizer>> load_unigram(const TokenizerFiles& files) {
     vocabulary.emplace_back(piece, static_cast<TokenId>(vocabulary.size()));
   }
   pipeline.added_tokens = read_added_tokens(files, vocabulary, t5_roles);
-  TokenizerTraits traits =
-      read_traits(files, read_roles(files, t5_roles), vocabulary, pipeline.added_tokens);
+  TokenizerTraits traits = read_traits(files, read_roles(files, t5_roles), vocabulary, pipeline.added_tokens);
   traits.gives_type_ids = says_type_ids(files.config).value_or(false);
   if (files.has_json()) {
     auto splitting = read_pre_tokenizer(member(files.json, "pre_tokenizer"));

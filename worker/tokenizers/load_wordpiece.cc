@@ -80,8 +80,7 @@ Result<std::unique_ptr<Tokenizer>> load_wordpiece(const TokenizerFiles& files) {
   }
   apply_config(files.config, model.text);
   model.added_tokens = read_added_tokens(files, model.vocabulary, bert_roles);
-  TokenizerTraits traits =
-      read_traits(files, read_roles(files, bert_roles), model.vocabulary, model.added_tokens);
+  TokenizerTraits traits = read_traits(files, read_roles(files, bert_roles), model.vocabulary, model.added_tokens);
   traits.gives_type_ids = says_type_ids(files.config).value_or(!files.tokenizer_class().starts_with("DistilBert"));
   traits.sequence_template = read_post_processor(member(files.json, "post_processor"));
   if (!files.has_json()) {

@@ -13,6 +13,7 @@ struct Apply {
   std::string_view text;
   std::string& out;
   const CharacterClasses& classes;
+  bool& dropped_beginning;
 
   template <typename Use>
   void each(Use&& use) {
@@ -52,6 +53,7 @@ struct Apply {
       at += size;
     });
     if (!step.left) begin = 0;
+    dropped_beginning |= begin > 0;
     if (!step.right) end = text.size();
     if (begin < end) out = text.substr(begin, end - begin);
   }
@@ -68,7 +70,11 @@ struct Apply {
 
   void operator()(Normalizer::StripAccents) {
     each([&](char32_t c) {
-      if (!(classes.of(c) & CharacterClasses::combining)) append_utf8(out, c);
+      if (!(classes.of(c) & CharacterClasses::combining)) {
+        append_utf8(out, c);
+      } else if (out.empty()) {
+        dropped_beginning = true;
+      }
     });
   }
 
@@ -90,8 +96,8 @@ struct Apply {
     }
     const icu::FilteredNormalizer2 normalizer(*base, known);
     icu::StringByteSink<std::string> sink(&out);
-    normalizer.normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<std::int32_t>(text.size())), sink, nullptr,
-                             error);
+    normalizer.normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<std::int32_t>(text.size())), sink,
+                             nullptr, error);
   }
 
   void operator()(const Charsmap& map) { map.normalize(text, out); }
@@ -113,10 +119,11 @@ void replace_all(std::string_view text, std::string_view from, std::string_view 
 
 std::string_view Normalizer::normalize(std::string_view text) {
   std::size_t turn = 0;
+  dropped_beginning_ = false;
   for (const Step& step : steps_) {
     std::string& out = buffers_[turn++ % 2];
     out.clear();
-    std::visit(Apply{text, out, classes_}, step);
+    std::visit(Apply{text, out, classes_, dropped_beginning_}, step);
     text = out;
   }
   return text;

@@ -38,11 +38,14 @@ class Normalizer {
 
   /// Of valid UTF-8. Valid until the next call; `text` itself where there is nothing to do.
   std::string_view normalize(std::string_view text);
+  /// The last call took characters away at the beginning, so that what is left does not begin where the text did.
+  bool dropped_beginning() const { return dropped_beginning_; }
 
  private:
   std::vector<Step> steps_;
   CharacterClasses classes_;
   std::string buffers_[2];
+  bool dropped_beginning_ = false;
 };
 
 /// Every occurrence, left to right; nothing where `from` is empty.

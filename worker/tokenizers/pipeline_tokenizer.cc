@@ -73,6 +73,7 @@ void PipelineTokenizer::append_word(std::string_view word) {
 
 void PipelineTokenizer::append_section(std::string_view text, bool first) {
   text = pipeline_.normalizer.normalize(text);
+  first = first && !pipeline_.normalizer.dropped_beginning();
   if (normalized_matcher_.empty()) return pipeline_.pre_tokenizer.split(text, first, *this);
   normalized_matcher_.split(text, normalized_pieces_);
   for (const auto& piece : normalized_pieces_) {

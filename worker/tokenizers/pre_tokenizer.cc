@@ -6,7 +6,8 @@
 
 namespace finesweep::worker {
 
-/// Depth first: every part goes through all later steps before the next part is looked for, so a step needs one buffer.
+/// Depth first: every part goes through all later steps before the next part is looked for, so a step needs one
+/// buffer.
 struct PreTokenizer::Run {
   PreTokenizer& owner;
   WordSink& sink;
@@ -39,8 +40,8 @@ struct PreTokenizer::Run {
       const char* at = text.data() + i;
       const bool ascii = static_cast<signed char>(*at) >= 0;
       const CodePoint c = ascii ? CodePoint{0, 1} : code_point_at(at);
-      const bool digit = ascii ? *at >= '0' && *at <= '9'
-                               : (owner.classes_.of(c.value) & CharacterClasses::numeric) != 0;
+      const bool digit =
+          ascii ? *at >= '0' && *at <= '9' : (owner.classes_.of(c.value) & CharacterClasses::numeric) != 0;
       if (digit != in_digits || (digit && step.individual)) {
         pass(text.substr(begin, i - begin));
         begin = i;
@@ -69,7 +70,8 @@ struct PreTokenizer::Run {
   void operator()(const Metaspace& step) {
     std::string& out = owner.scratch_[index].text;
     out.clear();
-    const bool wanted = step.prepend == Metaspace::Prepend::always || (step.prepend == Metaspace::Prepend::first && first);
+    const bool wanted =
+        step.prepend == Metaspace::Prepend::always || (step.prepend == Metaspace::Prepend::first && first);
     if (wanted && !text.starts_with(step.replacement) && !text.starts_with(' ')) out = step.replacement;
     replace_all(text, " ", step.replacement, out);
     if (text.empty()) return;

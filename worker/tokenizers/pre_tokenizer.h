@@ -22,8 +22,8 @@ class WordSink {
   ~WordSink() = default;
 };
 
-/// The pre-tokenizers of tokenizer.json: each step splits what the one before it left. Byte-level text is not spelt out
-/// in letters for bytes: words stay as they are written, and the model of a byte-level tokenizer reads bytes.
+/// The pre-tokenizers of tokenizer.json: each step splits what the one before it left. Byte-level text is not spelt
+/// out in letters for bytes: words stay as they are written, and the model of a byte-level tokenizer reads bytes.
 class PreTokenizer {
  public:
   /// What becomes of the characters that a Split finds.

@@ -3,29 +3,40 @@
 #include <unicode/uregex.h>
 #include <unicode/utext.h>
 
+#include <algorithm>
+#include <iterator>
+
+#include "worker/tokenizers/unicode.h"
+
 namespace finesweep::worker {
 namespace {
 
-// In ICU's units: steps of the engine, roughly microseconds, and bytes.
-constexpr std::int32_t time_limit = 1'000'000, stack_limit = 16 << 20;
+// In ICU's units: ten thousand steps of the engine, roughly a millisecond, and bytes.
+constexpr std::int32_t time_limit = 1000, stack_limit = 16 << 20;
 
-/// ICU's \s lacks the vertical tab and U+0085.
-std::string with_white_space(const std::string& pattern) {
+/// ICU's \s lacks the vertical tab and U+0085, its letters and numbers what is newer than ICU. Sets may stand
+/// within sets, so each replacement is right in brackets and outside.
+std::string for_icu(const std::string& pattern) {
+  static const std::pair<std::string_view, std::string> replacements[] = {
+      {"\\s", "\\p{White_Space}"},
+      {"\\S", "\\P{White_Space}"},
+      {"\\p{L}", "[\\p{L}" + newer_letters_for_brackets() + "]"},
+      {"\\P{L}", "[^\\p{L}" + newer_letters_for_brackets() + "]"},
+      {"\\p{N}", "[\\p{N}" + newer_numbers_for_brackets() + "]"},
+      {"\\P{N}", "[^\\p{N}" + newer_numbers_for_brackets() + "]"}};
   std::string result;
-  for (std::size_t i = 0; i < pattern.size(); ++i) {
-    if (pattern[i] != '\\' || i + 1 == pattern.size()) {
-      result += pattern[i];
+  for (std::size_t i = 0; i < pattern.size();) {
+    const std::string_view rest = std::string_view(pattern).substr(i);
+    const auto found = std::find_if(std::begin(replacements), std::end(replacements),
+                                    [&](const auto& entry) { return rest.starts_with(entry.first); });
+    if (found != std::end(replacements)) {
+      result += found->second;
+      i += found->first.size();
       continue;
     }
-    const char escaped = pattern[++i];
-    if (escaped == 's') {
-      result += "\\p{White_Space}";
-    } else if (escaped == 'S') {
-      result += "\\P{White_Space}";
-    } else {
-      result += '\\';
-      result += escaped;
-    }
+    const std::size_t count = rest[0] == '\\' ? std::min<std::size_t>(2, rest.size()) : 1;
+    result += rest.substr(0, count);
+    i += count;
   }
   return result;
 }
@@ -44,7 +55,7 @@ Result<std::unique_ptr<RegularExpression>> RegularExpression::compile(const std:
   auto engine = std::make_unique<Engine>();
   UErrorCode code = U_ZERO_ERROR;
   UParseError where;
-  const std::string text = with_white_space(pattern);
+  const std::string text = for_icu(pattern);
   UText* source = utext_openUTF8(nullptr, text.data(), static_cast<std::int64_t>(text.size()), &code);
   engine->handle = uregex_openUText(source, UREGEX_MULTILINE, &where, &code);
   utext_close(source);

@@ -53,7 +53,8 @@ std::size_t contraction(const char* at, const char* end, char fold) {
   if (fold != 0 && end - at >= 3 && std::memcmp(at + 1, "\xC5\xBF", 2) == 0) return 3;
   if (end - at < 3) return 0;
   const char second = lower(2);
-  if ((first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l')) return 3;
+  if ((first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l'))
+    return 3;
   return 0;
 }
 
@@ -67,8 +68,7 @@ SplitPattern SplitPattern::gpt4(std::size_t digits) {
 }
 
 std::optional<SplitPattern> SplitPattern::known(std::string_view regular_expression) {
-  if (regular_expression ==
-      R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)") {
+  if (regular_expression == R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)") {
     return gpt2();
   }
   constexpr std::string_view before = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})",

@@ -22,7 +22,8 @@ std::uint64_t load(const char* bytes, std::size_t count) {
 std::uint64_t up_to_eight(const char* bytes, std::size_t size) {
   if (size >= 4) return load(bytes, 4) | load(bytes + size - 4, 4) << (8 * (size - 4));
   if (size == 0) return 0;
-  return load(bytes, 1) | load(bytes + size / 2, 1) << (8 * (size / 2)) | load(bytes + size - 1, 1) << (8 * (size - 1));
+  return load(bytes, 1) | load(bytes + size / 2, 1) << (8 * (size / 2)) |
+         load(bytes + size - 1, 1) << (8 * (size - 1));
 }
 
 }  // namespace

@@ -100,8 +100,8 @@ class Tokenizer {
 };
 
 /// From a Hugging Face directory: tokenizer.json where there is one (WordPiece, BPE, Unigram), else vocab.json with
-/// merges.txt (byte-level BPE), spiece.model (T5) or vocab.txt (WordPiece), each with what tokenizer_config.json adds.
-/// The Error names the file and what is missing, damaged or not supported.
+/// merges.txt (byte-level BPE), spiece.model (T5) or vocab.txt (WordPiece), each with what tokenizer_config.json
+/// adds. The Error names the file and what is missing, damaged or not supported.
 Result<std::unique_ptr<Tokenizer>> load_tokenizer(const std::filesystem::path& directory);
 
 }  // namespace finesweep::worker

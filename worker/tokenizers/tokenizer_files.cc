@@ -11,9 +11,9 @@ struct Role {
   const char* key;
   std::string TokenRoles::*text;
 };
-constexpr Role roles[] = {{"pad_token", &TokenRoles::pad},       {"unk_token", &TokenRoles::unknown},
-                          {"cls_token", &TokenRoles::classify},  {"sep_token", &TokenRoles::separator},
-                          {"mask_token", &TokenRoles::mask},     {"bos_token", &TokenRoles::begin},
+constexpr Role roles[] = {{"pad_token", &TokenRoles::pad},      {"unk_token", &TokenRoles::unknown},
+                          {"cls_token", &TokenRoles::classify}, {"sep_token", &TokenRoles::separator},
+                          {"mask_token", &TokenRoles::mask},    {"bos_token", &TokenRoles::begin},
                           {"eos_token", &TokenRoles::end}};
 
 AddedToken read_added_token(const Json& json, TokenId id) {

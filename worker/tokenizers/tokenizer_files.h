@@ -14,8 +14,8 @@
 
 namespace finesweep::worker {
 
-/// A part of a tokenizer's files that we cannot honour. Thrown while they are read, caught in load_tokenizer; so are
-/// the exceptions of the JSON library, which mean a damaged file.
+/// A part of a tokenizer's files that we cannot honour. Thrown while they are read, caught in load_tokenizer; so
+/// are the exceptions of the JSON library, which mean a damaged file.
 struct Unsupported {
   std::string what;
 };
@@ -49,8 +49,8 @@ struct TokenRoles {
 /// As tokenizer_config.json says; `usual` where it says nothing.
 TokenRoles read_roles(const TokenizerFiles& files, const TokenRoles& usual);
 
-/// The added tokens of all files. Tokens with a role are special even where no file lists them; one that the vocabulary
-/// lacks gets the next id, if a file names it.
+/// The added tokens of all files. Tokens with a role are special even where no file lists them; one that the
+/// vocabulary lacks gets the next id, if a file names it.
 std::vector<AddedToken> read_added_tokens(const TokenizerFiles& files, const Vocabulary& vocabulary,
                                           const TokenRoles& usual);
 

@@ -33,18 +33,24 @@ std::string replace_invalid_utf8(std::string_view text);
 
 /// White_Space: what \s matches, and what Rust's char::is_whitespace says.
 bool is_white_space(char32_t c);
+/// What \w matches in Rust's regular expressions, of Unicode 16.
+bool is_word_character(char32_t c);
 /// Lower case of Unicode 17, of each code point alone: no final sigma.
 std::u32string lower_case(char32_t c);
+
+/// The letters and numbers of Unicode 16 that ICU's \p{L} and \p{N} may lack, for use within brackets.
+std::string newer_letters_for_brackets();
+std::string newer_numbers_for_brackets();
 
 /// Properties that split text, of the versions of Unicode that the Hugging Face `tokenizers` package uses in each
 /// place, whatever the version of ICU. Builds its tables as it meets code points: one thread at a time.
 class CharacterClasses {
  public:
   enum Class : std::uint8_t {
-    letter = 1,   // \p{L}, of Unicode 16
-    number = 2,   // \p{N}, of Unicode 16
-    space = 4,    // \s
-    numeric = 8,  // Nd, Nl or No, of Unicode 17: Rust's char::is_numeric
+    letter = 1,      // \p{L}, of Unicode 16
+    number = 2,      // \p{N}, of Unicode 16
+    space = 4,       // \s
+    numeric = 8,     // Nd, Nl or No, of Unicode 17: Rust's char::is_numeric
     combining = 16,  // a mark (M), of Unicode 9
   };
   CharacterClasses();

@@ -24,8 +24,8 @@ struct UnigramModel {
 };
 
 /// SentencePiece's unigram model (https://arxiv.org/abs/1804.10959): the cut with the greatest sum of
-/// log-probabilities, found with the Viterbi algorithm in double precision; of equal ones the first that was found, as
-/// in the Hugging Face `tokenizers` package.
+/// log-probabilities, found with the Viterbi algorithm in double precision; of equal ones the first that was found,
+/// as in the Hugging Face `tokenizers` package.
 class UnigramTokenizer : public PipelineTokenizer {
  public:
   static Result<std::unique_ptr<UnigramTokenizer>> make(const UnigramModel& model, TextPipeline pipeline,
