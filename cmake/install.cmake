@@ -31,6 +31,10 @@ endforeach()
 
 # What a bundle holds, built.
 add_custom_target(bundle_programs DEPENDS ${programs} ${gpu_tests})
+if(TARGET finesweep_cuda)
+  add_dependencies(bundle_programs finesweep_cuda)
+  install(FILES ${FINESWEEP_CUDA_LIBRARY} DESTINATION lib COMPONENT programs)
+endif()
 
 if(programs)
   install(TARGETS ${programs} RUNTIME_DEPENDENCY_SET program_libraries RUNTIME DESTINATION bin COMPONENT programs)

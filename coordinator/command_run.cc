@@ -12,6 +12,7 @@
 #include "coordinator/console.h"
 #include "coordinator/devices.h"
 #include "coordinator/driver.h"
+#include "coordinator/mpi_link.h"
 #include "coordinator/supervisor.h"
 #include "coordinator/sweep_input.h"
 #include "coordinator/unix_time.h"
@@ -86,21 +87,6 @@ int run_supervised(const RunOptions& options) {
   return supervise(supervisor, console);
 }
 
-/// Frames between rank 0 and the workers by MPI.
-class MpiWorkerLink final : public WorkerLink {
- public:
-  void send(int rank, Bytes frame) override { link_.send(rank, std::move(frame)); }
-  void forget(int rank) override { link_.forget(rank); }
-  std::vector<Received> receive() override {
-    std::vector<Received> result;
-    for (auto& received : link_.receive()) result.push_back({received.rank, std::move(received.frame)});
-    return result;
-  }
-
- private:
-  MpiLink link_;
-};
-
 Result<storage::CoordinatorLock> acquire_lock(const storage::RunDirectory& run) {
   // After a crash the last coordinator may still be on its way out.
   const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(life() > 0 ? 8 : 3);
@@ -120,7 +106,7 @@ int fail(int exit_code, const std::string& message) {
   return exit_code;
 }
 
-int coordinate(MpiWorld& world, const RunOptions& options, MpiWorkerLink& link) {
+int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   if (world.size() < 2)
     return fail(2,
                 "a sweep needs at least two ranks, a coordinator and a worker: mpirun -n 2 finesweep run …, or "
@@ -173,7 +159,7 @@ int run_command(const RunOptions& options, const WorkerMain& worker_main) {
     if (devices && devices->front() != "cpu") device = index < devices->size() ? (*devices)[index] : "";
     world->exit(worker_main(*world, device));
   }
-  MpiWorkerLink link;
+  MpiLink link;
   const int exit_code = coordinate(*world, options, link);
   if (exit_code == 2 || exit_code == 4) {
     for (int rank = 1; rank < world->size(); ++rank) link.send(rank, encode(Stop{}));

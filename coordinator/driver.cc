@@ -9,7 +9,9 @@
 #include <cstdlib>
 #include <map>
 #include <thread>
+#include <utility>
 
+#include "coordinator/effect_runner.h"
 #include "coordinator/resume.h"
 #include "coordinator/sweep_view.h"
 #include "coordinator/unix_time.h"
@@ -60,38 +62,6 @@ class Every {
   Instant period_, next_{};
 };
 
-AttemptEnd to_attempt_end(RecordAttemptEnd::Reason reason) {
-  switch (reason) {
-    case RecordAttemptEnd::Reason::failed:
-      return AttemptEnd::failed;
-    case RecordAttemptEnd::Reason::interrupted:
-      return AttemptEnd::interrupted;
-    case RecordAttemptEnd::Reason::lost:
-      return AttemptEnd::lost;
-    case RecordAttemptEnd::Reason::cancelled:
-      return AttemptEnd::cancelled;
-    case RecordAttemptEnd::Reason::superseded:
-      return AttemptEnd::superseded;
-  }
-  return AttemptEnd::failed;
-}
-
-std::string_view reason_name(RecordAttemptEnd::Reason reason) {
-  switch (reason) {
-    case RecordAttemptEnd::Reason::failed:
-      return "failed";
-    case RecordAttemptEnd::Reason::interrupted:
-      return "stopped";
-    case RecordAttemptEnd::Reason::lost:
-      return "lost";
-    case RecordAttemptEnd::Reason::cancelled:
-      return "cancelled";
-    case RecordAttemptEnd::Reason::superseded:
-      return "moved";
-  }
-  return "";
-}
-
 }  // namespace
 
 void Driver::request_stop() {
@@ -108,7 +78,8 @@ struct Driver::Impl {
         link(link),
         show(std::move(show)),
         options(std::move(options)),
-        view(this->plan) {}
+        view(this->plan),
+        runner(store, this->run, link, workers, view, this->show) {}
 
   storage::Store& store;
   storage::CoordinatorLock* lock;
@@ -120,13 +91,11 @@ struct Driver::Impl {
   std::unique_ptr<Reactor> reactor;
 
   SweepView view;
-  std::map<int, SweepView::WorkerEntry> workers;  // by rank, present ones
-  std::map<int, int> incarnations;                // by rank, the highest ever
-  std::vector<Effect> effects;                    // decided, not yet carried out
-  std::vector<storage::Change> remarks;           // events beside state changes
-  std::map<AttemptKey, Instant> started;          // when an attempt was seen to have begun
+  WorkersByRank workers;            // present ones
+  std::map<int, int> incarnations;  // by rank, the highest ever
+  EffectRunner runner;
+  std::vector<Effect> effects;  // decided, not yet carried out
   std::int64_t started_ms = unix_ms();
-  std::int64_t finished_jobs = 0;
   bool stopping = false;
   std::string broken;  // why the store or the lock failed: nothing can go on
 
@@ -152,7 +121,7 @@ struct Driver::Impl {
     workers[rank] = {id, info};
     link.send(rank, encode(Welcome{id, run.path().string(), options.heartbeat_s, options.no_progress_s,
                                    options.threads}));
-    remark({{"event", "worker_joined"}, {"worker", to_string(id)}, {"host", hello.host}, {"device", hello.device}});
+    runner.remark({{"event", "worker_joined"}, {"worker", to_string(id)}, {"host", hello.host}, {"device", hello.device}});
     handle(WorkerJoined{id, info});
   }
 
@@ -161,19 +130,10 @@ struct Driver::Impl {
     HeartbeatArrived event{heartbeat.worker, {}};
     for (const auto& held : heartbeat.held) {
       event.held.emplace_back(held.attempt, held.progress);
-      if (!held.progress.phase.empty()) note_start(heartbeat.worker, held.attempt);
+      // What is dispatched waits in its worker's queue; it has started once it shows progress.
+      if (!held.progress.phase.empty()) runner.note_start(heartbeat.worker, held.attempt);
     }
     handle(event);
-  }
-
-  /// What is dispatched waits in its worker's queue; it has started once it shows progress.
-  void note_start(const WorkerId& worker, const AttemptKey& attempt) {
-    if (!started.emplace(attempt, now()).second) return;
-    show({{"event", "attempt_started"},
-          {"job", attempt.job},
-          {"title", title(attempt.job)},
-          {"attempt", attempt.number},
-          {"worker", to_string(worker)}});
   }
 
   void receive(int rank, Finished& finished) {
@@ -197,11 +157,6 @@ struct Driver::Impl {
     if (worker.rank == rank) return true;
     spdlog::warn("rank {} sent a message in the name of worker {}: refused", rank, to_string(worker));
     return false;
-  }
-
-  void remark(Json event) {
-    show(event);
-    remarks.push_back(storage::EventLogged{std::move(event), unix_ms()});
   }
 
   void answer_requests() {
@@ -228,129 +183,20 @@ struct Driver::Impl {
 
   // ---- output ----
 
-  const std::string& title(const JobId& id) const { return view.title(id); }
-
-  /// Carries out all that is decided: records first, in one durable transaction, then sends.
+  /// Carries out all that is decided, and what follows from that.
   void flush() {
-    while (broken.empty() && (!effects.empty() || !remarks.empty())) {
-      std::vector<Effect> round;
-      round.swap(effects);
-      std::vector<storage::Change> changes;
-      changes.swap(remarks);
-      std::vector<std::pair<int, Bytes>> sends;
-      std::vector<Event> answers;
-      std::vector<Json> shown;
-      for (const Effect& effect : round)
-        std::visit([&](const auto& e) { carry_out(e, changes, sends, answers, shown); }, effect);
-      if (!changes.empty()) {
-        if (const Status applied = store.apply(changes); !applied) {
-          broken = applied.error().message;
-          return;
-        }
-      }
-      for (auto& [rank, frame] : sends) link.send(rank, std::move(frame));
-      for (const Json& record : shown) show(record);
-      for (const Event& answer : answers) handle(answer);
+    react_to(runner.record_published(*reactor));
+    while (broken.empty() && (!effects.empty() || runner.has_remarks())) {
+      react_to(runner.carry_out(*reactor, std::exchange(effects, {})));
     }
   }
 
-  using Changes = std::vector<storage::Change>;
-  using Sends = std::vector<std::pair<int, Bytes>>;
-
-  template <typename Message>
-  void send(const WorkerId& worker, const Message& message, Sends& sends) {
-    const auto found = workers.find(worker.rank);
-    if (found != workers.end() && found->second.id == worker) sends.emplace_back(worker.rank, encode(message));
-  }
-
-  void carry_out(const RecordAttempt& e, Changes& changes, Sends&, std::vector<Event>&, std::vector<Json>&) {
-    const auto worker = workers.find(e.worker.rank);
-    const std::string host = worker == workers.end() ? "" : worker->second.info.host;
-    changes.push_back(storage::AttemptStarted{e.attempt, e.worker.rank, host, unix_ms()});
-  }
-
-  void carry_out(const RecordAttemptEnd& e, Changes& changes, Sends&, std::vector<Event>&,
-                 std::vector<Json>& shown) {
-    started.erase(e.attempt);
-    changes.push_back(storage::AttemptEnded{e.attempt, to_attempt_end(e.reason), e.error, unix_ms()});
-    changes.push_back(storage::JobCounters{e.attempt.job, e.failures, e.losses});
-    shown.push_back({{"event", "attempt_ended"},
-                     {"job", e.attempt.job},
-                     {"title", title(e.attempt.job)},
-                     {"attempt", e.attempt.number},
-                     {"reason", std::string(reason_name(e.reason))},
-                     {"error", e.error}});
-  }
-
-  void carry_out(const RecordJobEnd& e, Changes& changes, Sends&, std::vector<Event>&, std::vector<Json>& shown) {
-    if (e.cancelled)
-      changes.push_back(storage::JobCancelled{e.job, e.error, unix_ms()});
-    else
-      changes.push_back(storage::JobFailed{e.job, e.error, unix_ms()});
-    ++finished_jobs;
-    shown.push_back({{"event", e.cancelled ? "job_cancelled" : "job_failed"},
-                     {"job", e.job},
-                     {"title", title(e.job)},
-                     {"error", e.error}});
-  }
-
-  void carry_out(const Publish& e, Changes& changes, Sends&, std::vector<Event>& answers,
-                 std::vector<Json>& shown) {
-    Outcome outcome = e.outcome;
-    if (outcome.has_artifact) {
-      auto published = run.publish(e.attempt);
-      if (!published) {
-        answers.push_back(PublishFailed{e.attempt, published.error().message});
-        return;
-      }
-      // Where an earlier attempt's artifact stands already, its outcome is the job's.
-      outcome = std::move(published->outcome);
+  void react_to(const Result<std::vector<Event>>& answers) {
+    if (!answers) {
+      broken = answers.error().message;
+      return;
     }
-    changes.push_back(storage::AttemptEnded{e.attempt, AttemptEnd::succeeded, "", unix_ms()});
-    changes.push_back(storage::JobSucceeded{e.attempt, outcome, unix_ms()});
-    ++finished_jobs;
-    double seconds = 0;
-    if (const auto begun = started.find(e.attempt); begun != started.end()) {
-      seconds = std::chrono::duration<double>(now() - begun->second).count();
-      started.erase(begun);
-    }
-    if (const auto measured = outcome.metrics.find("seconds"); measured != outcome.metrics.end())
-      seconds = measured->second;
-    view.learn_pace(reactor->job(e.attempt.job).kind, seconds);
-    shown.push_back({{"event", "job_succeeded"},
-                     {"job", e.attempt.job},
-                     {"title", title(e.attempt.job)},
-                     {"seconds", seconds},
-                     {"done", finished_jobs},
-                     {"jobs", plan.jobs.size()}});
-    answers.push_back(Published{e.attempt});
-    published_now.push_back(e.attempt.job);
-  }
-  std::vector<JobId> published_now;  // their staging folders are no longer needed once the commit is done
-
-  void carry_out(const SendDispatch& e, Changes&, Sends& sends, std::vector<Event>&, std::vector<Json>&) {
-    Dispatch dispatch{e.worker, {}};
-    for (const AttemptKey& attempt : e.pack) dispatch.pack.push_back({reactor->job(attempt.job), attempt.number});
-    send(e.worker, dispatch, sends);
-  }
-  void carry_out(const SendAcknowledge& e, Changes&, Sends& sends, std::vector<Event>&, std::vector<Json>&) {
-    send(e.worker, Acknowledge{e.attempt, e.accepted}, sends);
-  }
-  void carry_out(const SendRevoke& e, Changes&, Sends& sends, std::vector<Event>&, std::vector<Json>&) {
-    send(e.worker, Revoke{e.attempt}, sends);
-  }
-  void carry_out(const SendStop& e, Changes&, Sends& sends, std::vector<Event>&, std::vector<Json>&) {
-    send(e.worker, Stop{}, sends);
-  }
-  void carry_out(const SendRejoin& e, Changes&, Sends& sends, std::vector<Event>&, std::vector<Json>&) {
-    sends.emplace_back(e.worker.rank, encode(Rejoin{}));
-  }
-  void carry_out(const SweepEnded&, Changes&, Sends&, std::vector<Event>&, std::vector<Json>&) {}
-
-  void clear_staging() {
-    for (const JobId& job : published_now)
-      if (const Status removed = run.remove_staging(job); !removed) spdlog::warn("{}", removed.error().message);
-    published_now.clear();
+    for (const Event& answer : *answers) handle(answer);
   }
 
   StatusSnapshot snapshot(StatusSnapshot::State state, std::optional<int> exit_code) const {
@@ -381,13 +227,13 @@ struct Driver::Impl {
     }
     reactor = std::make_unique<Reactor>(options.reactor, plan.jobs, *history);
     const Counts before = reactor->counts();
-    finished_jobs = before.succeeded + before.failed + before.cancelled;
-    remark({{"event", "sweep_started"},
+    runner.finished_jobs = before.succeeded + before.failed + before.cancelled;
+    runner.remark({{"event", "sweep_started"},
             {"sweep", plan.name},
             {"directory", run.path().string()},
             {"trials", plan.trials.size()},
             {"jobs", plan.jobs.size()},
-            {"done", finished_jobs},
+            {"done", runner.finished_jobs},
             {"workers", options.workers}});
     put_status(StatusSnapshot::State::running, std::nullopt);
     handle(Tick{});
@@ -412,7 +258,7 @@ struct Driver::Impl {
       const Instant time = now();
       if (tick.due(time)) handle(Tick{});
       flush();
-      clear_staging();
+      runner.clear_staging();
       if (progress.due(time)) show(view.progress_record(*reactor, workers.size()));
       if (status.due(time)) {
         put_status(StatusSnapshot::State::running, std::nullopt);
@@ -455,7 +301,7 @@ struct Driver::Impl {
     if (complete && reported)
       if (auto data = reports::read_run_data(store))
         show({{"event", "text"}, {"text", "\n" + reports::terminal_table(*data)}});
-    remark(std::move(ended));
+    runner.remark(std::move(ended));
     flush();
     dismiss_workers();
     put_status(state, exit_code);

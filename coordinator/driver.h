@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "coordinator/reactor.h"
-#include "jobs/frame.h"
+#include "coordinator/worker_link.h"
 #include "jobs/json.h"
 #include "jobs/plan.h"
 #include "storage/coordinator_lock.h"
@@ -15,20 +15,6 @@
 #include "storage/store.h"
 
 namespace finesweep::coordinator {
-
-/// Frames to and from workers by rank; MPI in the program (mpi_link.h). Nothing blocks.
-class WorkerLink {
- public:
-  struct Received {
-    int rank;
-    Bytes frame;
-  };
-  virtual ~WorkerLink() = default;
-  virtual void send(int rank, Bytes frame) = 0;
-  virtual std::vector<Received> receive() = 0;
-  /// The rank is gone for good.
-  virtual void forget(int rank) = 0;
-};
 
 struct DriverOptions {
   ReactorOptions reactor;
@@ -42,9 +28,8 @@ struct DriverOptions {
   bool retry_failed = true;
 };
 
-/// The coordinator's effects: feeds the reactor with what workers say, time, signals and requests, and carries out
-/// what it decides. All that one round decides is recorded in one durable transaction before anything of it is
-/// sent, so a worker never hears of what a crash could undo.
+/// The coordinator's loop: feeds the reactor with what workers say, time, signals and requests, and has carried out
+/// what it decides (effect_runner.h).
 class Driver {
  public:
   /// Store and lock are held by the caller and outlive the driver. `show` gets the records of

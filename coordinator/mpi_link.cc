@@ -16,6 +16,8 @@ namespace finesweep::coordinator {
 namespace {
 
 constexpr int kTag = 1;
+/// Messages that one call takes.
+constexpr std::size_t kMostAtOnce = 512;
 
 /// Every MPI call passes here: the code in words, the call and the rank. Without MPI nothing of ours can go on, so
 /// an error ends the process; the sweep is resumed from the store.
@@ -133,13 +135,13 @@ void MpiLink::forget(int rank) {
   impl_->forgotten.insert(rank);
 }
 
-std::vector<MpiLink::Received> MpiLink::receive(std::size_t limit) {
+std::vector<MpiLink::Received> MpiLink::receive() {
   for (auto it = impl_->sending.begin(); it != impl_->sending.end();) {
     int done = 0;
     check(MPI_Test(&it->request, &done, MPI_STATUS_IGNORE), "MPI_Test of a send");
     it = done ? impl_->sending.erase(it) : std::next(it);
   }
-  while (impl_->receiving.size() < limit) {
+  while (impl_->receiving.size() < kMostAtOnce) {
     int found = 0;
     MPI_Message message;
     MPI_Status status;

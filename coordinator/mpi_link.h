@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/worker_link.h"
 #include "jobs/frame.h"
 #include "jobs/result.h"
 
@@ -39,23 +40,18 @@ bool under_mpi_launcher();
 /// Frames between ranks, point to point on the world communicator. Nothing blocks: sends keep their buffers until
 /// MPI is done with them, receives are matched first and completed later. A completed send proves nothing about the
 /// receiver. Not for several threads.
-class MpiLink {
+class MpiLink final : public WorkerLink {
  public:
   MpiLink();
-  ~MpiLink();
+  ~MpiLink() override;
   MpiLink(const MpiLink&) = delete;
   MpiLink& operator=(const MpiLink&) = delete;
 
-  void send(int rank, Bytes frame);
+  void send(int rank, Bytes frame) override;
   /// Nothing is sent to a lost rank any more.
-  void forget(int rank);
-
-  struct Received {
-    int rank;
-    Bytes frame;
-  };
-  /// What has arrived, in order of arrival for each rank; at most `limit` at once. Also moves pending sends on.
-  std::vector<Received> receive(std::size_t limit = 512);
+  void forget(int rank) override;
+  /// What has arrived, in order of arrival for each rank; some hundreds at once. Also moves pending sends on.
+  std::vector<Received> receive() override;
 
   /// Sends that MPI has not completed.
   std::size_t pending_sends() const;

@@ -2,6 +2,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include <filesystem>
+#include <set>
+
 #include "coordinator/unix_time.h"
 
 namespace finesweep::coordinator {
@@ -53,6 +56,33 @@ void continue_from(const storage::StoredJob& job, const storage::RunDirectory& r
   }
 }
 
+bool is_to_run(JobPhase phase) {
+  return phase != JobPhase::succeeded && phase != JobPhase::failed && phase != JobPhase::cancelled;
+}
+
+/// From the last job of the plan to the first, so that what a job that runs again needs is looked at after it.
+void find_lost_artifacts(const Plan& plan, const std::map<JobId, const storage::StoredJob*>& known,
+                         const storage::RunDirectory& run, std::map<JobId, JobHistory>& history, Changes& changes) {
+  std::set<JobId> needed;
+  for (auto job = plan.jobs.rbegin(); job != plan.jobs.rend(); ++job) {
+    JobHistory& entry = history.at(job->id);
+    const auto before = known.find(job->id);
+    std::error_code ignored;
+    if (entry.phase == JobPhase::succeeded && needed.contains(job->id) && before != known.end() &&
+        before->second->outcome && before->second->outcome->has_artifact &&
+        !std::filesystem::exists(run.artifact(job->id) / storage::kManifestName, ignored)) {
+      spdlog::warn("the artifact of job {} ({}) is gone, and another job needs it: the job runs again",
+                   job->id.hex(), job->title);
+      entry.phase = JobPhase::waiting;
+      entry.failures = entry.losses = 0;
+      changes.push_back(storage::ArtifactLost{job->id, unix_ms()});
+    }
+    if (!is_to_run(entry.phase)) continue;
+    needed.insert(job->inputs.begin(), job->inputs.end());
+    if (job->continues) needed.insert(*job->continues);
+  }
+}
+
 }  // namespace
 
 Result<std::map<JobId, JobHistory>> resume(storage::Store& store, const storage::RunDirectory& run,
@@ -92,6 +122,7 @@ Result<std::map<JobId, JobHistory>> resume(storage::Store& store, const storage:
     else
       continue_from(before, run, retry_failed, entry, changes);
   }
+  find_lost_artifacts(plan, known, run, history, changes);
   if (!changes.empty())
     if (const Status applied = store.apply(changes); !applied) return applied.error();
   return history;

@@ -21,6 +21,9 @@ class SweepView {
   /// "LoRA rank 8 #1 test": the first trial that needs the job, its repeat, and the step.
   const std::string& title(const JobId& job) const { return titles_.at(job); }
 
+  /// Jobs of the plan.
+  std::size_t jobs() const { return plan_.jobs.size(); }
+
   /// A job of this kind took so long, alone on its worker.
   void learn_pace(StepKind kind, double seconds);
 

@@ -58,6 +58,13 @@ struct JobReset {
   std::int64_t time_ms = 0;
 };
 
+/// The artifact of a succeeded job is no longer there, and another job needs it: the job is to be run again. Its
+/// result is forgotten, since the new one brings its own.
+struct ArtifactLost {
+  JobId job;
+  std::int64_t time_ms = 0;
+};
+
 struct JobCounters {
   JobId job;
   int failures = 0;  // charged against Job::retries
@@ -71,6 +78,6 @@ struct EventLogged {
 };
 
 using Change = std::variant<AttemptStarted, AttemptEnded, JobSucceeded, JobFailed, JobCancelled, JobReset,
-                            JobCounters, EventLogged>;
+                            ArtifactLost, JobCounters, EventLogged>;
 
 }  // namespace finesweep::storage

@@ -103,6 +103,9 @@ struct Recorder::Impl {
   SQLite::Statement reset_job{database,
                               "UPDATE jobs SET state='pending', failures=0, losses=0, error='' "
                               "WHERE seq=? AND state IN ('failed', 'cancelled')"};
+  SQLite::Statement forget_success{
+      database, "UPDATE jobs SET state='pending', failures=0, losses=0, error='' WHERE seq=? AND state='succeeded'"};
+  SQLite::Statement delete_outcome{database, "DELETE FROM outcomes WHERE seq=?"};
   SQLite::Statement count_job{database, "UPDATE jobs SET failures=?2, losses=?3 WHERE seq=?1"};
   SQLite::Statement insert_event{database, "INSERT INTO events(n, end, json) VALUES(?, ?, ?)"};
 
@@ -225,6 +228,14 @@ struct Recorder::Impl {
     if (Use(reset_job).run(row_of(change.job)) == 0) refuse(change.job, "another run");
     log_event(change.time_ms,
               [&](EventLine& line) { line.add("event", "job_reset").add("job", change.job.hex()); });
+  }
+
+  void operator()(const ArtifactLost& change) {
+    const std::int64_t row = row_of(change.job);
+    if (Use(forget_success).run(row) == 0) refuse(change.job, "the loss of the artifact");
+    Use(delete_outcome).run(row);
+    log_event(change.time_ms,
+              [&](EventLine& line) { line.add("event", "artifact_lost").add("job", change.job.hex()); });
   }
 
   void operator()(const JobCounters& change) {

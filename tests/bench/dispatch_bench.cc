@@ -63,20 +63,6 @@ class ToCoordinator final : public worker::CoordinatorLink {
   coordinator::MpiLink link_;
 };
 
-class ToWorkers final : public coordinator::WorkerLink {
- public:
-  void send(int rank, Bytes frame) override { link_.send(rank, std::move(frame)); }
-  void forget(int rank) override { link_.forget(rank); }
-  std::vector<Received> receive() override {
-    std::vector<Received> result;
-    for (auto& received : link_.receive()) result.push_back({received.rank, std::move(received.frame)});
-    return result;
-  }
-
- private:
-  coordinator::MpiLink link_;
-};
-
 Plan empty_plan(int jobs) {
   Plan plan;
   plan.name = "dispatch";
@@ -112,7 +98,7 @@ int coordinate(coordinator::MpiWorld& world, int jobs, const fs::path& directory
   auto store = storage::Store::create_or_open(directory);
   Plan plan = empty_plan(jobs);
   if (!store || !store->begin_generation(world.host(), getpid(), 0) || !store->save_plan(plan, "")) return 4;
-  ToWorkers link;
+  coordinator::MpiLink link;
   coordinator::DriverOptions options;
   options.workers = world.size() - 1;
   options.host = world.host();

@@ -1,10 +1,12 @@
-// Milliseconds of one training step on a CPU: LoRA and full fine-tuning of a BERT classifier, on random token ids.
+// Milliseconds of one training step on a CPU: LoRA and full fine-tuning of a classifier, or with --lm of a language
+// model, on random token ids.
 //
-//   engine_train_bench MODEL_DIRECTORY [--threads N] [--steps N] [--rows N] [--length N] [--real N] [--bf16]
-//   [--mean]
+//   engine_train_bench MODEL [--lm] [--threads N] [--steps N] [--rows N] [--length N] [--real N]
+//   [--method lora|full] [--bf16] [--mean]
 //
+// MODEL is a Hugging Face directory or a GGUF file.
 // `--real N`: only the first N of the `length` tokens of each row are real, as in padded text. The peer is
-// tests/bench/peers/hf_train.py with the same options.
+// tests/bench/peers/hf_train.py, or hf_lm.py for a language model, with the same options.
 //
 // "processor" is the time that all threads of the process together were running: what to compare on a busy machine.
 
@@ -36,6 +38,7 @@ struct Case {
   int steps = 12, threads = 2;
   Precision precision = Precision::fp32;
   Pooling pooling = Pooling::cls;
+  ModelHead head = ModelHead::classification;
 };
 
 template <typename T>
@@ -51,12 +54,14 @@ Batch random_batch(const Case& what, RandomStream& random) {
   Batch batch;
   batch.input_ids = at::empty({what.rows, what.length}, at::kLong);
   batch.attention_mask = at::ones({what.rows, what.length}, at::kLong);
-  batch.labels = at::empty({what.rows}, at::kLong);
   for (std::int64_t i = 0; i < what.rows * what.length; ++i) {
     batch.input_ids.mutable_data_ptr<std::int64_t>()[i] = 5 + static_cast<std::int64_t>(random.next_below(30000));
   }
+  const bool classifies = what.head == ModelHead::classification;
+  batch.labels = classifies ? at::empty({what.rows}, at::kLong) : batch.input_ids.clone();
   for (std::int64_t r = 0; r < what.rows; ++r) {
-    batch.labels.mutable_data_ptr<std::int64_t>()[r] = static_cast<std::int64_t>(random.next_below(6));
+    if (classifies)
+      batch.labels.mutable_data_ptr<std::int64_t>()[r] = static_cast<std::int64_t>(random.next_below(6));
     batch.row_indices.push_back(r);
   }
   if (what.real > 0) batch.attention_mask.narrow(1, what.real, what.length - what.real).zero_();
@@ -67,6 +72,7 @@ void measure(const Case& what, bool lora) {
   const bool low = what.precision == Precision::bf16;
   const auto pretrained = require(load_pretrained(what.model, lora && low ? at::kBFloat16 : at::kFloat));
   ModelOptions options;
+  options.head = what.head;
   options.labels = 6;
   options.train_all = !lora;
   options.precision = what.precision;
@@ -103,7 +109,10 @@ void measure(const Case& what, bool lora) {
   std::printf(
       "finesweep %-4s %s %s %lldx%lld threads %d: median %.1f ms, least %.1f ms, processor %.1f ms, %.0f tokens/s, "
       "%lld trained\n",
-      lora ? "lora" : "full", low ? "bf16" : "fp32", what.pooling == Pooling::cls ? "cls" : "mean",
+      lora ? "lora" : "full", low ? "bf16" : "fp32",
+      what.head == ModelHead::language_model ? "lm"
+      : what.pooling == Pooling::cls         ? "cls"
+                                             : "mean",
       static_cast<long long>(what.rows), static_cast<long long>(what.length), what.threads, median, times[0],
       processor_times[processor_times.size() / 2], static_cast<double>(what.rows * what.length) / median * 1e3,
       static_cast<long long>(count_values(parameters)));
@@ -132,6 +141,8 @@ int main(int argc, char** argv) {
       what.method = argv[++i];
     } else if (std::strcmp(argv[i], "--bf16") == 0) {
       what.precision = Precision::bf16;
+    } else if (std::strcmp(argv[i], "--lm") == 0) {
+      what.head = worker::ModelHead::language_model;
     } else if (std::strcmp(argv[i], "--mean") == 0) {
       what.pooling = Pooling::mean;
     } else {
@@ -140,7 +151,7 @@ int main(int argc, char** argv) {
   }
   if (what.model.empty() || what.steps < 1) {
     std::fprintf(stderr,
-                 "usage: %s MODEL_DIRECTORY [--threads N] [--steps N] [--rows N] [--length N] [--real N] "
+                 "usage: %s MODEL [--lm] [--threads N] [--steps N] [--rows N] [--length N] [--real N] "
                  "[--method lora|full] [--bf16] [--mean]\n",
                  argv[0]);
     return 2;

@@ -2,26 +2,19 @@
 
 #include <ATen/ops/empty.h>
 #include <c10/core/CachingDeviceAllocator.h>
-#include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "tests/engine/job_bench.h"
+#include "tests/gpu/gpu.h"
 
 namespace finesweep::worker {
 namespace {
 
 using ::testing::Contains;
 using ::testing::Key;
-
-/// As the runner does: libtorch's CUDA half is loaded before anything asks for it.
-bool has_gpu() {
-  static const bool found =
-      dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr && !describe_device("cuda:0").contains("error");
-  return found;
-}
 
 class ExecuteOnGpu : public ::testing::Test {
  protected:

@@ -21,7 +21,7 @@ struct Batch {
   at::Tensor labels;
   /// [rows, target length] int64; undefined: the model shifts the labels to the right behind its start token.
   at::Tensor decoder_input_ids;
-  /// [rows, length] int64. Undefined: as the model numbers them.
+  /// [rows, length] int64; undefined: as the model numbers its tokens.
   at::Tensor position_ids;
   /// Which rows of the dataset these are.
   std::vector<std::int64_t> row_indices;

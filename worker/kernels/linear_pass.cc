@@ -111,18 +111,22 @@ bool LinearPass::trains() const {
   return any;
 }
 
-at::Tensor LinearPass::weighted(const at::Tensor& x, const at::Tensor& residual) const {
-  const at::ScalarType kept = x.scalar_type(), type = module_->weight->product_type.value_or(kept);
-  const at::Tensor weight = weight_rows(*module_->weight, type, out_begin_, out_count_);
-  const at::Tensor bias =
-      module_->bias == nullptr ? at::Tensor() : module_->bias->value.narrow(0, out_begin_, out_count_);
-  if (type == kept) return product_with_weight(x, weight, bias, residual);
-  const at::Tensor z = product_with_weight(x.to(type), weight, bias.defined() ? bias.to(type) : bias).to(kept);
-  return residual.defined() ? z.add_(residual) : z;
+at::Tensor LinearPass::multiply(const Parameter& weight, const at::Tensor& x, const at::Tensor& bias,
+                                const at::Tensor& residual) const {
+  if (!weight.quantized) {
+    return product_with_weight(x, weight.value.narrow(0, out_begin_, out_count_), bias, residual);
+  }
+  const at::ScalarType type = weight.product_type.value_or(x.scalar_type());
+  const at::Tensor z = weight.quantized->product(x.to(type), out_begin_, out_count_).to(x.scalar_type());
+  if (bias.defined()) z.add_(bias);
+  if (residual.defined()) z.add_(residual);
+  return z;
 }
 
 at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Tensor& residual, bool keeps) {
-  const at::Tensor z = weighted(x.value, residual);
+  const at::Tensor bias =
+      module_->bias == nullptr ? at::Tensor() : module_->bias->value.narrow(0, out_begin_, out_count_);
+  const at::Tensor z = multiply(*module_->weight, x.value, bias, residual);
   for (Lora& lora : loras_) {
     const LoraBranch& branch = *lora.branch;
     lora.dropout = make_dropout(branch.dropout, run, branch.site);

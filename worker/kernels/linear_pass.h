@@ -73,9 +73,9 @@ class LinearPass {
     Columns columns;
   };
 
-  /// x Wᵀ + b + residual, in the type of x; a quantised weight may want the product in another.
-  at::Tensor weighted(const at::Tensor& x, const at::Tensor& residual) const;
   Columns columns_of(std::int64_t begin, std::int64_t count) const;
+  at::Tensor multiply(const Parameter& weight, const at::Tensor& x, const at::Tensor& bias,
+                      const at::Tensor& residual) const;
   void lora_backward(const Lora& lora, const at::Tensor& dy) const;
 
   const LinearModule* module_;

@@ -2,7 +2,13 @@
 
 #include <ATen/ops/zeros_like.h>
 
+#include "worker/kernels/gemm.h"
+
 namespace finesweep::worker {
+
+at::Tensor QuantizedWeight::product(const at::Tensor& x, std::int64_t begin, std::int64_t count) const {
+  return product_with_weight(x, dequantize(x.scalar_type(), begin, count));
+}
 
 void Parameter::train(at::ScalarType type) {
   trained = true;

@@ -16,6 +16,9 @@ class QuantizedWeight {
   virtual ~QuantizedWeight() = default;
   /// Rows begin … begin + count of the weight [rows, in] in fp32, bf16 or fp16.
   virtual at::Tensor dequantize(at::ScalarType type, std::int64_t begin, std::int64_t count) const = 0;
+  /// x Wᵀ for these rows of the weight, in the type of x: dequantize and then a product, unless there is a better
+  /// way.  x [tokens, columns]
+  virtual at::Tensor product(const at::Tensor& x, std::int64_t begin, std::int64_t count) const;
   virtual std::int64_t rows() const = 0;
   virtual std::int64_t columns() const = 0;
   /// Of the packed values and their scales.

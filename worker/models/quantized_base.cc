@@ -13,6 +13,8 @@
 #include "storage/files.h"
 #include "worker/quantization/nf4_bitsandbytes.h"
 #include "worker/quantization/nf4_blocks.h"
+#include "worker/quantization/nf4_cuda.h"
+#include "worker/quantization/nf4_product.h"
 
 namespace finesweep::worker {
 namespace {
@@ -31,6 +33,10 @@ std::string module_of(std::string_view name) {
 
 /// Rows begin … begin + count of one matrix into `to` [count, in].
 void decode_rows(const Nf4Tensor& tensor, std::int64_t begin, std::int64_t count, const at::Tensor& to) {
+  if (cuda::has_kernels(tensor)) {
+    cuda::dequantize(tensor, begin * tensor.shape[1], to);
+    return;
+  }
   if (!tensor.packed.is_cpu()) {
     to.copy_(dequantize(tensor, to.scalar_type()).narrow(0, begin, count));
     return;
@@ -124,6 +130,21 @@ at::Tensor Nf4Weight::dequantize(at::ScalarType type, std::int64_t begin, std::i
     first += part.shape[0];
   }
   return result;
+}
+
+at::Tensor Nf4Weight::product(const at::Tensor& x, std::int64_t begin, std::int64_t count) const {
+  std::vector<at::Tensor> columns;
+  std::int64_t first = 0;  // of the part
+  for (const Nf4Tensor& part : parts_) {
+    const std::int64_t end = first + part.shape[0];
+    if (first >= begin && end <= begin + count) {
+      columns.push_back(product_with_nf4(x, part));
+    } else if (first < begin + count && begin < end) {
+      return QuantizedWeight::product(x, begin, count);
+    }
+    first = end;
+  }
+  return columns.size() == 1 ? columns.front() : at::cat(columns, 1);
 }
 
 std::int64_t Nf4Weight::rows() const {

@@ -34,6 +34,7 @@ class Nf4Weight final : public QuantizedWeight {
   explicit Nf4Weight(std::vector<Nf4Tensor> parts) : parts_(std::move(parts)) {}
 
   at::Tensor dequantize(at::ScalarType type, std::int64_t begin, std::int64_t count) const override;
+  at::Tensor product(const at::Tensor& x, std::int64_t begin, std::int64_t count) const override;
   std::int64_t rows() const override;
   std::int64_t columns() const override { return parts_.front().shape[1]; }
   std::int64_t bytes() const override;

@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "worker/quantization/nf4_blocks.h"
+#include "worker/quantization/nf4_cuda.h"
 #include "worker/quantization/nf4_reference.h"
 
 namespace finesweep::worker {
@@ -159,6 +160,11 @@ Nf4Tensor quantize_nf4(const at::Tensor& w, const Nf4Options& options) {
 }
 
 at::Tensor dequantize(const Nf4Tensor& tensor, at::ScalarType type) {
+  if (cuda::has_kernels(tensor)) {
+    const at::Tensor result = at::empty(tensor.shape, tensor.packed.options().dtype(type));
+    cuda::dequantize(tensor, 0, result);
+    return result;
+  }
   if (!tensor.packed.is_cpu()) return reference::dequantize(tensor, type);
   const at::Tensor result = at::empty(tensor.shape, type);
   const cpu::Nf4View view = cpu::view_of(tensor);

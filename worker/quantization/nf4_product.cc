@@ -8,6 +8,7 @@
 
 #include "worker/kernels/gemm.h"
 #include "worker/quantization/nf4_blocks.h"
+#include "worker/quantization/nf4_cuda.h"
 #include "worker/quantization/nf4_vector.h"
 
 namespace finesweep::worker {
@@ -123,6 +124,7 @@ std::int64_t panel_lines(std::int64_t length, const at::Tensor& like) {
 }  // namespace
 
 at::Tensor product_with_nf4(const at::Tensor& x, const Nf4Tensor& w) {
+  if (cuda::multiplies_directly(w, x.size(0))) return cuda::product(x.contiguous(), w);
   if (!x.is_cpu()) return product_with_weight(x, dequantize(w, x.scalar_type()));
   const std::int64_t tokens = x.size(0), in = w.shape[1], out = w.shape[0];
   if (x.scalar_type() == at::kFloat && tokens <= kFewTokens) return few_tokens(x.contiguous(), w);
