@@ -199,6 +199,12 @@ Result<Precision> parse_precision(const std::string& name) {
   return Error{"'" + name + "' is no precision; expected fp32, bf16 or fp16"};
 }
 
+std::string_view precision_name(Precision precision) {
+  for (const auto& [name, known] : kPrecisions)
+    if (known == precision) return name;
+  throw std::logic_error("a precision without a name");
+}
+
 Result<FinetuneSettings> read_finetune_settings(const Json& settings) {
   return reading<FinetuneSettings>("finetune", settings, read_finetune);
 }

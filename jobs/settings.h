@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "jobs/json.h"
@@ -93,6 +94,7 @@ struct FinetuneSettings {
 };
 
 Result<Precision> parse_precision(const std::string& name);
+std::string_view precision_name(Precision precision);
 
 Result<FinetuneSettings> read_finetune_settings(const Json& settings);
 Result<EvaluateSettings> read_evaluate_settings(const Json& settings);

@@ -68,6 +68,7 @@ Result<ModelSource> find_source(const ModelChoice& choice) {
   auto description = find_description(source.adapter.value_or(source.model));
   if (!description) return description.error();
   if (*description) source.quantization = (*description)->quantization;
+  if (*description) source.compute = (*description)->compute;
   source.manifest = std::move(*description);
   if (choice.quantize == "nf4") source.quantization = BaseQuantization{};
   if (choice.quantize == "int8") source.quantization = BaseQuantization{QuantizedFormat::int8};
@@ -172,6 +173,7 @@ Outcome merge_adapter(const MergeRequest& request, c10::Device device, const Sen
     description.is_adapter = false;
     description.base_job.reset();
     description.quantization.reset();
+    description.compute.reset();
     description.training = Json();
     const Status written =
         storage::write_file_atomically(fs::path(request.to) / kDescriptionName, description.to_json().dump(2) + "\n");

@@ -81,6 +81,7 @@ Status settle_quantization(ModelSource& source, const FinetuneSettings& settings
   }
   source.quantization =
       BaseQuantization{QuantizedFormat::nf4, settings.block_size, settings.double_quantization};
+  source.compute = settings.compute;
   return {};
 }
 
@@ -90,6 +91,7 @@ Result<JobModel> load(const ModelSource& source, const HeadChoice& head, ModelOp
     options.labels = head->labels.count();
     options.pooling = head->pooling;
   }
+  options.quantized_products = source.compute;
   // Weights that are trained are kept in fp32, the others in what the model computes in.
   const at::ScalarType storage = options.train_all ? at::kFloat : scalar_type_of(options.precision);
   const auto base = load_base({source.model, storage, source.quantization}, device,
@@ -128,6 +130,7 @@ Result<ModelSource> find_model(const ExecutionRequest& request, const JobContext
     source.adapter = *artifact / "adapter";
     source.model_job = described->base_job;
     source.quantization = described->quantization;
+    source.compute = described->compute;
   } else {
     source.model_job = request.job.inputs.front();
   }

@@ -36,7 +36,8 @@ using HeadChoice = std::optional<ClassificationHead>;
 ///    "head": {"pooling": "cls" | "mean", "labels": {…}, "label_count": 2}   classification only
 ///    "base": {"model": "…", "job": "…"},           what the adapter stands on: the artifact of that job where there
 ///                                                  is one, else the job's own model, named for people
-///    "quantization": {"format": "nf4", "double": true, "block_size": 64}    how the base is kept; absent: as it is
+///    "quantization": {"format": "nf4", "double": true, "block_size": 64},   how the base is kept; absent: as it is
+///    "compute": "bf16",                            what its products are computed in; absent: in the precision
 ///    "training": {…}}                              only where the training state was kept: TrainingProgress, beside
 ///                                                  training/
 struct ModelManifest {
@@ -47,6 +48,7 @@ struct ModelManifest {
   std::string base_model;
   std::optional<JobId> base_job;
   std::optional<BaseQuantization> quantization;
+  std::optional<Precision> compute;
   Json training;
 
   Json to_json() const;
@@ -60,6 +62,7 @@ struct ModelSource {
   std::optional<std::filesystem::path> adapter;  // a PEFT directory over it
   /// How the model is to be kept; absent: as it stands in its files.
   std::optional<BaseQuantization> quantization;
+  std::optional<Precision> compute;       // of products with quantised weights; absent: the model's precision
   std::optional<JobId> model_job;         // that left `model`
   std::optional<ModelManifest> manifest;  // of the job's first input
 };

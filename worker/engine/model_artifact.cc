@@ -37,6 +37,7 @@ ModelManifest describe_model(const JobModel& made, const ModelSource& source, co
   if (manifest.is_adapter) {
     manifest.base_job = source.model_job;
     manifest.quantization = source.quantization;
+    manifest.compute = source.compute;
   }
   manifest.head = head;
   return manifest;

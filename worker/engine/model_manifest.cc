@@ -56,6 +56,7 @@ Json ModelManifest::to_json() const {
                     {"label_count", head->labels.count()}};
   }
   if (quantization) json["quantization"] = worker::to_json(*quantization);
+  if (compute) json["compute"] = precision_name(*compute);
   if (!training.is_null()) json["training"] = training;
   return json;
 }
@@ -83,6 +84,11 @@ Result<ModelManifest> ModelManifest::from_json(const Json& json) {
       manifest.base_job = *id;
     }
     if (json.contains("quantization")) manifest.quantization = quantization_from_json(json["quantization"]);
+    if (json.contains("compute")) {
+      const auto compute = parse_precision(json["compute"].get<std::string>());
+      if (!compute) throw std::invalid_argument(compute.error().message);
+      manifest.compute = *compute;
+    }
     manifest.training = json.value("training", Json());
     return manifest;
   } catch (const std::exception& exception) {

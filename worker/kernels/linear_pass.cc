@@ -116,7 +116,8 @@ at::Tensor LinearPass::multiply(const Parameter& weight, const at::Tensor& x, co
   if (!weight.quantized) {
     return product_with_weight(x, weight.value.narrow(0, out_begin_, out_count_), bias, residual);
   }
-  const at::Tensor z = weight.quantized->product(x, out_begin_, out_count_);
+  const at::ScalarType type = weight.product_type.value_or(x.scalar_type());
+  const at::Tensor z = weight.quantized->product(x.to(type), out_begin_, out_count_).to(x.scalar_type());
   if (bias.defined()) z.add_(bias);
   if (residual.defined()) z.add_(residual);
   return z;
@@ -174,8 +175,9 @@ void LinearPass::backward(at::Tensor dy) const {
     add_weight_gradient(module_->weight->grad.narrow(0, out_begin_, out_count_), dy, input_);
   }
   if (input_slot_) {
-    const at::Tensor weight = weight_rows(*module_->weight, dy.scalar_type(), out_begin_, out_count_);
-    input_slot_->add(product_with_transposed_weight(dy, weight));
+    const at::ScalarType type = module_->weight->product_type.value_or(dy.scalar_type());
+    const at::Tensor weight = weight_rows(*module_->weight, type, out_begin_, out_count_);
+    input_slot_->add(product_with_transposed_weight(dy.to(type), weight).to(dy.scalar_type()));
   }
   for (const Lora& lora : loras_) lora_backward(lora, dy);
 }

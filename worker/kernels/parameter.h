@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,8 @@ struct Parameter {
   at::Tensor value;
   /// In place of `value` (then undefined) where the weight is kept in few bits. Never trained.
   std::shared_ptr<const QuantizedWeight> quantized;
+  /// Of a quantised weight: the type that its products are computed in. Absent: that of the hidden states.
+  std::optional<at::ScalarType> product_type;
   /// What the model that a quantised weight belongs to computes with it in.
   at::ScalarType dequantized_type = at::kFloat;
   /// fp32, what the optimiser updates: `value` itself in fp32, else `value` is its rounded copy. Only where

@@ -57,6 +57,8 @@ struct ModelOptions {
   std::int64_t labels = 2;
   Pooling pooling = Pooling::cls;
   Precision precision = Precision::fp32;
+  /// In what products with quantised weights are computed; absent: as `precision`.
+  std::optional<Precision> quantized_products;
   /// All dropouts of the model; absent: as its config has them.
   std::optional<double> model_dropout;
   /// Initialises a head that the files do not have.

@@ -91,6 +91,9 @@ void ModelWeights::adopt(const ModelOptions& options, const std::function<bool(s
   for (std::size_t i = 0; i < weights_.size(); ++i) {
     Parameter& weight = weights_[i];
     weight.dequantized_type = kinds_[i].type;
+    if (weight.quantized && options.quantized_products) {
+      weight.product_type = scalar_type_of(*options.quantized_products);
+    }
     if (!weight.value.defined()) continue;  // absent, or quantised
     const bool unused = !kinds_[i].head && is_unused && is_unused(weight.parts.front().name);
     const at::ScalarType type = kinds_[i].type;
