@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "tests/parity/models.h"
+#include "worker/generation/generate.h"
 #include "worker/models/family.h"
 #include "worker/models/language_model.h"
 #include "worker/models/rotary.h"
@@ -351,6 +352,36 @@ TEST(LanguageModelParity, a_saved_model_loads_with_the_same_logits_and_holds_the
     for (const auto& [name, tensor] : after) {
       const auto same = before.find(name);
       if (same != before.end()) EXPECT_TRUE(at::equal(tensor, same->second.to(at::kFloat))) << name;
+    }
+  }
+}
+
+TEST(LanguageModelParity, a_gguf_file_continues_prompts_as_the_reference_does) {
+  const auto files = known_gguf_files();
+  if (files.empty()) GTEST_SKIP() << "no GGUF file of the fixtures is in models/";
+  for (const auto& [facts, file] : files) {
+    SCOPED_TRACE(file);
+    const at::NoGradGuard no_graph;
+    const auto model = language_model(file, false);
+    worker::GenerationOptions options;
+    for (const nlohmann::json& prompt : facts.at("greedy")) {
+      SCOPED_TRACE(prompt["prompt"]);
+      const worker::Prompts prompts = {prompt["prompt_ids"].get<std::vector<std::int64_t>>()};
+      const auto expected = prompt["new_ids"].get<std::vector<std::int64_t>>();
+      options.max_new_tokens = static_cast<std::int64_t>(expected.size());
+      const auto answers = worker::generate(*model->language_model(), prompts, options);
+      ASSERT_TRUE(answers.ok()) << answers.error().message;
+      EXPECT_EQ((**answers)[0][0].tokens, expected);
+
+      worker::Batch batch;
+      batch.input_ids = at::tensor(prompts[0], at::kLong).unsqueeze(0);
+      batch.attention_mask = at::ones_like(batch.input_ids);
+      worker::Decoding decoding;
+      const at::Tensor logits = model->language_model()->next_logits(batch, decoding)[0];
+      const nlohmann::json& best = prompt["last_prompt_position_top5"];
+      for (std::size_t i = 0; i < best["ids"].size(); ++i) {
+        EXPECT_NEAR(logits[best["ids"][i].get<std::int64_t>()].item<double>(), best["logits"][i].get<double>(), 1e-3);
+      }
     }
   }
 }
