@@ -1,15 +1,13 @@
+#include "worker/models/language_model.h"
+
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <gmock/gmock.h>
 
-#include <optional>
-
 #include "tests/parity/models.h"
 #include "worker/generation/generate.h"
 #include "worker/models/family.h"
-#include "worker/models/language_model.h"
-#include "worker/models/rotary.h"
 
 namespace finesweep::parity {
 namespace {
@@ -380,27 +378,11 @@ TEST(LanguageModelParity, a_gguf_file_continues_prompts_as_the_reference_does) {
       const at::Tensor logits = model->language_model()->next_logits(batch, decoding)[0];
       const nlohmann::json& best = prompt["last_prompt_position_top5"];
       for (std::size_t i = 0; i < best["ids"].size(); ++i) {
-        EXPECT_NEAR(logits[best["ids"][i].get<std::int64_t>()].item<double>(), best["logits"][i].get<double>(), 1e-3);
+        EXPECT_NEAR(logits[best["ids"][i].get<std::int64_t>()].item<double>(), best["logits"][i].get<double>(),
+                    1e-3);
       }
     }
   }
-}
-
-TEST(RotaryParity, frequencies_are_the_reference_s) {
-  int compared = 0;
-  const nlohmann::json cases = read_json(fixtures() / "expected" / "rope_inv_freq.json");
-  for (const auto& [name, facts] : cases.items()) {
-    SCOPED_TRACE(name);
-    const auto expected = facts["inv_freq"].get<std::vector<double>>();
-    const auto size = static_cast<std::int64_t>(2 * expected.size());
-    const auto read = worker::read_rotary({{"rope_parameters", facts["rope_parameters"]}}, size, 128);
-    ASSERT_TRUE(read.ok()) << read.error().message;
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      EXPECT_NEAR(read->inverse[static_cast<std::int64_t>(i)].item<double>() / expected[i], 1, 1e-6) << i;
-    }
-    ++compared;
-  }
-  EXPECT_GT(compared, 0);
 }
 
 }  // namespace

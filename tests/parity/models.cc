@@ -27,7 +27,9 @@ std::optional<std::filesystem::path> model_file(const nlohmann::json& facts) {
   const std::filesystem::path folder = std::filesystem::path(FINESWEEP_SOURCE_DIR) / "models";
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-    if (entry.path().extension() != ".gguf" || std::filesystem::file_size(entry.path(), ignored) != facts.at("bytes")) continue;
+    if (entry.path().extension() != ".gguf" ||
+        std::filesystem::file_size(entry.path(), ignored) != facts.at("bytes"))
+      continue;
     return entry.path();
   }
   return std::nullopt;
