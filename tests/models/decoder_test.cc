@@ -120,9 +120,9 @@ TEST(DecoderFiles, a_head_in_the_files_is_used_unless_it_is_the_embedding_once_m
     ASSERT_TRUE(worker::save_pretrained(*untied, saved).ok());
     EXPECT_TRUE(at::equal(logits_of(*language_model(saved, false), batch), logits_of(*untied, batch)));
   }
-  const fs::path headless = model_variant(model_of("llama_rope3"), "headless", [](Tensors& tensors, nlohmann::json&) {
-    tensors.erase("lm_head.weight");
-  });
+  const fs::path headless =
+      model_variant(model_of("llama_rope3"), "headless",
+                    [](Tensors& tensors, nlohmann::json&) { tensors.erase("lm_head.weight"); });
   worker::ModelOptions options;
   options.head = worker::ModelHead::language_model;
   const auto model = worker::make_model(*worker::load_pretrained(headless), options);
@@ -161,8 +161,9 @@ TEST(DecoderFiles, a_config_that_is_not_supported_says_which_key) {
 }
 
 TEST(DecoderFiles, a_missing_or_ill_shaped_part_of_a_stacked_module_is_named) {
-  EXPECT_THAT(error_of("llama", [](Tensors& t, nlohmann::json&) { t.erase("model.layers.1.self_attn.k_proj.weight"); }),
-              HasSubstr("\"model.layers.1.self_attn.k_proj.weight\" is missing"));
+  EXPECT_THAT(
+      error_of("llama", [](Tensors& t, nlohmann::json&) { t.erase("model.layers.1.self_attn.k_proj.weight"); }),
+      HasSubstr("\"model.layers.1.self_attn.k_proj.weight\" is missing"));
   EXPECT_THAT(error_of("llama",
                        [](Tensors& t, nlohmann::json&) {
                          t["model.layers.1.self_attn.k_proj.weight"] = at::zeros({48, 48});
@@ -192,9 +193,7 @@ TEST(DecoderBatches, what_a_model_does_not_have_is_refused) {
     EXPECT_EQ(error_after([](worker::Batch&) {}), "fits");
     EXPECT_THAT(error_after([&](worker::Batch& b) { b.input_ids[0][1] = vocabulary; }), HasSubstr("token id"));
     EXPECT_THAT(error_after([&](worker::Batch& b) { b.labels[0][1] = vocabulary; }), HasSubstr("label"));
-    EXPECT_THAT(error_after([&](worker::Batch& b) {
-                  b.position_ids = at::full_like(b.input_ids, positions);
-                }),
+    EXPECT_THAT(error_after([&](worker::Batch& b) { b.position_ids = at::full_like(b.input_ids, positions); }),
                 HasSubstr("position"));
     const auto rows_of_length = [](worker::Batch& b, std::int64_t length) {
       b.input_ids = b.attention_mask = b.labels = at::ones({1, length}, at::kLong);
@@ -309,10 +308,10 @@ TEST(DecoderTraining, a_padding_token_of_llama_is_not_trained_by_the_embedding) 
   const worker::Batch batch = batch_for("llama_rope3");
   const std::int64_t id = batch.input_ids[0][1].item<std::int64_t>();
   const auto gradient_of = [&](const nlohmann::json& padding) {
-    const auto model = language_model(
-        model_variant(model_of("llama_rope3"), "padding",
-                      [&](Tensors&, nlohmann::json& config) { config["pad_token_id"] = padding; }),
-        true);
+    const auto model =
+        language_model(model_variant(model_of("llama_rope3"), "padding",
+                                     [&](Tensors&, nlohmann::json& config) { config["pad_token_id"] = padding; }),
+                       true);
     loss_and_gradients(*model, batch);
     return model->parameters().front()->grad[id].abs().max().item<float>();
   };

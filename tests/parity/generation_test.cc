@@ -139,7 +139,8 @@ TEST(GenerationParity, one_draw_under_a_vanishing_temperature_is_greedy) {
     worker::GenerationOptions options = options_of(json);
     options.do_sample = true;
     options.sampling.temperature = 1e-4;
-    EXPECT_EQ(first_of(run(c.language_model(), json["prompts"].get<Rows>(), options)), json["greedy_no_eos"].get<Rows>());
+    EXPECT_EQ(first_of(run(c.language_model(), json["prompts"].get<Rows>(), options)),
+              json["greedy_no_eos"].get<Rows>());
   }
 }
 

@@ -1,14 +1,13 @@
+#include "worker/models/language_model.h"
+
 #include <ATen/Functions.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <gmock/gmock.h>
 
-#include <optional>
-
 #include "tests/parity/models.h"
+#include "worker/generation/generate.h"
 #include "worker/models/family.h"
-#include "worker/models/language_model.h"
-#include "worker/models/rotary.h"
 
 namespace finesweep::parity {
 namespace {
@@ -355,21 +354,35 @@ TEST(LanguageModelParity, a_saved_model_loads_with_the_same_logits_and_holds_the
   }
 }
 
-TEST(RotaryParity, frequencies_are_the_reference_s) {
-  int compared = 0;
-  const nlohmann::json cases = read_json(fixtures() / "expected" / "rope_inv_freq.json");
-  for (const auto& [name, facts] : cases.items()) {
-    SCOPED_TRACE(name);
-    const auto expected = facts["inv_freq"].get<std::vector<double>>();
-    const auto size = static_cast<std::int64_t>(2 * expected.size());
-    const auto read = worker::read_rotary({{"rope_parameters", facts["rope_parameters"]}}, size, 128);
-    ASSERT_TRUE(read.ok()) << read.error().message;
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      EXPECT_NEAR(read->inverse[static_cast<std::int64_t>(i)].item<double>() / expected[i], 1, 1e-6) << i;
+TEST(LanguageModelParity, a_gguf_file_continues_prompts_as_the_reference_does) {
+  const auto files = known_gguf_files();
+  if (files.empty()) GTEST_SKIP() << "no GGUF file of the fixtures is in models/";
+  for (const auto& [facts, file] : files) {
+    SCOPED_TRACE(file);
+    const at::NoGradGuard no_graph;
+    const auto model = language_model(file, false);
+    worker::GenerationOptions options;
+    for (const nlohmann::json& prompt : facts.at("greedy")) {
+      SCOPED_TRACE(prompt["prompt"]);
+      const worker::Prompts prompts = {prompt["prompt_ids"].get<std::vector<std::int64_t>>()};
+      const auto expected = prompt["new_ids"].get<std::vector<std::int64_t>>();
+      options.max_new_tokens = static_cast<std::int64_t>(expected.size());
+      const auto answers = worker::generate(*model->language_model(), prompts, options);
+      ASSERT_TRUE(answers.ok()) << answers.error().message;
+      EXPECT_EQ((**answers)[0][0].tokens, expected);
+
+      worker::Batch batch;
+      batch.input_ids = at::tensor(prompts[0], at::kLong).unsqueeze(0);
+      batch.attention_mask = at::ones_like(batch.input_ids);
+      worker::Decoding decoding;
+      const at::Tensor logits = model->language_model()->next_logits(batch, decoding)[0];
+      const nlohmann::json& best = prompt["last_prompt_position_top5"];
+      for (std::size_t i = 0; i < best["ids"].size(); ++i) {
+        EXPECT_NEAR(logits[best["ids"][i].get<std::int64_t>()].item<double>(), best["logits"][i].get<double>(),
+                    1e-3);
+      }
     }
-    ++compared;
   }
-  EXPECT_GT(compared, 0);
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <ATen/core/grad_mode.h>
 
 #include <cmath>
+#include <cstdio>
+#include <optional>
 
 #include "worker/formats/safetensors.h"
 #include "worker/models/family.h"
@@ -19,6 +21,19 @@ namespace {
   };
   return new OneThread;
 }());
+
+/// The file of models/ that has these bytes.
+std::optional<std::filesystem::path> model_file(const nlohmann::json& facts) {
+  const std::filesystem::path folder = std::filesystem::path(FINESWEEP_SOURCE_DIR) / "models";
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    if (entry.path().extension() != ".gguf" ||
+        std::filesystem::file_size(entry.path(), ignored) != facts.at("bytes"))
+      continue;
+    return entry.path();
+  }
+  return std::nullopt;
+}
 
 }  // namespace
 
@@ -181,6 +196,22 @@ void expect_same_gradient_norms(const nlohmann::json& facts, const Tensors& mine
     ASSERT_TRUE(mine.contains(name)) << name;
     EXPECT_LE(std::abs(mine.at(name).norm().item<double>() - norm) / (norm + 1e-4 * largest), 2e-4) << name;
   }
+}
+
+std::vector<std::pair<nlohmann::json, std::filesystem::path>> known_gguf_files() {
+  std::vector<std::pair<nlohmann::json, std::filesystem::path>> files;
+  for (const auto& entry : std::filesystem::directory_iterator(fixtures() / "gguf")) {
+    if (entry.path().extension() != ".json") continue;
+    const auto facts = read_json(entry.path());
+    if (const auto file = model_file(facts)) {
+      files.emplace_back(facts, *file);
+    } else {
+      std::fprintf(stderr, "NOT TESTED: no file in models/ is %s of %s; scripts/setup --models fetches it\n",
+                   facts.at("file").get<std::string>().c_str(),
+                   facts.at("from_package").get<std::string>().c_str());
+    }
+  }
+  return files;
 }
 
 }  // namespace finesweep::parity
