@@ -39,6 +39,7 @@ TEST(QloraParity, exactly_the_linear_layers_inside_the_transformer_layers_are_qu
     std::set<std::string> mine;
     const auto base = quantized(folder);
     for (const worker::Parameter& weight : base->weights) {
+      if (!weight.present()) continue;  // a head that the files do not have
       EXPECT_NE(weight.quantized != nullptr, weight.value.defined());
       for (const auto& part : weight.parts) {
         if (weight.quantized) mine.insert(part.name.substr(0, part.name.rfind('.')));
