@@ -24,7 +24,7 @@ FINESWEEP_INLINE void tile(const float* a, std::int64_t a_row, std::int64_t a_st
     for (int j = 0; j < kColumns; ++j) right[j] = load<F>(b + j * kLanes<F>);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const F left = splat<F>(a[i * a_row]);
+      const float left = a[i * a_row];  // one instruction loads it into every lane
 #pragma GCC unroll 16
       for (int j = 0; j < kColumns; ++j) sums[i][j] += left * right[j];
     }
