@@ -222,6 +222,11 @@ def check_case(case):
             problems.append(f"the logits with the {which} adapter are {apart[which]:.1e} apart, PEFT's in fp32 {own:.1e}")
     if not (exact["made"] - exact["peft"]).abs().max() > 1e-3:
         problems.append("the adapter that finesweep made changes nothing")
+    if case.name.split("-")[1].endswith("default"):
+        theirs, ours = (json.loads((case / which / "adapter_config.json").read_text()) for which in ("peft", "made"))
+        for key in ("target_modules", "feedforward_modules"):
+            if sorted(theirs.get(key, [])) != sorted(ours.get(key, [])):
+                problems.append(f"{key} is {ours.get(key)} by default, with PEFT {theirs.get(key)}")
     if "merged" in mine:
         merged = (mine["merged"] - exact["made"]).abs().max().item()
         if not merged <= TOLERANCE + 4 * apart["rounding"]:
