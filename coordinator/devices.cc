@@ -103,8 +103,9 @@ std::int64_t estimate_worker_memory_mb(const Plan& plan) {
     if (!seen.insert(model).second) continue;
     std::int64_t bytes = 0;
     std::error_code error;
+    // A GGUF file keeps a weight in some five bits.
     if (std::filesystem::is_regular_file(model, error))
-      bytes = static_cast<std::int64_t>(std::filesystem::file_size(model, error));
+      bytes = 7 * static_cast<std::int64_t>(std::filesystem::file_size(model, error));
     for (const auto& entry : std::filesystem::directory_iterator(model, error))
       if (entry.path().extension() == ".safetensors") bytes += static_cast<std::int64_t>(entry.file_size(error));
     largest = std::max(largest, bytes);

@@ -78,6 +78,55 @@ TEST_F(ExecuteOnGpu, a_training_and_its_evaluation_agree_with_those_on_the_cpu) 
   }
 }
 
+struct GpuCase {
+  std::string model, method, precision;
+};
+
+class MethodsOnGpu : public ::testing::TestWithParam<GpuCase> {
+ protected:
+  void SetUp() override {
+    if (!has_gpu()) GTEST_SKIP() << "libtorch sees no GPU here";
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Execute, MethodsOnGpu,
+    ::testing::Values(GpuCase{"roberta", "lora", "fp32"}, GpuCase{"gpt2", "full", "fp32"},
+                      GpuCase{"gpt2", "qlora", "fp32"}, GpuCase{"gpt_neo", "lora", "bf16"},
+                      GpuCase{"llama", "ia3", "fp32"}, GpuCase{"llama", "qlora", "bf16"}, GpuCase{"t5", "lora", "fp32"},
+                      GpuCase{"t5_v11", "ia3", "fp32"}, GpuCase{"gpt2", "full", "fp16"},
+                      GpuCase{"bert", "lora", "fp16"}),
+    [](const auto& info) { return info.param.model + "_" + info.param.method + "_" + info.param.precision; });
+
+TEST_P(MethodsOnGpu, a_training_and_what_it_generates_agree_with_those_on_the_cpu) {
+  JobBench bench(GetParam().model);
+  Json settings = bench.finetune_settings(GetParam().method);
+  settings["model_dropout"] = 0.0;
+  if (settings.contains("dropout")) settings["dropout"] = 0.0;
+  settings["precision"] = GetParam().precision;
+  const Job on_cpu = bench.job(StepKind::finetune, settings);
+  const Outcome expected = bench.run(on_cpu);
+  ASSERT_EQ(expected.kind, OutcomeKind::succeeded) << expected.error;
+  bench.device = "cuda:0";
+  Job on_gpu = on_cpu;
+  on_gpu.id = JobId::of("gpu");
+  const Outcome trained = bench.run(on_gpu);
+  ASSERT_EQ(trained.kind, OutcomeKind::succeeded) << trained.error;
+  EXPECT_NEAR(trained.metrics.at("loss"), expected.metrics.at("loss"), GetParam().precision == "fp32" ? 0.02 : 0.1);
+
+  Job evaluation = bench.job(StepKind::evaluate, bench.evaluate_settings("test"));
+  evaluation.inputs = {on_gpu.id};
+  const Outcome there = bench.run(evaluation);
+  ASSERT_EQ(there.kind, OutcomeKind::succeeded) << there.error;
+  bench.device = "cpu";
+  const Outcome here = bench.run(evaluation);
+  EXPECT_NEAR(there.metrics.at("loss"), here.metrics.at("loss"), 1e-3);
+  // A tie between two tokens may fall either way.
+  if (!bench.classifies()) {
+    EXPECT_NEAR(there.metrics.at("rouge1"), here.metrics.at("rouge1"), 0.1);
+  }
+}
+
 TEST_F(ExecuteOnGpu, bf16_learns_the_classes) {
   bench_.device = "cuda:0";
   const Outcome trained = bench_.run(bench_.job(StepKind::finetune, settings("lora", "bf16")));

@@ -20,12 +20,14 @@ Outcome evaluate(const ExecutionRequest& request, const JobContext& context, c10
   const auto source = find_model(request, context);
   if (!source) return failed_for_good(source.error().message);
   int logged = 0;
-  return evaluate_model(request, context, *source, device, control, [&logged](const Prediction& prediction) {
+  Outcome outcome = evaluate_model(request, context, *source, device, control, [&](const Prediction& prediction) {
     if (logged++ >= logged_predictions) return;
     const Json line = {
         {"prompt", prediction.prompt}, {"prediction", prediction.text}, {"reference", prediction.reference}};
     std::printf("%s\n", line.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
   });
+  std::fflush(stdout);  // a runner may end without closing its files
+  return outcome;
 }
 
 Outcome evaluate_model(const ExecutionRequest& request, const JobContext& context, const ModelSource& source,
