@@ -33,7 +33,8 @@ Result<Json> parse_fields(const std::string& text) {
   for (const std::string& word : split(text)) {
     const std::size_t equals = word.find('=');
     if (equals == 0 || equals == std::string::npos || equals + 1 == word.size())
-      return Error{"--fields " + text + ": expected ROLE=NAME, several with commas, such as text=review,label=stars"};
+      return Error{"--fields " + text +
+                   ": expected ROLE=NAME, several with commas, such as text=review,label=stars"};
     fields[word.substr(0, equals)] = word.substr(equals + 1);
   }
   return fields;

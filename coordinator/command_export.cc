@@ -107,9 +107,10 @@ RunnerEnd merge(const ExportOptions& options, const TrialModel& model, const sto
   const MergeRequest request{{base.string(), (model.artifact / "adapter").string(), ""}, to.string()};
   return call_runner(options.program, *device, {request, read_host_resources().cores}, [](const Json& result) {
     if (const auto count = result.value("dequantized_weights", 0); count > 0)
-      std::cerr << fmt::format("finesweep: {} weights of the base were trained in few bits; they are written in full, "
-                               "with the error that their quantisation had made\n",
-                               count);
+      std::cerr << fmt::format(
+          "finesweep: {} weights of the base were trained in few bits; they are written in full, "
+          "with the error that their quantisation had made\n",
+          count);
     if (!result.value("has_tokenizer", true))
       std::cerr << "finesweep: the base is a GGUF file, which keeps its tokenizer inside: the folder has none\n";
   });
@@ -154,7 +155,8 @@ int export_command(const ExportOptions& options) {
     fs::remove_all(partial, error);
     return fail(end.exit_code, end.error);
   }
-  std::cout << (is_adapter && !options.merge ? "adapter" : "model") << " written to " << options.to.string() << "\n";
+  std::cout << (is_adapter && !options.merge ? "adapter" : "model") << " written to " << options.to.string()
+            << "\n";
   return 0;
 }
 

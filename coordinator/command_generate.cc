@@ -63,7 +63,8 @@ int generate_command(const GenerateOptions& options) {
   if (!choice) return fail({2, choice.error().message});
   if (options.prompt.has_value() == !options.prompts.empty())
     return fail({2, "give the prompt with --prompt, or a file of them with --prompts"});
-  auto prompts = options.prompt ? Result(std::vector{*options.prompt}) : read_prompts(options.prompts, options.field);
+  auto prompts =
+      options.prompt ? Result(std::vector{*options.prompt}) : read_prompts(options.prompts, options.field);
   if (!prompts) return fail({2, prompts.error().message});
   const auto device = choose_one_device(options.device);
   if (!device) return fail({2, device.error().message});

@@ -121,7 +121,8 @@ struct Driver::Impl {
     workers[rank] = {id, info};
     link.send(rank, encode(Welcome{id, run.path().string(), options.heartbeat_s, options.no_progress_s,
                                    options.threads}));
-    runner.remark({{"event", "worker_joined"}, {"worker", to_string(id)}, {"host", hello.host}, {"device", hello.device}});
+    runner.remark(
+        {{"event", "worker_joined"}, {"worker", to_string(id)}, {"host", hello.host}, {"device", hello.device}});
     handle(WorkerJoined{id, info});
   }
 
@@ -229,12 +230,12 @@ struct Driver::Impl {
     const Counts before = reactor->counts();
     runner.finished_jobs = before.succeeded + before.failed + before.cancelled;
     runner.remark({{"event", "sweep_started"},
-            {"sweep", plan.name},
-            {"directory", run.path().string()},
-            {"trials", plan.trials.size()},
-            {"jobs", plan.jobs.size()},
-            {"done", runner.finished_jobs},
-            {"workers", options.workers}});
+                   {"sweep", plan.name},
+                   {"directory", run.path().string()},
+                   {"trials", plan.trials.size()},
+                   {"jobs", plan.jobs.size()},
+                   {"done", runner.finished_jobs},
+                   {"workers", options.workers}});
     put_status(StatusSnapshot::State::running, std::nullopt);
     handle(Tick{});
 

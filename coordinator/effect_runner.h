@@ -33,8 +33,8 @@ class EffectRunner {
   void note_start(const WorkerId& worker, const AttemptKey& attempt);
 
   bool has_remarks() const { return !remarks_.empty(); }
-  /// One round. Returns what the reactor must hear of it. The Error: the store failed, nothing was sent, nothing can
-  /// go on.
+  /// One round. Returns what the reactor must hear of it. The Error: the store failed, nothing was sent, nothing
+  /// can go on.
   Result<std::vector<Event>> carry_out(const Reactor& reactor, const std::vector<Effect>& effects);
   /// The same for artifacts that have been verified meanwhile.
   Result<std::vector<Event>> record_published(const Reactor& reactor);

@@ -30,7 +30,8 @@ Result<const Trial*> find_trial(const Plan& plan, const std::string& wanted) {
     if (matching.size() == 1) return matching.front();
   const auto& several = by_label.empty() ? by_prefix : by_label;
   if (!several.empty())
-    return Error{"'" + wanted + "' means " + std::to_string(several.size()) + " trials; name one:" + list_of(several)};
+    return Error{"'" + wanted + "' means " + std::to_string(several.size()) +
+                 " trials; name one:" + list_of(several)};
   return Error{"there is no trial '" + wanted + "'; the trials are:" + list_of(all)};
 }
 

@@ -120,7 +120,8 @@ void add_evaluate(CLI::App& app, coordinator::EvaluateOptions& options, int& exi
   command->add_option("--fields", options.fields, "Which field is what: text=review,label=stars");
   command->add_option("--labels", options.labels, "The classes in the order of their numbers, with commas");
   command->add_option("--metrics", options.metrics, "With commas (default: those of the task)");
-  command->add_option("--batch-size", options.batch_size, "Rows at a time (default: 32)")->check(CLI::Range(1, 65536));
+  command->add_option("--batch-size", options.batch_size, "Rows at a time (default: 32)")
+      ->check(CLI::Range(1, 65536));
   command->add_option("--sequence-length", options.sequence_length, "Longer rows are cut (default: 128 tokens)")
       ->check(CLI::Range(2, 1048576));
   const auto generation = [&, command](const char* option, const char* key, const char* help) {
@@ -129,7 +130,9 @@ void add_evaluate(CLI::App& app, coordinator::EvaluateOptions& options, int& exi
   };
   generation("--max-new-tokens", "max_new_tokens", "Where generated text stops at the latest (default: 64)");
   generation("--num-beams", "num_beams", "Beams of a search (default: 1, greedy)");
-  command->add_option("--set", options.overrides, "Any other setting, as in a sweep file: evaluate.KEY=VALUE, data.KEY=VALUE")
+  command
+      ->add_option("--set", options.overrides,
+                   "Any other setting, as in a sweep file: evaluate.KEY=VALUE, data.KEY=VALUE")
       ->allow_extra_args(false);
   command->add_option("--seed", options.seed, "Of what is drawn (default: 0)");
   command->add_flag("--json", options.json, "One JSON object");

@@ -19,8 +19,8 @@ namespace finesweep {
 //   {"result": {…}}     as the requests below say
 //   {"end": {"exit_code": 0}}, or with "error": "…"; always the last line
 
-/// Stands in the folder of an exported model or adapter and says what it is, as the manifest of its artifact did; other
-/// programs pass it over.
+/// Stands in the folder of an exported model or adapter and says what it is, as the manifest of its artifact did;
+/// other programs pass it over.
 inline constexpr const char* kDescriptionName = "finesweep.json";
 
 /// A model as the user names it. Paths are absolute.

@@ -104,7 +104,8 @@ struct Recorder::Impl {
                               "UPDATE jobs SET state='pending', failures=0, losses=0, error='' "
                               "WHERE seq=? AND state IN ('failed', 'cancelled')"};
   SQLite::Statement forget_success{
-      database, "UPDATE jobs SET state='pending', failures=0, losses=0, error='' WHERE seq=? AND state='succeeded'"};
+      database,
+      "UPDATE jobs SET state='pending', failures=0, losses=0, error='' WHERE seq=? AND state='succeeded'"};
   SQLite::Statement delete_outcome{database, "DELETE FROM outcomes WHERE seq=?"};
   SQLite::Statement count_job{database, "UPDATE jobs SET failures=?2, losses=?3 WHERE seq=?1"};
   SQLite::Statement insert_event{database, "INSERT INTO events(n, end, json) VALUES(?, ?, ?)"};

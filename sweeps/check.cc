@@ -306,9 +306,9 @@ class Checker {
                           std::string(task_name(resolved_.task)) + ", which has " + joined(possible));
       else if (metric_needs_generation(metric.get<std::string>()) && !resolved_.source_target)
         error_at_step(step, "metrics", "'" + metric.get<std::string>() + "' needs rows with source and target");
-    if (const auto generation = step.settings.find("generation");
-        generation != step.settings.end() && generation->value("do_sample", false) &&
-        generation->value("num_beams", 1) > 1)
+    if (const auto generation = step.settings.find("generation"); generation != step.settings.end() &&
+                                                                  generation->value("do_sample", false) &&
+                                                                  generation->value("num_beams", 1) > 1)
       error_at_step(step, "generation.num_beams",
                     "beams and do_sample do not go together; set num_beams: 1, or do_sample: false");
     // An inherited length was reported where it is given.

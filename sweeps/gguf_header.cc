@@ -17,7 +17,19 @@ constexpr std::uint32_t kMostDimensions = 8;
 
 /// Types of metadata values, as the format numbers them.
 enum ValueType : std::uint32_t {
-  kUint8, kInt8, kUint16, kInt16, kUint32, kInt32, kFloat32, kBool, kString, kArray, kUint64, kInt64, kFloat64,
+  kUint8,
+  kInt8,
+  kUint16,
+  kInt16,
+  kUint32,
+  kInt32,
+  kFloat32,
+  kBool,
+  kString,
+  kArray,
+  kUint64,
+  kInt64,
+  kFloat64,
 };
 
 struct CutOff {};
@@ -66,7 +78,8 @@ class Parser {
     } else if (type == kArray) {
       const auto element = number<std::uint32_t>();
       const auto length = number<std::uint64_t>();
-      out_.list_lengths.insert_or_assign(key, static_cast<std::int64_t>(std::min<std::uint64_t>(length, INT64_MAX)));
+      out_.list_lengths.insert_or_assign(key,
+                                         static_cast<std::int64_t>(std::min<std::uint64_t>(length, INT64_MAX)));
       skip_elements(element, length);
     } else if (const auto value = integer(type)) {
       out_.integers.insert_or_assign(key, *value);

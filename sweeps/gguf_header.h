@@ -11,8 +11,9 @@
 
 namespace finesweep::sweeps {
 
-/// What planning reads of a GGUF file's header (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): numbers and
-/// texts of the metadata, lengths of its lists, shapes of the tensors. The engine reads and checks the file whole.
+/// What planning reads of a GGUF file's header (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): numbers
+/// and texts of the metadata, lengths of its lists, shapes of the tensors. The engine reads and checks the file
+/// whole.
 struct GgufHeader {
   std::map<std::string, std::int64_t> integers;
   std::map<std::string, std::string> texts;

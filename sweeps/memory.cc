@@ -25,8 +25,8 @@ std::set<const ModelInfo::Tensor*> target_layers(const Json& settings, const Mod
   return layers;
 }
 
-/// What IA3 trains of a layer: a number for each of its outputs, or of the inputs of a feed-forward layer. GPT-2's files
-/// hold matrices the other way round.
+/// What IA3 trains of a layer: a number for each of its outputs, or of the inputs of a feed-forward layer. GPT-2's
+/// files hold matrices the other way round.
 std::int64_t scaled_size(const ModelInfo::Tensor& layer, const ModelInfo& info, bool feedforward) {
   const bool transposed = info.family == "gpt2";
   return layer.shape[feedforward == transposed ? 0 : 1];
@@ -100,10 +100,10 @@ std::optional<MemoryEstimate> estimate_memory(const Job& job, ModelCatalog& mode
   const double trained = static_cast<double>(trained_parameters(job, *model));
   estimate.gradients_mb = 4 * trained / kMega;
   estimate.moments_mb = 8 * trained / kMega;
-  estimate.activations_mb =
-      (logits + (settings.value("gradient_checkpointing", false) ? of_layer + layers * rows * tokens * hidden * width
-                                                                 : layers * of_layer)) /
-      kMega;
+  estimate.activations_mb = (logits + (settings.value("gradient_checkpointing", false)
+                                           ? of_layer + layers * rows * tokens * hidden * width
+                                           : layers * of_layer)) /
+                            kMega;
   return estimate;
 }
 

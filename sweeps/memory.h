@@ -10,14 +10,15 @@ namespace finesweep::sweeps {
 /// What a training or evaluation job is thought to hold at its peak, in MB (10⁶ bytes), from the weight files'
 /// headers:
 ///
-///   weights      parameters × bytes: 4; in bf16 or fp16 2 for a frozen base, 6 where all are trained; matrices in the
+///   weights      parameters × bytes: 4; in bf16 or fp16 2 for a frozen base, 6 where all are trained; matrices in
+///   the
 ///                layers of a base in NF4 half a byte, with their scales
 ///   gradients    trained parameters × 4
 ///   moments      trained parameters × 8 (AdamW)
 ///   activations  layers × rows × tokens × (17 hidden + 2.5 heads × tokens) numbers, where fused attention saves
 ///                the second term (Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
-///                Models"); with checkpointing one layer's and each layer's input; without training two layers'; of a
-///                language model the logits of 2,048 tokens
+///                Models"); with checkpointing one layer's and each layer's input; without training two layers'; of
+///                a language model the logits of 2,048 tokens
 ///
 /// Rows are taken to be of full length. The program itself and its libraries come on top.
 struct MemoryEstimate {

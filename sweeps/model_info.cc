@@ -116,8 +116,8 @@ class ModelReader {
     if (tokens == header->list_lengths.end()) return problem("holds no tokenizer");
     out_.vocabulary = tokens->second;
     for (const GgufHeader::Tensor& tensor : header->tensors)
-      if (Status status = count_tensor(path_.filename().string(), hugging_face_name(tensor.name),
-                                       {"GGUF", tensor.shape});
+      if (Status status =
+              count_tensor(path_.filename().string(), hugging_face_name(tensor.name), {"GGUF", tensor.shape});
           !status)
         return status;
     return add_checksum(path_.filename().string(), path_);

@@ -30,9 +30,10 @@ constexpr Chapter kChapters[] = {
 /// `alternative`: other rows of the table give other defaults.
 std::string default_cell(const Setting& setting, bool alternative) {
   if (setting.required) return "required";
-  std::string text = setting.fallback.empty() ? "" : "`" + std::string(setting.fallback) + "`";
+  std::string text;
+  if (!setting.fallback.empty()) text.append("`").append(setting.fallback).append("`");
   if (setting.inherited) text = "that of the training step before, else " + text;
-  if (alternative && !text.empty()) text += " (" + std::string(use_phrase(setting.use)) + ")";
+  if (alternative && !text.empty()) text.append(" (").append(use_phrase(setting.use)).append(")");
   return text;
 }
 

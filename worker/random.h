@@ -30,7 +30,7 @@ namespace purpose {
 inline constexpr std::string_view data_order = "data order";          // index: epoch, from 0
 inline constexpr std::string_view data_limit = "data limit";          // indices: none; seeded by the sweep's seed
 inline constexpr std::string_view initialisation = "initialisation";  // index: hash_name(tensor)
-inline constexpr std::string_view dropout = "dropout";  // indices: optimiser step, site, row in the step
+inline constexpr std::string_view dropout = "dropout";    // indices: optimiser step, site, row in the step
 inline constexpr std::string_view sampling = "sampling";  // index: row of the split; block: number of the token
 }  // namespace purpose
 

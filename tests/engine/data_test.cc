@@ -187,6 +187,8 @@ TEST_F(Data, labels_of_the_sweep_file_may_be_numbers) {
   EXPECT_EQ(*labels->number_of((*examples)[2].label), 1);
   EXPECT_THAT(labels->number_of((*examples)[3].label).error().message,
               HasSubstr("'40' is not known; known are 10"));
+  EXPECT_FALSE(labels->number_of(Cell(std::int64_t{1})).ok());
+  EXPECT_FALSE(Labels::from_json(labels->to_json())->number_of(Cell(std::int64_t{1})).ok());
 }
 
 TEST_F(Data, labels_that_make_no_classification_are_refused) {

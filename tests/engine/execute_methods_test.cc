@@ -1,4 +1,5 @@
-// Jobs of every task, family and method: what a training leaves is what is measured, however the training came about.
+// Jobs of every task, family and method: what a training leaves is what is measured, however the training came
+// about.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -23,7 +24,8 @@ struct Case {
 };
 
 std::string name_of(const ::testing::TestParamInfo<Case>& info) {
-  return info.param.model + "_" + info.param.method + (info.param.precision == "fp32" ? "" : "_" + info.param.precision);
+  return info.param.model + "_" + info.param.method +
+         (info.param.precision == "fp32" ? "" : "_" + info.param.precision);
 }
 
 std::vector<Case> every_family_and_method() {

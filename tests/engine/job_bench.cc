@@ -69,7 +69,9 @@ JobBench::JobBench(const std::string& name) {
   }
   Json fields{{"source", "source"}, {"target", "target"}};
   if (labelled) fields = {{"text", "text"}, {"label", "label"}};
-  context = {{"task", labelled ? "classification" : seq2seq ? "seq2seq" : "causal_lm"},
+  context = {{"task", labelled  ? "classification"
+                      : seq2seq ? "seq2seq"
+                                : "causal_lm"},
              {"model", model().string()},
              {"data",
               {{"train", folder_.write("train.jsonl", rows(60, 1, labelled)).string()},
@@ -80,14 +82,22 @@ JobBench::JobBench(const std::string& name) {
 }
 
 Json JobBench::finetune_settings(const std::string& method) const {
-  Json settings = {{"method", method},       {"epochs", 2},
-                   {"batch_size", 8},        {"gradient_accumulation", 1},
-                   {"sequence_length", 48},  {"learning_rate", 3e-3},
-                   {"schedule", "constant"}, {"warmup", 2},
-                   {"weight_decay", 0.01},   {"beta1", 0.9},
-                   {"beta2", 0.999},         {"epsilon", 1e-8},
-                   {"max_grad_norm", 1.0},   {"precision", "fp32"},
-                   {"attention", "flash"},   {"model_dropout", 0.1},
+  Json settings = {{"method", method},
+                   {"epochs", 2},
+                   {"batch_size", 8},
+                   {"gradient_accumulation", 1},
+                   {"sequence_length", 48},
+                   {"learning_rate", 3e-3},
+                   {"schedule", "constant"},
+                   {"warmup", 2},
+                   {"weight_decay", 0.01},
+                   {"beta1", 0.9},
+                   {"beta2", 0.999},
+                   {"epsilon", 1e-8},
+                   {"max_grad_norm", 1.0},
+                   {"precision", "fp32"},
+                   {"attention", "flash"},
+                   {"model_dropout", 0.1},
                    {"gradient_checkpointing", false}};
   if (classifies()) settings["pooling"] = "cls";
   if (method == "lora" || method == "qlora")

@@ -25,8 +25,8 @@ class RecordingControl : public ExecutionControl {
 };
 
 /// A small model of a family with a vocabulary of its own, and rows that it can learn: all that jobs need, in a
-/// temporary folder. Encoders classify texts whose words tell the class; the others write the class's name for such a
-/// text (source and target).
+/// temporary folder. Encoders classify texts whose words tell the class; the others write the class's name for such
+/// a text (source and target).
 class JobBench {
  public:
   /// A folder of tests/fixtures/models.

@@ -76,10 +76,10 @@ TEST_F(SequenceData, a_decoder_reads_prompt_target_and_end_and_learns_the_target
   const std::int64_t order[] = {1, 0};
   const Batch batch = data.batch(order);
   EXPECT_THAT(batch.input_ids.sizes(), ElementsAre(2, 7));
-  EXPECT_THAT(values(batch.input_ids), ElementsAre(12, 13, 16, 1, 0, 0, 0, 10, 11, 12, 13, 14, 15, 1));
+  EXPECT_THAT(values(batch.input_ids), ElementsAre(10, 11, 16, 1, 0, 0, 0, 14, 15, 10, 11, 12, 13, 1));
   EXPECT_THAT(values(batch.attention_mask), ElementsAre(1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1));
   EXPECT_THAT(values(batch.labels),
-              ElementsAre(-100, -100, 16, 1, -100, -100, -100, -100, -100, -100, -100, 14, 15, 1));
+              ElementsAre(-100, -100, 16, 1, -100, -100, -100, -100, -100, -100, -100, 12, 13, 1));
   EXPECT_FALSE(batch.decoder_input_ids.defined());
   EXPECT_FALSE(batch.token_type_ids.defined());
   EXPECT_THAT(batch.row_indices, ElementsAre(1, 0));
@@ -147,9 +147,13 @@ TEST_F(SequenceData, whatever_the_lengths_no_row_is_too_long_and_none_loses_its_
     const auto kept = made.inputs.row(0).subspan(static_cast<std::size_t>(made.uncounted[0]));
     const bool fits = static_cast<std::int64_t>(target.size()) + 3 <= length;
     ASSERT_EQ(kept.back() == 1, fits);
-    if (fits) ASSERT_EQ(std::vector<TokenId>(kept.begin(), kept.end() - 1), target);
+    if (fits) {
+      ASSERT_EQ(std::vector<TokenId>(kept.begin(), kept.end() - 1), target);
+    }
     // Cut only where there was no room left.
-    if (made.cut_texts > 0) ASSERT_EQ(made.inputs.length(0), length);
+    if (made.cut_texts > 0) {
+      ASSERT_EQ(made.inputs.length(0), length);
+    }
   }
 }
 

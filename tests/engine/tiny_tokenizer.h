@@ -7,8 +7,8 @@
 
 namespace finesweep::worker {
 
-/// tokenizer.json of a byte-level BPE tokenizer without merges, for models of a few hundred tokens: a token for each
-/// byte, ids 3 to 258, and "<|endoftext|>" with the id `end`.
+/// tokenizer.json of a byte-level BPE tokenizer without merges, for models of a few hundred tokens: a token for
+/// each byte, ids 3 to 258, and "<|endoftext|>" with the id `end`.
 inline Json byte_level_tokenizer(int end) {
   Json vocabulary = Json::object();
   // The letters that GPT-2 gives to bytes: printable ones stand for themselves.

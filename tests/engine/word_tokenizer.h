@@ -15,7 +15,7 @@ class WordTokenizer : public Tokenizer {
  public:
   enum class Around { nothing, beginning, end };
   explicit WordTokenizer(Around around = Around::nothing, bool has_end = true)
-      : Tokenizer(traits(around, has_end)) {}
+      : Tokenizer(traits_for(around, has_end)) {}
 
   void append_ids(std::string_view text, std::vector<TokenId>& ids) override {
     ++texts;
@@ -45,7 +45,7 @@ class WordTokenizer : public Tokenizer {
   int texts = 0;  // that were turned into ids
 
  private:
-  static TokenizerTraits traits(Around around, bool has_end) {
+  static TokenizerTraits traits_for(Around around, bool has_end) {
     TokenizerTraits traits;
     traits.pad = 0;
     if (has_end) traits.end = 1;

@@ -134,7 +134,7 @@ void as_published(Tensors& tensors, const std::string& family) {
   for (const auto& [name, tensor] : tensors) {
     renamed[name.starts_with(family + ".") ? name.substr(family.size() + 1) : name] = tensor;
   }
-  renamed["embeddings.position_ids"] = at::arange(8).unsqueeze(0);
+  if (family == "bert" || family == "roberta") renamed["embeddings.position_ids"] = at::arange(8).unsqueeze(0);
   if (family == "roberta") {
     renamed["lm_head.dense.weight"] = at::ones({2, 2});
     renamed["pooler.dense.weight"] = at::ones({2, 2});

@@ -7,11 +7,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
-#include <optional>
 
 #include "jobs/sha256.h"
-#include "tests/parity/fixtures.h"
+#include "tests/parity/models.h"
 #include "worker/formats/gguf_llama.h"
 
 namespace finesweep::parity {
@@ -19,33 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using namespace finesweep::worker;
-
-/// The file of models/ that has these bytes.
-std::optional<fs::path> model_file(const nlohmann::json& facts) {
-  const fs::path folder = fs::path(FINESWEEP_SOURCE_DIR) / "models";
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    if (entry.path().extension() != ".gguf" || fs::file_size(entry.path(), ignored) != facts.at("bytes")) continue;
-    return entry.path();
-  }
-  return std::nullopt;
-}
-
-std::vector<std::pair<nlohmann::json, fs::path>> known_files() {
-  std::vector<std::pair<nlohmann::json, fs::path>> files;
-  for (const auto& entry : fs::directory_iterator(fixtures() / "gguf")) {
-    if (entry.path().extension() != ".json") continue;
-    const auto facts = read_json(entry.path());
-    if (const auto file = model_file(facts)) {
-      files.emplace_back(facts, *file);
-    } else {
-      std::fprintf(stderr, "NOT TESTED: no file in models/ is %s of %s; scripts/setup --models fetches it\n",
-                   facts.at("file").get<std::string>().c_str(),
-                   facts.at("from_package").get<std::string>().c_str());
-    }
-  }
-  return files;
-}
 
 std::string hash_of(const at::Tensor& tensor) {
   const at::Tensor values = tensor.contiguous();
@@ -69,7 +40,7 @@ void expect_value(const GgufFile& file, const std::string& key, const nlohmann::
 }
 
 TEST(GgufParity, metadata_and_tensors_are_where_the_reference_finds_them) {
-  const auto files = known_files();
+  const auto files = known_gguf_files();
   if (files.empty()) GTEST_SKIP() << "no GGUF file of the fixtures is in models/";
   for (const auto& [facts, path] : files) {
     const auto opened = GgufFile::open(path);
@@ -91,7 +62,7 @@ TEST(GgufParity, metadata_and_tensors_are_where_the_reference_finds_them) {
 }
 
 TEST(GgufParity, tensors_are_dequantised_to_the_bits_of_the_reference) {
-  const auto files = known_files();
+  const auto files = known_gguf_files();
   if (files.empty()) GTEST_SKIP() << "no GGUF file of the fixtures is in models/";
   for (const auto& [facts, path] : files) {
     const auto model = GgufLlama::open(path);
@@ -121,7 +92,7 @@ TEST(GgufParity, tensors_are_dequantised_to_the_bits_of_the_reference) {
 }
 
 TEST(GgufParity, a_llama_file_gives_a_config_and_a_tokenizer) {
-  const auto files = known_files();
+  const auto files = known_gguf_files();
   if (files.empty()) GTEST_SKIP() << "no GGUF file of the fixtures is in models/";
   for (const auto& [facts, path] : files) {
     const auto model = GgufLlama::open(path).value();

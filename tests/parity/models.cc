@@ -5,6 +5,8 @@
 #include <ATen/core/grad_mode.h>
 
 #include <cmath>
+#include <cstdio>
+#include <optional>
 
 #include "worker/formats/safetensors.h"
 #include "worker/models/family.h"
@@ -19,6 +21,19 @@ namespace {
   };
   return new OneThread;
 }());
+
+/// The file of models/ that has these bytes.
+std::optional<std::filesystem::path> model_file(const nlohmann::json& facts) {
+  const std::filesystem::path folder = std::filesystem::path(FINESWEEP_SOURCE_DIR) / "models";
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    if (entry.path().extension() != ".gguf" ||
+        std::filesystem::file_size(entry.path(), ignored) != facts.at("bytes"))
+      continue;
+    return entry.path();
+  }
+  return std::nullopt;
+}
 
 }  // namespace
 
@@ -38,7 +53,10 @@ worker::Batch batch_of(const Tensors& tensors, const std::string& prefix) {
   if (types != tensors.end()) batch.token_type_ids = types->second;
   const auto decoder_ids = tensors.find(prefix + "decoder_input_ids");
   if (decoder_ids != tensors.end()) batch.decoder_input_ids = decoder_ids->second;
-  batch.labels = tensors.at(prefix + "labels");
+  const auto labels = tensors.find(prefix + "labels");
+  if (labels != tensors.end()) batch.labels = labels->second;
+  const auto positions = tensors.find(prefix + "position_ids");
+  if (positions != tensors.end()) batch.position_ids = positions->second;
   for (std::int64_t i = 0; i < batch.input_ids.size(0); ++i) batch.row_indices.push_back(i);
   return batch;
 }
@@ -98,7 +116,7 @@ Tensors gradients_of(const std::vector<worker::Parameter*>& parameters) {
   Tensors gradients;
   for (const worker::Parameter* parameter : parameters) {
     for (std::size_t i = 0; i < parameter->parts.size(); ++i) {
-      gradients[parameter->parts[i].name] = parameter->slice(parameter->grad, i);
+      gradients[parameter->parts[i].name] = parameter->in_file_layout(parameter->grad, i);
     }
   }
   return gradients;
@@ -167,6 +185,33 @@ double gradient_cosine(const Tensors& a, const Tensors& b) {
     b_squared += (other * other).sum().item<double>();
   }
   return dot / std::sqrt(a_squared * b_squared);
+}
+
+void expect_same_gradient_norms(const nlohmann::json& facts, const Tensors& mine) {
+  const auto norms = facts.at("grad_norms").get<std::map<std::string, double>>();
+  EXPECT_EQ(norms.size(), mine.size());
+  double largest = 0;
+  for (const auto& [name, norm] : norms) largest = std::max(largest, norm);
+  for (const auto& [name, norm] : norms) {
+    ASSERT_TRUE(mine.contains(name)) << name;
+    EXPECT_LE(std::abs(mine.at(name).norm().item<double>() - norm) / (norm + 1e-4 * largest), 2e-4) << name;
+  }
+}
+
+std::vector<std::pair<nlohmann::json, std::filesystem::path>> known_gguf_files() {
+  std::vector<std::pair<nlohmann::json, std::filesystem::path>> files;
+  for (const auto& entry : std::filesystem::directory_iterator(fixtures() / "gguf")) {
+    if (entry.path().extension() != ".json") continue;
+    const auto facts = read_json(entry.path());
+    if (const auto file = model_file(facts)) {
+      files.emplace_back(facts, *file);
+    } else {
+      std::fprintf(stderr, "NOT TESTED: no file in models/ is %s of %s; scripts/setup --models fetches it\n",
+                   facts.at("file").get<std::string>().c_str(),
+                   facts.at("from_package").get<std::string>().c_str());
+    }
+  }
+  return files;
 }
 
 }  // namespace finesweep::parity

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/parity/fixtures.h"
@@ -68,5 +69,12 @@ std::filesystem::path model_variant(const std::filesystem::path& folder, const s
 
 /// The cosine between two models' gradients, all parameters together.
 double gradient_cosine(const Tensors& a, const Tensors& b);
+
+/// Compares the norm of every parameter's gradient with "grad_norms" of `facts`, by the rule of the fixtures.
+void expect_same_gradient_norms(const nlohmann::json& facts, const Tensors& mine);
+
+/// What is known of GGUF files, and where they are: the facts of gguf/ with those files of models/ that have their
+/// sizes. Says on the error output which are not there.
+std::vector<std::pair<nlohmann::json, std::filesystem::path>> known_gguf_files();
 
 }  // namespace finesweep::parity

@@ -61,11 +61,12 @@ inline std::string gguf_file(const std::string& architecture = "llama") {
                                                                    {"llama.block_count", 1},
                                                                    {"llama.attention.head_count", 4},
                                                                    {"llama.context_length", 256}};
-  const std::vector<std::pair<std::string, std::vector<std::uint64_t>>> tensors{{"token_embd.weight", {64, 100}},
-                                                                                {"blk.0.attn_q.weight", {64, 64}},
-                                                                                {"blk.0.attn_k.weight", {64, 32}},
-                                                                                {"blk.0.attn_v.weight", {64, 32}},
-                                                                                {"blk.0.ffn_down.weight", {96, 64}}};
+  const std::vector<std::pair<std::string, std::vector<std::uint64_t>>> tensors{
+      {"token_embd.weight", {64, 100}},
+      {"blk.0.attn_q.weight", {64, 64}},
+      {"blk.0.attn_k.weight", {64, 32}},
+      {"blk.0.attn_v.weight", {64, 32}},
+      {"blk.0.ffn_down.weight", {96, 64}}};
   constexpr std::uint32_t version = 3, a_uint32 = 4, a_float = 6, a_text = 8, a_list = 9;
   put(version);
   put(std::uint64_t{tensors.size()});

@@ -71,11 +71,24 @@ class Export : public ::testing::Test {
   }
 
   static fs::path run() { return *workspace_ / "runs/small"; }
-  static Ended command(const std::vector<std::string>& arguments) { return run_to_end(arguments, workspace_->path()); }
+  static Ended command(const std::vector<std::string>& arguments) {
+    return run_to_end(arguments, workspace_->path());
+  }
   static double loss_of(const std::string& model, const std::string& adapter = "") {
-    std::vector<std::string> arguments{"evaluate", "--model", model, "--task", "classification", "--data",
-                                       "data/test.jsonl", "--fields", "text_a=text_a,text_b=text_b,label=label",
-                                       "--sequence-length", "48", "--device", "cpu", "--json"};
+    std::vector<std::string> arguments{"evaluate",
+                                       "--model",
+                                       model,
+                                       "--task",
+                                       "classification",
+                                       "--data",
+                                       "data/test.jsonl",
+                                       "--fields",
+                                       "text_a=text_a,text_b=text_b,label=label",
+                                       "--sequence-length",
+                                       "48",
+                                       "--device",
+                                       "cpu",
+                                       "--json"};
     if (!adapter.empty()) arguments.insert(arguments.end(), {"--adapter", adapter});
     return metric(command(arguments), "loss");
   }
@@ -89,7 +102,8 @@ TEST_F(Export, an_exported_adapter_measures_as_in_the_sweep_and_so_does_the_merg
   ASSERT_EQ(exported.exit_code, 0) << exported.output;
   EXPECT_TRUE(fs::exists(*workspace_ / "adapter/adapter_model.safetensors"));
   EXPECT_NEAR(loss_of("model", "adapter"), std::stod(losses_.at("lora")), 1e-6);
-  const auto merged = command({"export", "runs/small", names_.at("lora").substr(0, 6), "--to", "merged", "--merge"});
+  const auto merged =
+      command({"export", "runs/small", names_.at("lora").substr(0, 6), "--to", "merged", "--merge"});
   ASSERT_EQ(merged.exit_code, 0) << merged.output;
   for (const char* file : {"config.json", "model.safetensors", "vocab.txt"}) {
     EXPECT_TRUE(fs::exists(*workspace_ / "merged" / file)) << file;
@@ -130,10 +144,11 @@ TEST_F(Export, a_damaged_artifact_is_not_exported) {
 }
 
 TEST_F(Export, a_wrong_evaluation_says_all_that_is_wrong) {
-  const auto wrong = command({"evaluate", "--model", "model", "--task", "classification", "--data", "data/test.jsonl",
-                              "--metrics", "rouge1", "--sequence-length", "4000"});
+  const auto wrong = command({"evaluate", "--model", "model", "--task", "classification", "--data",
+                              "data/test.jsonl", "--metrics", "rouge1", "--sequence-length", "4000"});
   EXPECT_EQ(wrong.exit_code, 2);
-  for (const char* words : {"'rouge1' does not go with task classification", "positions of the model", "no field 'text'"})
+  for (const char* words :
+       {"'rouge1' does not go with task classification", "positions of the model", "no field 'text'"})
     EXPECT_NE(wrong.output.find(words), std::string::npos) << wrong.output;
 }
 
@@ -164,7 +179,8 @@ std::vector<Json> json_lines(const std::string& text) {
 
 TEST_F(Generate, each_prompt_of_a_file_is_gone_on_with_in_order) {
   workspace_.write("prompts.jsonl", "{\"prompt\": \"one\"}\n{\"prompt\": \"two and\"}\n{\"prompt\": \"three\"}\n");
-  const auto ended = generate({"--prompts", "prompts.jsonl", "--max-new-tokens", "5", "--batch-size", "2", "--json"});
+  const auto ended =
+      generate({"--prompts", "prompts.jsonl", "--max-new-tokens", "5", "--batch-size", "2", "--json"});
   ASSERT_EQ(ended.exit_code, 0) << ended.output;
   const auto lines = json_lines(ended.output);
   ASSERT_EQ(lines.size(), 3u) << ended.output;
@@ -172,7 +188,8 @@ TEST_F(Generate, each_prompt_of_a_file_is_gone_on_with_in_order) {
   EXPECT_LE(lines[1].at("tokens").get<int>(), 5);
   const auto alone = generate({"--prompt", "two and", "--max-new-tokens", "5", "--json"});
   EXPECT_EQ(json_lines(alone.output).at(0), lines[1]);
-  const auto without_cache = generate({"--prompt", "two and", "--max-new-tokens", "5", "--kv-cache", "false", "--json"});
+  const auto without_cache =
+      generate({"--prompt", "two and", "--max-new-tokens", "5", "--kv-cache", "false", "--json"});
   EXPECT_EQ(json_lines(without_cache.output).at(0), lines[1]);
 }
 
@@ -200,8 +217,8 @@ TEST_F(Generate, what_is_wrong_is_named) {
 }
 
 TEST_F(Generate, a_runner_ends_with_the_program_that_started_it) {
-  Process process({finesweep_program(), "generate", "--model", "gpt2", "--device", "cpu", "--prompt", "x", "--sample",
-                   "--kv-cache", "false", "--max-new-tokens", "60", "--num-beams", "1"},
+  Process process({finesweep_program(), "generate", "--model", "gpt2", "--device", "cpu", "--prompt", "x",
+                   "--sample", "--kv-cache", "false", "--max-new-tokens", "60", "--num-beams", "1"},
                   workspace_.path());
   ASSERT_TRUE(wait_for([&] { return process.family().size() > 1; }, 30s));
   process.signal(SIGKILL);

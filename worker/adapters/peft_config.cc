@@ -48,7 +48,7 @@ const std::vector<PlainKey>& plain_keys(AdapterKind kind) {
 }
 
 Error key_error(const char* key, const Json& value, const std::string& expected) {
-  return Error{"\"" + std::string(key) + "\" is " + value.dump() + "; expected " + expected};
+  return Error{std::string("\"") + key + "\" is " + value.dump() + "; expected " + expected};
 }
 
 Json at_key(const Json& config, const char* key) {

@@ -43,18 +43,21 @@ std::optional<double> as_number(const Cell& label) {
 
 }  // namespace
 
+void Labels::take_names(std::vector<std::string> names) {
+  names_ = std::move(names);
+  count_ = static_cast<std::int64_t>(names_.size());
+  for (std::int64_t i = 0; i < count_; ++i) {
+    const std::string& name = names_[static_cast<std::size_t>(i)];
+    number_by_name_[name] = i;
+    names_are_numbers_ |= as_integer(Cell(name)).has_value();
+  }
+}
+
 Result<Labels> Labels::find(const DataContext& data, const std::vector<Example>& train,
                             const std::filesystem::path& train_path) {
   Labels labels;
-  const auto take_names = [&](std::vector<std::string> names) {
-    labels.names_ = std::move(names);
-    labels.count_ = static_cast<std::int64_t>(labels.names_.size());
-    for (std::int64_t i = 0; i < labels.count_; ++i) {
-      labels.number_by_name_[labels.names_[static_cast<std::size_t>(i)]] = i;
-    }
-  };
   if (data.labels) {
-    take_names(*data.labels);
+    labels.take_names(*data.labels);
     if (labels.count_ < 2 || labels.number_by_name_.size() != labels.names_.size()) {
       return Error{"data.labels needs at least two names, each once."};
     }
@@ -102,7 +105,7 @@ Result<Labels> Labels::find(const DataContext& data, const std::vector<Example>&
                  "'; a classification needs at least two."};
   }
   // UTF-8 sorts by bytes as by code points.
-  take_names({names.begin(), names.end()});
+  labels.take_names({names.begin(), names.end()});
   return labels;
 }
 
@@ -115,9 +118,8 @@ Result<Labels> Labels::from_json(const Json& json) {
     Labels labels;
     labels.regression_ = json.at("regression");
     labels.count_ = json.at("count");
-    labels.names_ = json.at("names").get<std::vector<std::string>>();
-    for (std::size_t i = 0; i < labels.names_.size(); ++i) {
-      labels.number_by_name_[labels.names_[i]] = static_cast<std::int64_t>(i);
+    if (auto names = json.at("names").get<std::vector<std::string>>(); !names.empty()) {
+      labels.take_names(std::move(names));
     }
     return labels;
   } catch (const std::exception& exception) {
@@ -139,9 +141,8 @@ Result<double> Labels::number_of(const Cell& label) const {
       return static_cast<double>(found->second);
     }
   }
-  // A number is the class itself, also where classes have names that are not numbers.
   const auto whole = as_integer(label);
-  if (whole && *whole >= 0 && *whole < count_) return static_cast<double>(*whole);
+  if (whole && !names_are_numbers_ && *whole >= 0 && *whole < count_) return static_cast<double>(*whole);
   if (names_.empty()) return unknown("the training split has 0 to " + std::to_string(count_ - 1));
   std::string known = "known are ";
   for (std::size_t i = 0; i < names_.size() && i < 10; ++i) known += (i > 0 ? ", " : "") + shortened(names_[i]);

@@ -48,6 +48,10 @@ class Labels {
   std::int64_t count_ = 0;
   std::vector<std::string> names_;
   std::map<std::string, std::int64_t> number_by_name_;
+  /// Then a number in the data is looked up as a name; else it is the class itself.
+  bool names_are_numbers_ = false;
+
+  void take_names(std::vector<std::string> names);
 };
 
 /// The rows of a split: fields chosen, limited to the first rows of a seeded shuffle where there is a limit. The

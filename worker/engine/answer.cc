@@ -38,8 +38,8 @@ Outcome succeeded() {
   return outcome;
 }
 
-/// What a model or an adapter of ours is: the manifest of its artifact says so, or the file that `export` writes. Of
-/// others, nothing.
+/// What a model or an adapter of ours is: the manifest of its artifact says so, or the file that `export` writes.
+/// Of others, nothing.
 Result<std::optional<ModelManifest>> find_description(const fs::path& folder) {
   Json description;
   std::error_code ignored;
@@ -164,7 +164,8 @@ Outcome merge_adapter(const MergeRequest& request, c10::Device device, const Sen
   if (!loaded) return failed_for_good(loaded.error().message);
   const auto merged = merge(*loaded->model, *loaded->adapter);
   if (!merged) return failed_for_good(merged.error().message);
-  if (Status saved = save_pretrained(*loaded->model, request.to); !saved) return failed_this_time(saved.error().message);
+  if (Status saved = save_pretrained(*loaded->model, request.to); !saved)
+    return failed_this_time(saved.error().message);
   if (Status copied = copy_model_files(source->tokenizer, request.to); !copied) {
     return failed_this_time(copied.error().message);
   }
@@ -175,8 +176,8 @@ Outcome merge_adapter(const MergeRequest& request, c10::Device device, const Sen
     description.quantization.reset();
     description.compute.reset();
     description.training = Json();
-    const Status written =
-        storage::write_file_atomically(fs::path(request.to) / kDescriptionName, description.to_json().dump(2) + "\n");
+    const Status written = storage::write_file_atomically(fs::path(request.to) / kDescriptionName,
+                                                          description.to_json().dump(2) + "\n");
     if (!written) return failed_this_time(written.error().message);
   }
   send({{"result",

@@ -97,8 +97,8 @@ class ClassificationTask final : public JobTask {
     const auto examples = read_split(data_, split);
     if (!examples) return examples.error();
     if (Status settled = settle_labels(split, *examples); !settled) return settled.error();
-    auto rows = ClassificationDataset::make(*examples, *labels_, *tokenizer_, sequence_length,
-                                            split_path(data_, split));
+    auto rows =
+        ClassificationDataset::make(*examples, *labels_, *tokenizer_, sequence_length, split_path(data_, split));
     if (!rows) return rows.error();
     return std::unique_ptr<TaskData>(std::make_unique<ClassificationData>(std::move(*rows), *labels_));
   }
@@ -126,8 +126,9 @@ class ClassificationTask final : public JobTask {
 
 }  // namespace
 
-std::unique_ptr<JobTask> make_classification_task(const DataContext& data, const std::optional<ModelManifest>& manifest,
-                                                  Pooling pooling, std::unique_ptr<Tokenizer> tokenizer) {
+std::unique_ptr<JobTask> make_classification_task(const DataContext& data,
+                                                  const std::optional<ModelManifest>& manifest, Pooling pooling,
+                                                  std::unique_ptr<Tokenizer> tokenizer) {
   return std::make_unique<ClassificationTask>(data, manifest, pooling, std::move(tokenizer));
 }
 

@@ -8,10 +8,11 @@
 
 namespace finesweep::worker {
 
-/// Classification, or regression where labels are numbers with a fraction: rows with a label, a head that scores it.
-/// Labels are those of `manifest`, where an earlier step has settled them; else data.labels, else those of the
+/// Classification, or regression where labels are numbers with a fraction: rows with a label, a head that scores
+/// it. Labels are those of `manifest`, where an earlier step has settled them; else data.labels, else those of the
 /// training rows, else those of the rows that are read.
-std::unique_ptr<JobTask> make_classification_task(const DataContext& data, const std::optional<ModelManifest>& manifest,
-                                                  Pooling pooling, std::unique_ptr<Tokenizer> tokenizer);
+std::unique_ptr<JobTask> make_classification_task(const DataContext& data,
+                                                  const std::optional<ModelManifest>& manifest, Pooling pooling,
+                                                  std::unique_ptr<Tokenizer> tokenizer);
 
 }  // namespace finesweep::worker

@@ -165,7 +165,8 @@ class FinetuneRun {
     progress_.history.push_back({epoch, progress_.steps, metric, value});
   }
 
-  /// Units of evaluations count as steps do, so that `done` rises while they go on. `evaluated`: of the one under way.
+  /// Units of evaluations count as steps do, so that `done` rises while they go on. `evaluated`: of the one under
+  /// way.
   void report_progress(const std::string& phase, double loss, std::int64_t evaluated) {
     std::int64_t units = 0;
     if (validation_) {

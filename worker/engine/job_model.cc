@@ -44,9 +44,10 @@ std::vector<std::string> sorted(std::vector<std::string> names, const std::vecto
 /// An adapter that is trained further stays what it is: other options would make it another one.
 Status check_same_adapter(Model& model, const AdapterOptions& there, const AdapterOptions& asked) {
   const auto differs = [](const std::string& what) {
-    return Error{"The adapter of the step before was trained with another " + what +
-                 ". Training it further needs the same method, rank, alpha, dropout, rslora and targets; to train a new "
-                 "one on top of it, merge it into its base first."};
+    return Error{
+        "The adapter of the step before was trained with another " + what +
+        ". Training it further needs the same method, rank, alpha, dropout, rslora and targets; to train a new "
+        "one on top of it, merge it into its base first."};
   };
   if (there.kind != asked.kind) return differs("method");
   const bool ia3 = asked.kind == AdapterKind::ia3;
@@ -76,11 +77,11 @@ Status settle_quantization(ModelSource& source, const FinetuneSettings& settings
   if (settings.method != Method::qlora) return {};
   if (source.quantization) return Error{"The base is quantised already. Use method lora, which trains on it."};
   if (source.adapter) {
-    return Error{"The adapter of the step before stands on a base in full precision. Train it further with method lora, "
-                 "or merge it first."};
+    return Error{
+        "The adapter of the step before stands on a base in full precision. Train it further with method lora, "
+        "or merge it first."};
   }
-  source.quantization =
-      BaseQuantization{QuantizedFormat::nf4, settings.block_size, settings.double_quantization};
+  source.quantization = BaseQuantization{QuantizedFormat::nf4, settings.block_size, settings.double_quantization};
   source.compute = settings.compute;
   return {};
 }

@@ -34,11 +34,13 @@ using HeadChoice = std::optional<ClassificationHead>;
 ///                                                  directory
 ///    "task": "classification", "family": "bert", "method": "qlora",
 ///    "head": {"pooling": "cls" | "mean", "labels": {…}, "label_count": 2}   classification only
-///    "base": {"model": "…", "job": "…"},           what the adapter stands on: the artifact of that job where there
+///    "base": {"model": "…", "job": "…"},           what the adapter stands on: the artifact of that job where
+///    there
 ///                                                  is one, else the job's own model, named for people
 ///    "quantization": {"format": "nf4", "double": true, "block_size": 64},   how the base is kept; absent: as it is
 ///    "compute": "bf16",                            what its products are computed in; absent: in the precision
-///    "training": {…}}                              only where the training state was kept: TrainingProgress, beside
+///    "training": {…}}                              only where the training state was kept: TrainingProgress,
+///    beside
 ///                                                  training/
 struct ModelManifest {
   bool is_adapter = false;
@@ -57,8 +59,8 @@ struct ModelManifest {
 
 /// What a job starts from: the model of the sweep file, or what earlier jobs left.
 struct ModelSource {
-  std::filesystem::path model;      // a Hugging Face directory, or a GGUF file
-  std::filesystem::path tokenizer;  // the same: what holds the tokenizer
+  std::filesystem::path model;                   // a Hugging Face directory, or a GGUF file
+  std::filesystem::path tokenizer;               // the same: what holds the tokenizer
   std::optional<std::filesystem::path> adapter;  // a PEFT directory over it
   /// How the model is to be kept; absent: as it stands in its files.
   std::optional<BaseQuantization> quantization;
@@ -83,8 +85,8 @@ Result<JobModel> load_frozen(const ModelSource& source, const HeadChoice& head, 
                              std::uint64_t seed, c10::Device device);
 
 /// A model that is trained as the settings say: all of it, or an adapter and the head. An adapter that `source`
-/// brings is trained further. `source.quantization` becomes that of method qlora. The Error: a method or options that
-/// do not go with what is there.
+/// brings is trained further. `source.quantization` becomes that of method qlora. The Error: a method or options
+/// that do not go with what is there.
 Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
                               std::uint64_t seed, c10::Device device);
 

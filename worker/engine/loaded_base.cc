@@ -28,7 +28,8 @@ std::string fingerprint(const fs::path& path) {
   if (fs::is_regular_file(path, ignored)) lines.push_back(fingerprint_of_file(path));
   for (const auto& entry : fs::directory_iterator(path, ignored)) {
     const std::string name = entry.path().filename().string();
-    if (name.ends_with(".safetensors") || name.ends_with(".json")) lines.push_back(fingerprint_of_file(entry.path()));
+    if (name.ends_with(".safetensors") || name.ends_with(".json"))
+      lines.push_back(fingerprint_of_file(entry.path()));
   }
   std::sort(lines.begin(), lines.end());
   std::string text = path.string();
@@ -44,7 +45,8 @@ std::string text_of(const std::optional<BaseQuantization>& quantization) {
 
 }  // namespace
 
-Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device, KeepLoaded keep) {
+Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device,
+                                                    KeepLoaded keep) {
   // One job at a time runs in a process, on one thread.
   static std::string loaded_key;
   static std::shared_ptr<const Pretrained> loaded;

@@ -19,10 +19,11 @@ struct BaseRequest {
   std::optional<BaseQuantization> quantization;
 };
 
-/// The frozen weights that a job's model is made of. They stay loaded from job to job while request, files and device
-/// are the same, one model at a time; not where the job makes them its own: they would stand in memory twice. The
-/// peak of memory is counted from here on.
+/// The frozen weights that a job's model is made of. They stay loaded from job to job while request, files and
+/// device are the same, one model at a time; not where the job makes them its own: they would stand in memory
+/// twice. The peak of memory is counted from here on.
 enum class KeepLoaded { yes, no };
-Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device, KeepLoaded keep);
+Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device,
+                                                    KeepLoaded keep);
 
 }  // namespace finesweep::worker

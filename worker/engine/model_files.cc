@@ -14,8 +14,8 @@ namespace {
 namespace fs = std::filesystem;
 
 /// The files that Hugging Face's tokenizers are read from.
-constexpr const char* tokenizer_files[] = {"tokenizer.json", "vocab.txt",       "vocab.json",
-                                           "merges.txt",     "spiece.model",    "tokenizer.model"};
+constexpr const char* tokenizer_files[] = {"tokenizer.json", "vocab.txt",    "vocab.json",
+                                           "merges.txt",     "spiece.model", "tokenizer.model"};
 constexpr const char* further_files[] = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                                          "generation_config.json", "chat_template.jinja"};
 
@@ -77,8 +77,9 @@ Result<std::unique_ptr<Tokenizer>> load_model_tokenizer(const fs::path& model) {
   auto kept = file->tokenizer();
   if (!kept) return kept.error();
   if (kept->model != "gpt2") {
-    return Error{model.string() + ": its tokenizer is of the kind '" + kept->model +
-                 "'; of GGUF files byte-level BPE ('gpt2') is supported. Give the model as a Hugging Face directory."};
+    return Error{
+        model.string() + ": its tokenizer is of the kind '" + kept->model +
+        "'; of GGUF files byte-level BPE ('gpt2') is supported. Give the model as a Hugging Face directory."};
   }
   auto tokenizer = make_bpe_tokenizer(bpe_vocabulary(std::move(*kept)));
   if (!tokenizer) return Error{model.string() + ": " + tokenizer.error().message};

@@ -11,9 +11,7 @@ constexpr int manifest_version = 2;
 
 Json to_json(const BaseQuantization& quantization) {
   if (quantization.format == QuantizedFormat::int8) return {{"format", "int8"}};
-  return {{"format", "nf4"},
-          {"double", quantization.double_quantization},
-          {"block_size", quantization.block_size}};
+  return {{"format", "nf4"}, {"double", quantization.double_quantization}, {"block_size", quantization.block_size}};
 }
 
 BaseQuantization quantization_from_json(const Json& json) {
@@ -64,8 +62,9 @@ Json ModelManifest::to_json() const {
 Result<ModelManifest> ModelManifest::from_json(const Json& json) {
   try {
     if (json.at("version") != manifest_version) {
-      return Error{"The manifest of an input was written by another version of finesweep: run its job again, in a new "
-                   "run directory."};
+      return Error{
+          "The manifest of an input was written by another version of finesweep: run its job again, in a new "
+          "run directory."};
     }
     ModelManifest manifest;
     const std::string kind = json.at("kind"), task = json.at("task");

@@ -25,7 +25,8 @@ Outcome evaluate_model(const ExecutionRequest& request, const JobContext& contex
                        c10::Device device, ExecutionControl& control,
                        const std::function<void(const Prediction&)>& on_prediction);
 
-/// Runs `work` on a device with so many threads; what it throws becomes a failed Outcome. Full paths stand in errors.
+/// Runs `work` on a device with so many threads; what it throws becomes a failed Outcome. Full paths stand in
+/// errors.
 Outcome guarded(const std::string& device, int threads, const std::function<Outcome(c10::Device)>& work);
 
 /// Outcome::environment: the device, libraries, threads.

@@ -26,7 +26,8 @@ std::vector<std::int64_t> consecutive_rows(std::int64_t first, std::int64_t coun
   return numbers;
 }
 
-Status check_metrics(const EvaluateSettings& settings, const std::vector<std::string>& known, const std::string& of) {
+Status check_metrics(const EvaluateSettings& settings, const std::vector<std::string>& known,
+                     const std::string& of) {
   for (const std::string& metric : settings.metrics) {
     if (std::find(known.begin(), known.end(), metric) != known.end()) continue;
     std::string names;

@@ -49,9 +49,9 @@ class TaskData {
 
   /// Steps of an evaluation, of roughly equal cost: for progress.
   virtual std::int64_t evaluation_units(const EvaluateSettings& settings) const = 0;
-  /// The metrics that the settings ask for, those of the task where they name none, and "loss" always. Nothing where
-  /// the run was stopped. The Error: a batch that does not fit the model, a loss that is not a finite number, a metric
-  /// of another task.
+  /// The metrics that the settings ask for, those of the task where they name none, and "loss" always. Nothing
+  /// where the run was stopped. The Error: a batch that does not fit the model, a loss that is not a finite number,
+  /// a metric of another task.
   virtual Result<std::optional<Metrics>> evaluate(Model& model, const EvaluationRun& run) const = 0;
 };
 
@@ -70,13 +70,15 @@ class JobTask {
 
 /// The task of a job over a model. `pooling`: of a classification whose model brings none. The Error: the tokenizer
 /// cannot be read.
-Result<std::unique_ptr<JobTask>> make_job_task(const JobContext& context, const ModelSource& source, Pooling pooling);
+Result<std::unique_ptr<JobTask>> make_job_task(const JobContext& context, const ModelSource& source,
+                                               Pooling pooling);
 
 /// Rows first … first + count, cut at `rows`.
 std::vector<std::int64_t> consecutive_rows(std::int64_t first, std::int64_t count, std::int64_t rows);
 
 /// The Error says that a metric is not among `known`, those of the task `of`.
-Status check_metrics(const EvaluateSettings& settings, const std::vector<std::string>& known, const std::string& of);
+Status check_metrics(const EvaluateSettings& settings, const std::vector<std::string>& known,
+                     const std::string& of);
 /// The settings ask for the metric, or name none and it is one of the task's own.
 bool wants(const EvaluateSettings& settings, const std::string& metric);
 /// The Error says that it is not a finite number, and what to do.

@@ -11,8 +11,9 @@ namespace finesweep::worker {
 
 // Where a training stands, as files: the trainer's tensors beside the TrainingProgress.
 
-/// Continues from the newest valid checkpoint of an earlier attempt, else from what the job before in the chain left;
-/// where there is neither, nothing changes. A checkpoint that does not fit is passed over, with a line in the log.
+/// Continues from the newest valid checkpoint of an earlier attempt, else from what the job before in the chain
+/// left; where there is neither, nothing changes. A checkpoint that does not fit is passed over, with a line in the
+/// log.
 Status restore_training(const ExecutionRequest& request, Trainer& trainer, TrainingProgress& progress);
 
 /// Writes a checkpoint into the attempt's staging folder.

@@ -148,8 +148,7 @@ FINESWEEP_GGUF_CLONES(q5_k, 256, 176)
 FINESWEEP_GGUF_CLONES(q6_k, 256, 210)
 
 FINESWEEP_CLONES void round_values(const float* from, std::int64_t count, c10::BFloat16* to) {
-  for (std::int64_t i = 0; i < count; i += cpu::kLanes)
-    cpu::store(to + i, cpu::load(from + i, count - i), count - i);
+  for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<c10::BFloat16>(from[i]);
 }
 
 Decode decoder(const GgufType& type) {

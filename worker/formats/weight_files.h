@@ -14,8 +14,9 @@
 
 namespace finesweep::worker {
 
-/// The weights of a model as one map from Hugging Face's names to tensors: of a directory `model.safetensors`, or the
-/// shards that `model.safetensors.index.json` lists; or a GGUF file, whose tensors are given in fp32. Pickle files
+/// The weights of a model as one map from Hugging Face's names to tensors: of a directory `model.safetensors`, or
+/// the shards that `model.safetensors.index.json` lists; or a GGUF file, whose tensors are given in fp32. Pickle
+/// files
 /// (*.bin, *.pt) are never opened: loading one runs its code.
 class WeightFiles {
  public:

@@ -18,9 +18,8 @@ bool BeamSearch::is_end(std::int64_t token) const {
 
 void BeamSearch::add_finished(Hypothesis hypothesis) {
   // Behind those of the same score, which came first.
-  const auto place =
-      std::upper_bound(finished_.begin(), finished_.end(), hypothesis,
-                       [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; });
+  const auto place = std::upper_bound(finished_.begin(), finished_.end(), hypothesis,
+                                      [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; });
   finished_.insert(place, std::move(hypothesis));
   if (static_cast<std::int64_t>(finished_.size()) > options_.beams) finished_.pop_back();
 }

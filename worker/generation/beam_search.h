@@ -9,9 +9,9 @@ namespace finesweep::worker {
 /// The beams of one prompt, as transformers 5 keeps them (generation/utils.py, _beam_search with early_stopping
 /// false). Pure decisions: it is told the best continuations of its running beams and says which ones go on.
 ///
-/// A candidate that ends counts only where it is among the first `beams` of its step; it replaces the worst finished
-/// hypothesis that it beats. The search is over where the best running beam, at its current length, is no better than
-/// the worst of `beams` finished ones, or at the longest length, where running beams are finished too.
+/// A candidate that ends counts only where it is among the first `beams` of its step; it replaces the worst
+/// finished hypothesis that it beats. The search is over where the best running beam, at its current length, is no
+/// better than the worst of `beams` finished ones, or at the longest length, where running beams are finished too.
 class BeamSearch {
  public:
   struct Options {

@@ -30,7 +30,8 @@ Batch batch_of(const Sequences& rows) {
   std::size_t longest = 0;
   for (const auto& row : rows) longest = std::max(longest, row.size());
   Batch batch;
-  batch.input_ids = at::zeros({static_cast<std::int64_t>(rows.size()), static_cast<std::int64_t>(longest)}, at::kLong);
+  batch.input_ids =
+      at::zeros({static_cast<std::int64_t>(rows.size()), static_cast<std::int64_t>(longest)}, at::kLong);
   batch.attention_mask = at::zeros_like(batch.input_ids);
   for (std::size_t r = 0; r < rows.size(); ++r) {
     std::int64_t* ids = batch.input_ids.mutable_data_ptr<std::int64_t>() + r * longest;
@@ -54,8 +55,9 @@ Status check(LanguageModel& model, const Prompts& prompts, const GenerationOptio
   for (const auto& prompt : prompts) {
     if (prompt.empty()) return Error{"generation: a prompt has no tokens"};
     if (positions && static_cast<std::int64_t>(prompt.size()) >= *positions) {
-      return Error{"generation: a prompt of " + std::to_string(prompt.size()) + " tokens leaves no room in the model's " +
-                   std::to_string(*positions) + " positions; shorten it"};
+      return Error{"generation: a prompt of " + std::to_string(prompt.size()) +
+                   " tokens leaves no room in the model's " + std::to_string(*positions) +
+                   " positions; shorten it"};
     }
     for (const std::int64_t id : prompt) {
       if (id >= 0 && id < model.vocabulary()) continue;

@@ -14,14 +14,25 @@ namespace {
 using OneDnnLinear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
                                 std::string_view, c10::List<std::optional<at::Scalar>>,
                                 std::optional<std::string_view>);
+using OneDnnLinearAdd = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                   const std::optional<at::Tensor>&, std::string_view);
+
+template <typename Signature>
+std::optional<c10::TypedOperatorHandle<Signature>> find_one_dnn(const char* overload) {
+  const auto schema = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", overload});
+  if (!schema || !schema->hasKernelForDispatchKey(c10::DispatchKey::CPU)) return std::nullopt;
+  return schema->typed<Signature>();
+}
 
 /// oneDNN's linear layer as libtorch has it on x86 CPUs; absent elsewhere.
 const std::optional<c10::TypedOperatorHandle<OneDnnLinear>>& one_dnn_linear() {
-  static const auto handle = []() -> std::optional<c10::TypedOperatorHandle<OneDnnLinear>> {
-    const auto schema = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
-    if (!schema || !schema->hasKernelForDispatchKey(c10::DispatchKey::CPU)) return std::nullopt;
-    return schema->typed<OneDnnLinear>();
-  }();
+  static const auto handle = find_one_dnn<OneDnnLinear>("");
+  return handle;
+}
+
+/// The same with a matrix that is added.
+const std::optional<c10::TypedOperatorHandle<OneDnnLinearAdd>>& one_dnn_linear_add() {
+  static const auto handle = find_one_dnn<OneDnnLinearAdd>("binary");
   return handle;
 }
 
@@ -41,7 +52,11 @@ at::Tensor call_one_dnn(const at::Tensor& x, const at::Tensor& w, const std::opt
 at::Tensor product_with_weight(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias,
                                const at::Tensor& residual) {
   const std::optional<at::Tensor> maybe = bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt;
-  const at::Tensor y = goes_to_one_dnn(x, w.size(0)) ? call_one_dnn(x, w, maybe) : at::linear(x, w, maybe);
+  const bool one_dnn = goes_to_one_dnn(x, w.size(0));
+  if (residual.defined() && one_dnn && one_dnn_linear_add()) {
+    return one_dnn_linear_add()->call(x, residual, w, maybe, "add");
+  }
+  const at::Tensor y = one_dnn ? call_one_dnn(x, w, maybe) : at::linear(x, w, maybe);
   return residual.defined() ? y.add_(residual) : y;
 }
 

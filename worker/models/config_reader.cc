@@ -33,7 +33,7 @@ double ConfigReader::number(const char* key, double otherwise) {
 
 double ConfigReader::probability(const char* key, double otherwise) {
   const double value = number(key, otherwise);
-  if (!(value >= 0 && value < 1)) fail("\"" + std::string(key) + "\" must be at least 0 and below 1");
+  if (!(value >= 0 && value < 1)) fail(std::string("\"") + key + "\" must be at least 0 and below 1");
   return value;
 }
 
@@ -50,7 +50,7 @@ void ConfigReader::fail(std::string message) {
 }
 
 void ConfigReader::refuse_if(bool asked, const char* key) {
-  if (asked) fail("\"" + std::string(key) + "\": " + config_.at(key).dump() + " is not supported");
+  if (asked) fail(std::string("\"") + key + "\": " + config_.at(key).dump() + " is not supported");
 }
 
 }  // namespace finesweep::worker

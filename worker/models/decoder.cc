@@ -249,8 +249,7 @@ Var Decoder::run(const Tokens& tokens, const Pass& pass) {
       mine.tape = tape;
       return run_layer(i, input, tokens, mine);
     };
-    const bool recompute =
-        pass.recompute_layers && pass.tape != nullptr && (x.needs_grad() || layers_[i].trains());
+    const bool recompute = pass.recompute_layers && pass.tape != nullptr && (x.needs_grad() || layers_[i].trains());
     x = recompute ? recomputed(*pass.tape, x, layer) : layer(pass.tape, x);
   }
   if (pass.cache != nullptr) advance(*pass.cache, tokens.layout);
@@ -275,10 +274,9 @@ Var Decoder::run_layer(std::size_t index, const Var& x, const Tokens& tokens, co
                                   dropout_at(layer.output_site, residual_dropout));
 
   const Var normed = norm(tape, attended, layer.feed_forward_norm);
-  const Var inner =
-      config_.gated
-          ? gated(tape, linear(tape, normed, layer.up, layout, pass.dropout), config_.activation)
-          : linear(tape, normed, layer.up, layout, pass.dropout, config_.activation);
+  const Var inner = config_.gated
+                        ? gated(tape, linear(tape, normed, layer.up, layout, pass.dropout), config_.activation)
+                        : linear(tape, normed, layer.up, layout, pass.dropout, config_.activation);
   return linear_add(tape, inner, layer.down, attended, layout, pass.dropout,
                     dropout_at(layer.down_site, residual_dropout));
 }

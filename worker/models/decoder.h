@@ -19,8 +19,8 @@
 
 namespace finesweep::worker {
 
-/// What a config.json says of a decoder-only model: an embedding, layers of causal attention and feed-forward block,
-/// each behind a norm and added to what goes through, a last norm and a head.
+/// What a config.json says of a decoder-only model: an embedding, layers of causal attention and feed-forward
+/// block, each behind a norm and added to what goes through, a last norm and a head.
 struct DecoderConfig {
   std::int64_t vocabulary = 0, width = 0, inner = 0;
   /// The longest sequence.
@@ -76,7 +76,8 @@ struct DecoderFamily {
 
 /// Family::weights and Family::make of such a family.
 Result<std::vector<WeightSpec>> decoder_weights(const DecoderFamily& family, const Json& config);
-Result<std::unique_ptr<Model>> make_decoder(const DecoderFamily& family, std::shared_ptr<const Pretrained> pretrained,
+Result<std::unique_ptr<Model>> make_decoder(const DecoderFamily& family,
+                                            std::shared_ptr<const Pretrained> pretrained,
                                             const ModelOptions& options);
 
 /// A model of such a family, with one of two heads.

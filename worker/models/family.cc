@@ -13,7 +13,8 @@
 namespace finesweep::worker {
 namespace {
 
-const std::array kFamilies = {&bert_family, &gpt2_family, &gpt_neo_family, &llama_family, &roberta_family, &t5_family};
+const std::array kFamilies = {&bert_family,  &gpt2_family,    &gpt_neo_family,
+                              &llama_family, &roberta_family, &t5_family};
 
 }  // namespace
 

@@ -42,7 +42,8 @@ std::string canonical_name(std::string_view file_name, const Json&) {
 
 /// "global" or "local" for each layer, from [[["global", "local"], 12]] or from the same written out.
 Result<std::vector<Json>> attention_layers(const Json& config, std::size_t layers) {
-  const Json types = config.value("attention_types", Json()), written_out = config.value("attention_layers", Json());
+  const Json types = config.value("attention_types", Json()),
+             written_out = config.value("attention_layers", Json());
   std::vector<Json> kinds;
   if (types.is_null() && written_out.is_array()) {
     kinds.assign(written_out.begin(), written_out.end());

@@ -20,8 +20,8 @@
 
 namespace finesweep::worker {
 
-/// A model as it stands in a Hugging Face directory or a GGUF file: config and weights, checked against each other. Immutable and
-/// shared by the models made from it, so one copy serves job after job.
+/// A model as it stands in a Hugging Face directory or a GGUF file: config and weights, checked against each other.
+/// Immutable and shared by the models made from it, so one copy serves job after job.
 struct Pretrained {
   std::filesystem::path folder;
   std::string family;  // model_type of config.json
@@ -38,9 +38,9 @@ struct Pretrained {
   const Parameter* find(std::string_view name) const;
 };
 
-/// Reads config.json and the safetensors files, or a GGUF file. `storage` is fp32, or bf16 or fp16 where the backbone stays frozen.
-/// With `quantization` each quantizable weight is quantised from fp32 as soon as it is read (see quantized_base.h);
-/// without it a weight that stands in the files in bitsandbytes' layout stays as it is.
+/// Reads config.json and the safetensors files, or a GGUF file. `storage` is fp32, or bf16 or fp16 where the
+/// backbone stays frozen. With `quantization` each quantizable weight is quantised from fp32 as soon as it is read
+/// (see quantized_base.h); without it a weight that stands in the files in bitsandbytes' layout stays as it is.
 ///
 /// The Error names the file and the tensor or key: a family that is not there yet, a setting that is not supported,
 /// a missing, unknown or ill-shaped tensor.

@@ -68,8 +68,9 @@ Result<Int8Tensor> read_int8(const std::string& name, const QuantizedFiles& file
   return tensor;
 }
 
-Status expect_shape(const WeightSpec& spec, const std::string& name, const std::vector<std::int64_t>& shape) {
-  if (shape == spec.shape) return {};
+Status expect_shape(const WeightSpec& spec, std::size_t part, const std::string& name,
+                    const std::vector<std::int64_t>& shape) {
+  if (shape == spec.shape_of(part)) return {};
   return Error{"tensor \"" + name + "\" is a quantised matrix of another shape than config.json asks for"};
 }
 
@@ -272,16 +273,16 @@ Result<Parameter> read_quantized_weight(const WeightSpec& spec, const std::vecto
     if (files.find(nf4_state_name(name)) != nullptr) {
       Result<Nf4Tensor> tensor = nf4_from_bitsandbytes(name, files.read);
       if (!tensor) return tensor.error();
-      if (Status fits = expect_shape(spec, name, tensor->shape); !fits) return fits.error();
+      if (Status fits = expect_shape(spec, i, name, tensor->shape); !fits) return fits.error();
       nf4.push_back(tensor->to(device));
     } else {
       Result<Int8Tensor> tensor = read_int8(name, files);
       if (!tensor) return tensor.error();
-      if (Status fits = expect_shape(spec, name, tensor->shape); !fits) return fits.error();
+      if (Status fits = expect_shape(spec, i, name, tensor->shape); !fits) return fits.error();
       codes.push_back(tensor->codes);
       scales.push_back(tensor->scale);
     }
-    weight.parts.push_back({spec.names[i], spec.shape[0]});
+    weight.parts.push_back({spec.names[i], spec.shape_of(i)[0]});
   }
   if (!nf4.empty() && !codes.empty()) {
     return Error{"tensor \"" + file_names.front() + "\" is in another format than its neighbours"};

@@ -143,8 +143,7 @@ Result<RotaryFrequencies> yarn(const Json& config, const Asked& asked) {
   const at::Tensor ramp = at::clamp((at::arange(asked.head_size / 2, at::kFloat) - low) / (high - low), 0, 1);
   const at::Tensor unstretched = 1 - ramp;
   RotaryFrequencies result;
-  result.inverse =
-      at::reciprocal(period * *factor) * (1 - unstretched) + at::reciprocal(period) * unstretched;
+  result.inverse = at::reciprocal(period * *factor) * (1 - unstretched) + at::reciprocal(period) * unstretched;
   const bool two_scales = *scale > 0 && *scale_all > 0;
   result.magnitude = *given > 0   ? *given
                      : two_scales ? yarn_magnitude(*factor, *scale) / yarn_magnitude(*factor, *scale_all)

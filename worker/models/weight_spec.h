@@ -28,7 +28,7 @@ struct WeightSpec {
   bool overflows_fp16 = false;
 
   /// Rows of each tensor where they differ (grouped-query attention); empty: shape[0].
-  std::vector<std::int64_t> rows;
+  std::vector<std::int64_t> rows = {};
 
   std::vector<std::int64_t> shape_of(std::size_t part) const {
     std::vector<std::int64_t> result = shape;

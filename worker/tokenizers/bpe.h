@@ -16,8 +16,7 @@ namespace finesweep::worker {
 
 /// The model `BPE` of tokenizer.json.
 struct BpeModel {
-  /// Token and id; ids need not be contiguous.
-  std::vector<std::pair<std::string, TokenId>> vocabulary;
+  Vocabulary vocabulary;
   /// Best first. What a pair becomes must be in the vocabulary.
   std::vector<std::pair<std::string, std::string>> merges;
   /// For characters that the vocabulary lacks; without it they vanish.

@@ -4,35 +4,7 @@
 
 namespace finesweep::worker {
 
-Status check_vocabulary(const std::vector<std::pair<std::string, TokenId>>& vocabulary,
-                        const std::vector<AddedToken>& added_tokens) {
-  constexpr std::size_t max_id = 1 << 24, max_bytes = std::size_t{1} << 28, max_token = 1 << 16;
-  const std::size_t limit = std::min(max_id, (1 << 16) + 16 * (vocabulary.size() + added_tokens.size()));
-  std::size_t bytes = 0;
-  const auto check = [&](const std::string& token, TokenId id) -> Status {
-    bytes += token.size();
-    const std::string shown = token.substr(0, 40);
-    if (id < 0 || static_cast<std::size_t>(id) >= limit) {
-      return Error{"the token '" + shown + "' has the id " + std::to_string(id) + ", in a vocabulary of " +
-                   std::to_string(vocabulary.size() + added_tokens.size()) + " tokens"};
-    }
-    if (token.size() > max_token) return Error{"the token with the id " + std::to_string(id) + " is too long"};
-    if (bytes > max_bytes) return Error{"its vocabulary is larger than any that is known"};
-    if (!is_valid_utf8(token)) return Error{"the token with the id " + std::to_string(id) + " is not UTF-8"};
-    return {};
-  };
-  for (const auto& [token, id] : vocabulary) {
-    if (auto status = check(token, id); !status) return status;
-  }
-  for (const AddedToken& token : added_tokens) {
-    if (auto status = check(token.content, token.id); !status) return status;
-  }
-  return {};
-}
-
-PipelineTokenizer::PipelineTokenizer(TextPipeline pipeline,
-                                     const std::vector<std::pair<std::string, TokenId>>& vocabulary,
-                                     TokenizerTraits traits)
+PipelineTokenizer::PipelineTokenizer(TextPipeline pipeline, const Vocabulary& vocabulary, TokenizerTraits traits)
     : Tokenizer(std::move(traits)), pipeline_(std::move(pipeline)) {
   model_ids_.reserve(vocabulary.size());
   for (const auto& [token, id] : vocabulary) {

@@ -4,8 +4,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "worker/tokenizers/added_tokens.h"
@@ -14,17 +12,9 @@
 #include "worker/tokenizers/pre_tokenizer.h"
 #include "worker/tokenizers/token_cache.h"
 #include "worker/tokenizers/tokenizer.h"
+#include "worker/tokenizers/vocabulary.h"
 
 namespace finesweep::worker {
-
-/// A vocabulary that is no larger than its files may claim: ids from 0, few of them unused.
-Status check_vocabulary(const std::vector<std::pair<std::string, TokenId>>& vocabulary,
-                        const std::vector<AddedToken>& added_tokens);
-
-struct StringHash : std::hash<std::string_view> {
-  using is_transparent = void;
-};
-using IdByToken = std::unordered_map<std::string, TokenId, StringHash, std::equal_to<>>;
 
 /// The way of a text around the model, as tokenizer.json describes it: added tokens are taken out, the rest is
 /// normalised, searched for added tokens again, cut into words, and each word goes to the model.
@@ -44,8 +34,7 @@ class PipelineTokenizer : public Tokenizer, private WordSink {
   std::int64_t vocabulary_size() const override { return static_cast<std::int64_t>(tokens_.size()); }
 
  protected:
-  PipelineTokenizer(TextPipeline pipeline, const std::vector<std::pair<std::string, TokenId>>& vocabulary,
-                    TokenizerTraits traits);
+  PipelineTokenizer(TextPipeline pipeline, const Vocabulary& vocabulary, TokenizerTraits traits);
 
   /// Never empty, valid UTF-8.
   virtual void append_model_ids(std::string_view word, std::vector<TokenId>& ids) = 0;

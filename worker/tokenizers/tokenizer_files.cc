@@ -31,14 +31,18 @@ AddedToken read_added_token(const Json& json, TokenId id) {
 /// Collects added tokens; a later one with the same text replaces the flags of the earlier.
 class AddedTokens {
  public:
+  /// The vocabulary must outlive the object.
   explicit AddedTokens(const Vocabulary& vocabulary) {
     ids_.reserve(vocabulary.size());
-    for (const auto& [token, id] : vocabulary) know(token, id);
+    for (const auto& [token, id] : vocabulary) {
+      ids_[token] = id;
+      pass(id);
+    }
   }
   void add(AddedToken token) {
     const auto [place, is_new] = index_.try_emplace(token.content, tokens_.size());
     if (is_new) {
-      know(token.content, token.id);
+      pass(token.id);
       tokens_.push_back(std::move(token));
     } else {
       token.id = tokens_[place->second].id;
@@ -60,16 +64,15 @@ class AddedTokens {
     token.id = known != ids_.end() ? known->second : next_id_;
     add(std::move(token));
   }
-  bool knows(const std::string& content) const { return ids_.contains(content); }
+  bool knows(const std::string& content) const { return ids_.contains(content) || index_.contains(content); }
   bool has(const std::string& content) const { return index_.contains(content); }
   std::vector<AddedToken> take() { return std::move(tokens_); }
 
  private:
-  void know(const std::string& content, TokenId id) {
-    ids_[content] = id;
+  void pass(TokenId id) {
     if (id >= next_id_ && id < 1 << 30) next_id_ = id + 1;
   }
-  std::unordered_map<std::string, TokenId> ids_;
+  std::unordered_map<std::string_view, TokenId> ids_;  // of the vocabulary
   std::unordered_map<std::string, std::size_t> index_;
   std::vector<AddedToken> tokens_;
   TokenId next_id_ = 0;

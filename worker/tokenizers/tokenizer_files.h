@@ -11,6 +11,7 @@
 #include "jobs/json.h"
 #include "worker/tokenizers/added_tokens.h"
 #include "worker/tokenizers/tokenizer.h"
+#include "worker/tokenizers/vocabulary.h"
 
 namespace finesweep::worker {
 
@@ -38,8 +39,6 @@ struct TokenizerFiles {
   /// tokenizer_config.json's tokenizer_class, without the ending Fast.
   std::string tokenizer_class() const;
 };
-
-using Vocabulary = std::vector<std::pair<std::string, TokenId>>;
 
 /// Texts of tokens with a role; "" for none.
 struct TokenRoles {

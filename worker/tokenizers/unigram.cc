@@ -19,7 +19,7 @@ Result<std::unique_ptr<UnigramTokenizer>> UnigramTokenizer::make(const UnigramMo
     return Error{"its unknown token has the id " + std::to_string(model.unknown) + ", but there are " +
                  std::to_string(model.pieces.size()) + " pieces"};
   }
-  std::vector<std::pair<std::string, TokenId>> vocabulary;
+  Vocabulary vocabulary;
   vocabulary.reserve(model.pieces.size());
   for (const auto& [piece, score] : model.pieces) {
     if (!std::isfinite(score)) return Error{"the piece '" + piece.substr(0, 40) + "' has no finite score"};
@@ -30,9 +30,8 @@ Result<std::unique_ptr<UnigramTokenizer>> UnigramTokenizer::make(const UnigramMo
       new UnigramTokenizer(model, vocabulary, std::move(pipeline), std::move(traits)));
 }
 
-UnigramTokenizer::UnigramTokenizer(const UnigramModel& model,
-                                   const std::vector<std::pair<std::string, TokenId>>& vocabulary,
-                                   TextPipeline pipeline, TokenizerTraits traits)
+UnigramTokenizer::UnigramTokenizer(const UnigramModel& model, const Vocabulary& vocabulary, TextPipeline pipeline,
+                                   TokenizerTraits traits)
     : PipelineTokenizer(std::move(pipeline), vocabulary, std::move(traits)),
       unknown_(model.unknown),
       byte_fallback_(model.byte_fallback) {

@@ -32,8 +32,8 @@ class UnigramTokenizer : public PipelineTokenizer {
                                                         TokenizerTraits traits);
 
  private:
-  UnigramTokenizer(const UnigramModel& model, const std::vector<std::pair<std::string, TokenId>>& vocabulary,
-                   TextPipeline pipeline, TokenizerTraits traits);
+  UnigramTokenizer(const UnigramModel& model, const Vocabulary& vocabulary, TextPipeline pipeline,
+                   TokenizerTraits traits);
   void append_model_ids(std::string_view word, std::vector<TokenId>& ids) override;
   void append_unknown(std::string_view text, std::vector<TokenId>& ids) const;
 

@@ -7,8 +7,6 @@ namespace finesweep::worker {
 namespace {
 
 constexpr std::size_t max_cached_chunks = 1 << 17, max_cached_bytes = 48;
-// An id beyond this is a damaged file, not a vocabulary.
-constexpr TokenId max_id = 1 << 24;
 
 void replace_all(std::string& text, std::string_view from, std::string_view to) {
   for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
@@ -37,18 +35,10 @@ void clean_up(std::string& text) {
 
 Result<std::unique_ptr<WordPieceTokenizer>> WordPieceTokenizer::make(const WordPieceModel& model,
                                                                      TokenizerTraits traits) {
-  bool has_unknown = false;
-  const auto check = [&](const std::string& token, TokenId id) -> Status {
-    has_unknown |= token == model.unknown_token;
-    if (id >= 0 && id <= max_id) return {};
-    return Error{"the token '" + token + "' has the id " + std::to_string(id)};
-  };
-  for (const auto& [token, id] : model.vocabulary) {
-    if (auto status = check(token, id); !status) return status.error();
-  }
-  if (!has_unknown) return Error{"its vocabulary lacks the unknown token '" + model.unknown_token + "'"};
-  for (const auto& token : model.added_tokens) {
-    if (auto status = check(token.content, token.id); !status) return status.error();
+  if (auto status = check_vocabulary(model.vocabulary, model.added_tokens); !status) return status.error();
+  if (std::none_of(model.vocabulary.begin(), model.vocabulary.end(),
+                   [&](const auto& entry) { return entry.first == model.unknown_token; })) {
+    return Error{"its vocabulary lacks the unknown token '" + model.unknown_token + "'"};
   }
   return std::unique_ptr<WordPieceTokenizer>(new WordPieceTokenizer(model, std::move(traits)));
 }

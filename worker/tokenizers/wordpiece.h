@@ -5,19 +5,18 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "worker/tokenizers/added_tokens.h"
 #include "worker/tokenizers/bert_text.h"
 #include "worker/tokenizers/byte_trie.h"
 #include "worker/tokenizers/tokenizer.h"
+#include "worker/tokenizers/vocabulary.h"
 
 namespace finesweep::worker {
 
 struct WordPieceModel {
-  /// Token and id; ids need not be contiguous.
-  std::vector<std::pair<std::string, TokenId>> vocabulary;
+  Vocabulary vocabulary;
   std::string unknown_token = "[UNK]";
   /// Of pieces that do not begin a word.
   std::string continuing_prefix = "##";
@@ -50,10 +49,6 @@ class WordPieceTokenizer : public Tokenizer {
   struct Cached {
     std::uint32_t begin = 0, count = 0;
   };
-  struct Hash : std::hash<std::string_view> {
-    using is_transparent = void;
-  };
-  using IdByToken = std::unordered_map<std::string, TokenId, Hash, std::equal_to<>>;
 
   WordPieceTokenizer(const WordPieceModel& model, TokenizerTraits traits);
   void append_text(std::string_view text, std::vector<TokenId>& ids);
@@ -73,7 +68,7 @@ class WordPieceTokenizer : public Tokenizer {
   std::vector<AddedTokenMatcher::Piece> raw_pieces_, normalized_pieces_;
 
   /// What stretches without ASCII white space became; bounded, never emptied.
-  std::unordered_map<std::string, Cached, Hash, std::equal_to<>> cache_;
+  std::unordered_map<std::string, Cached, StringHash, std::equal_to<>> cache_;
   std::vector<TokenId> cached_ids_;
 };
 

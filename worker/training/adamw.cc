@@ -98,6 +98,9 @@ void AdamW::update(double learning_rate, std::int64_t step, double grad_norm, do
   numbers.gradient_scale = static_cast<float>(clip);
   numbers.beta1 = static_cast<float>(options_.beta1);
   numbers.beta2 = static_cast<float>(options_.beta2);
+  // As torch rounds them: 1 - 0.999f is off by 1.3e-5 of itself.
+  numbers.one_minus_beta1 = static_cast<float>(1 - options_.beta1);
+  numbers.one_minus_beta2 = static_cast<float>(1 - options_.beta2);
   numbers.epsilon = static_cast<float>(options_.epsilon);
   numbers.step_size = static_cast<float>(learning_rate / (1 - std::pow(options_.beta1, exponent)));
   numbers.inverse_root = static_cast<float>(1 / std::sqrt(1 - std::pow(options_.beta2, exponent)));

@@ -28,8 +28,8 @@ class AdamW {
   /// The L2 norm of all gradients together. The sum has a fixed order, whatever the number of threads.
   double grad_norm() const;
 
-  /// One update with gradients × `unscale`, clipped: × min(1, max_grad_norm / (grad_norm + 1e-6)), where `grad_norm`
-  /// is that of the unscaled gradients. `step` counts from 1.
+  /// One update with gradients × `unscale`, clipped: × min(1, max_grad_norm / (grad_norm + 1e-6)), where
+  /// `grad_norm` is that of the unscaled gradients. `step` counts from 1.
   void update(double learning_rate, std::int64_t step, double grad_norm, double unscale = 1);
 
   /// As the parameters.

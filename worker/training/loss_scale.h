@@ -6,8 +6,8 @@ namespace finesweep::worker {
 
 /// Dynamic loss scaling (https://arxiv.org/abs/1710.03740) with the numbers of PyTorch's GradScaler: fp16 has no
 /// exponent left for small gradients, so the loss is multiplied before the way back and the gradients divided after
-/// it, by a power of two that is halved where a gradient overflows and doubled after `growth_interval` steps in which
-/// none did. Plain data: part of a job's checkpoint.
+/// it, by a power of two that is halved where a gradient overflows and doubled after `growth_interval` steps in
+/// which none did. Plain data: part of a job's checkpoint.
 struct LossScale {
   static constexpr double first = 65536, least = 1, most = 16777216;
   static constexpr std::int64_t growth_interval = 2000;

@@ -36,8 +36,8 @@ struct StepReport {
 /// as PyTorch computes it, with a schedule, clipping and accumulation.
 ///
 /// In fp16 the loss is scaled. Where PyTorch's GradScaler drops a step whose gradients overflow, the step is done
-/// again here with half the scale: no rows are lost, and the schedule and the number of steps stay those of the other
-/// precisions. Only what overflows without any scale has diverged.
+/// again here with half the scale: no rows are lost, and the schedule and the number of steps stay those of the
+/// other precisions. Only what overflows without any scale has diverged.
 ///
 /// Model (and adapter) must outlive it. What one step does follows from the weights, the state, the batches and the
 /// seed alone: on one CPU, with the same number of threads, bit for bit.
@@ -56,7 +56,8 @@ class Trainer {
 
   /// The training state: for every trained tensor its fp32 weights under its own name, its moments under
   /// "optimizer.first_moment.<name>" and "optimizer.second_moment.<name>", and "optimizer.step" (int64 [1]); in
-  /// fp16 "optimizer.loss_scale" too (fp64 [2]: scale, steps since it changed). Tensors alias the live ones: write them before the next step.
+  /// fp16 "optimizer.loss_scale" too (fp64 [2]: scale, steps since it changed). Tensors alias the live ones: write
+  /// them before the next step.
   std::vector<std::pair<std::string, at::Tensor>> state() const;
   /// Continues from a state of the same model, method and optimiser. The Error names the tensor that is missing or
   /// has another shape; then nothing was changed.

@@ -10,11 +10,12 @@ template <typename F>
 FINESWEEP_INLINE void update(float* __restrict weight, float* __restrict first, float* __restrict second,
                              const float* __restrict gradient, std::int64_t count, const AdamWStep& step) {
   const float decay = step.decay, scale = step.gradient_scale, beta1 = step.beta1, beta2 = step.beta2;
+  const float rest1 = step.one_minus_beta1, rest2 = step.one_minus_beta2;
   const float epsilon = step.epsilon, step_size = step.step_size, inverse_root = step.inverse_root;
   for (std::int64_t i = 0; i < count; ++i) {
     const float g = gradient[i] * scale;
-    const float m = beta1 * first[i] + (1.0f - beta1) * g;
-    const float v = beta2 * second[i] + (1.0f - beta2) * g * g;
+    const float m = beta1 * first[i] + rest1 * g;
+    const float v = beta2 * second[i] + rest2 * g * g;
     first[i] = m;
     second[i] = v;
     weight[i] = decay * weight[i] - step_size * m / (__builtin_sqrtf(v) * inverse_root + epsilon);

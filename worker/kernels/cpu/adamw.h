@@ -8,7 +8,7 @@ namespace finesweep::worker::cpu {
 struct AdamWStep {
   float decay = 1;  // factor on the weights: 1 - learning rate × weight decay
   float gradient_scale = 1;
-  float beta1 = 0, beta2 = 0, epsilon = 0;
+  float beta1 = 0, beta2 = 0, one_minus_beta1 = 1, one_minus_beta2 = 1, epsilon = 0;
   float step_size = 0;     // learning rate / (1 - beta1^step)
   float inverse_root = 1;  // 1 / sqrt(1 - beta2^step)
 };

@@ -74,28 +74,71 @@ FINESWEEP_INLINE void narrow(const float* from, std::int64_t heads, std::int64_t
   }
 }
 
-/// out[k] = one head of `left` · one head of token k of `right`.
-template <typename F, int kCount, typename T>
-FINESWEEP_INLINE void dot(const float* left, const T* right, std::int64_t stride, std::int64_t size, float* out) {
-  F sums[kCount]{};
-  for (std::int64_t i = 0; i < size; i += kLanes<F>) {
-    const F l = load<F>(left + i);
+/// The sums of four vectors.
+template <typename F>
+FINESWEEP_INLINE Floats4 sum_four(const F (&v)[4]) {
+  if constexpr (kLanes < F >> 4) {
+    typename Companions<F>::Half halves[4];
 #pragma GCC unroll 4
-    for (int k = 0; k < kCount; ++k) sums[k] += l * load<F>(right + k * stride + i, size - i);
+    for (int k = 0; k < 4; ++k) {
+      typename Companions<F>::Half low, high;
+      std::memcpy(&low, &v[k], sizeof(low));
+      std::memcpy(&high, reinterpret_cast<const char*>(&v[k]) + sizeof(low), sizeof(high));
+      halves[k] = low + high;
+    }
+    return sum_four(halves);
+  } else {
+    // Each is summed in the order of `sum`, so that a key's score does not depend on its place.
+    const Floats4 a =
+        __builtin_shuffle(v[0], v[1], Ints<F>{0, 4, 1, 5}) + __builtin_shuffle(v[0], v[1], Ints<F>{2, 6, 3, 7});
+    const Floats4 b =
+        __builtin_shuffle(v[2], v[3], Ints<F>{0, 4, 1, 5}) + __builtin_shuffle(v[2], v[3], Ints<F>{2, 6, 3, 7});
+    return __builtin_shuffle(a, b, Ints<F>{0, 1, 4, 5}) + __builtin_shuffle(a, b, Ints<F>{2, 3, 6, 7});
   }
-#pragma GCC unroll 4
-  for (int k = 0; k < kCount; ++k) out[k] = sum(sums[k]);
 }
 
-/// out += Σ factors[k] · one head of token k of `right`.
-template <typename F, int kCount, typename T>
-FINESWEEP_INLINE void add(const float* factors, const T* right, std::int64_t stride, std::int64_t size,
-                          float* out) {
+/// out[h × out_stride + k] = head h of `left` · one head of token k of `right`.
+template <typename F, int kHeads, int kCount, typename T>
+FINESWEEP_INLINE void dot(const float* left, std::int64_t left_stride, const T* right, std::int64_t stride,
+                          std::int64_t size, float* out, std::int64_t out_stride) {
+  F sums[kHeads][kCount]{};
   for (std::int64_t i = 0; i < size; i += kLanes<F>) {
-    F total = load<F>(out + i);
+    F keys[kCount];
 #pragma GCC unroll 4
-    for (int k = 0; k < kCount; ++k) total += factors[k] * load<F>(right + k * stride + i, size - i);
-    store<F>(out + i, total);
+    for (int k = 0; k < kCount; ++k) keys[k] = load<F>(right + k * stride + i, size - i);
+#pragma GCC unroll 4
+    for (int h = 0; h < kHeads; ++h) {
+      const F l = load<F>(left + h * left_stride + i);
+#pragma GCC unroll 4
+      for (int k = 0; k < kCount; ++k) sums[h][k] += l * keys[k];
+    }
+  }
+#pragma GCC unroll 4
+  for (int h = 0; h < kHeads; ++h) {
+    if constexpr (kCount == 4) {
+      store<Floats4>(out + h * out_stride, sum_four(sums[h]));
+    } else {
+#pragma GCC unroll 4
+      for (int k = 0; k < kCount; ++k) out[h * out_stride + k] = sum(sums[h][k]);
+    }
+  }
+}
+
+/// out[h × out_stride …] += Σ factors[h × factors_stride + k] · one head of token k of `right`.
+template <typename F, int kHeads, int kCount, typename T>
+FINESWEEP_INLINE void add(const float* factors, std::int64_t factors_stride, const T* right, std::int64_t stride,
+                          std::int64_t size, float* out, std::int64_t out_stride) {
+  for (std::int64_t i = 0; i < size; i += kLanes<F>) {
+    F values[kCount];
+#pragma GCC unroll 4
+    for (int k = 0; k < kCount; ++k) values[k] = load<F>(right + k * stride + i, size - i);
+#pragma GCC unroll 4
+    for (int h = 0; h < kHeads; ++h) {
+      F total = load<F>(out + h * out_stride + i);
+#pragma GCC unroll 4
+      for (int k = 0; k < kCount; ++k) total += factors[h * factors_stride + k] * values[k];
+      store<F>(out + h * out_stride + i, total);
+    }
   }
 }
 
@@ -107,17 +150,26 @@ FINESWEEP_INLINE void over_keys(const Task& task, const Work& work) {
   for (; t < task.keys; ++t) work.template operator()<1>(t);
 }
 
+/// Calls work.operator()<count>(head, key head) for the query heads of the task, two that share a key head at once.
+template <typename Work>
+FINESWEEP_INLINE void over_heads(const Task& task, std::int64_t group, const Work& work) {
+  for (std::int64_t k = 0; k < task.key_heads; ++k) {
+    std::int64_t h = k * group;
+    for (; h + 2 <= (k + 1) * group; h += 2) work.template operator()<2>(h, k);
+    if (h < (k + 1) * group) work.template operator()<1>(h, k);
+  }
+}
+
 /// products [heads, columns]: every query head of `left` · every key of its key head in `right`.
 template <typename F, typename T>
 FINESWEEP_INLINE void products(const AttentionProblem<T>& problem, const Task& task, const float* left,
                                Heads<const T> right, const Scratch& s, float* products) {
-  const std::int64_t group = problem.group();
   over_keys(task, [&]<int kCount>(std::int64_t t) {
     const T* token = right.at(task.first + t, task.key_head, problem.size);
-    for (std::int64_t h = 0; h < task.heads; ++h) {
-      dot<F, kCount>(left + h * s.wide, token + h / group * problem.size, right.stride, problem.size,
-                     products + h * s.columns + t);
-    }
+    over_heads(task, problem.group(), [&]<int kHeads>(std::int64_t h, std::int64_t k) {
+      dot<F, kHeads, kCount>(left + h * s.wide, s.wide, token + k * problem.size, right.stride, problem.size,
+                             products + h * s.columns + t, s.columns);
+    });
   });
 }
 
@@ -125,14 +177,13 @@ FINESWEEP_INLINE void products(const AttentionProblem<T>& problem, const Task& t
 template <typename F, typename T>
 FINESWEEP_INLINE void mix(const AttentionProblem<T>& problem, const Task& task, const float* factors,
                           Heads<const T> right, const Scratch& s, float* sums) {
-  const std::int64_t group = problem.group();
   clear<F>(sums, 0, task.heads * s.wide);
   over_keys(task, [&]<int kCount>(std::int64_t t) {
     const T* token = right.at(task.first + t, task.key_head, problem.size);
-    for (std::int64_t h = 0; h < task.heads; ++h) {
-      add<F, kCount>(factors + h * s.columns + t, token + h / group * problem.size, right.stride, problem.size,
-                     sums + h * s.wide);
-    }
+    over_heads(task, problem.group(), [&]<int kHeads>(std::int64_t h, std::int64_t k) {
+      add<F, kHeads, kCount>(factors + h * s.columns + t, s.columns, token + k * problem.size, right.stride,
+                             problem.size, sums + h * s.wide, s.wide);
+    });
   });
 }
 
@@ -240,7 +291,7 @@ void SingleQueryKernels<T>::backward(const AttentionProblem<T>& problem, Heads<c
                                                 problem.bias.zero - task.position;
       with_widest_vectors([&]<typename F>() {
         float total = 0;
-        dot<F, 1>(s.d_out.data() + h * s.wide, s.sums.data() + h * s.wide, 0, size, &total);
+        dot<F, 1, 1>(s.d_out.data() + h * s.wide, 0, s.sums.data() + h * s.wide, 0, size, &total, 0);
         softmax_row_backward<F>(s.scores.data() + h * s.columns, s.gradients.data() + h * s.columns, {0, task.keys},
                                 s.columns, problem.scale, bias, d_bias, log_sum[task.query * problem.heads + head],
                                 total, mask);

@@ -58,9 +58,12 @@ void multiply(std::int64_t rows, std::int64_t columns, std::int64_t depth, const
               bool accumulate) {
   with_widest_vectors([&]<typename F>() {
     // The sums of a tile and the vectors of B fill the 32 registers of AVX-512, or 16 of the others.
-    constexpr int kRows = kLanes<F> == 16 ? 8 : 4;
+    constexpr int kRows = kLanes<F> == 16 ? 8 : 4, kColumns = kLanes<F> == 16 ? 2 : 3;
     std::int64_t j = 0;
-    for (; j + 2 * kLanes<F> <= columns; j += 2 * kLanes<F>) {
+    for (; j + kColumns * kLanes<F> <= columns; j += kColumns * kLanes<F>) {
+      panel<F, kRows, kColumns>(rows, a, a_row, a_step, b + j, b_stride, depth, c + j, c_stride, accumulate);
+    }
+    for (; kColumns > 2 && j + 2 * kLanes<F> <= columns; j += 2 * kLanes<F>) {
       panel<F, kRows, 2>(rows, a, a_row, a_step, b + j, b_stride, depth, c + j, c_stride, accumulate);
     }
     for (; j < columns; j += kLanes<F>) {

@@ -19,6 +19,12 @@
 #else
 #define FINESWEEP_X86 0
 #endif
+/// A function that names no width of vectors, compiled for several instruction sets; the loader picks one.
+#if FINESWEEP_X86 && !defined(__clang__)
+#define FINESWEEP_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), flatten))
+#else
+#define FINESWEEP_CLONES
+#endif
 
 namespace finesweep::worker::cpu {
 
@@ -138,6 +144,20 @@ FINESWEEP_INLINE float largest(F v) {
   }
 }
 
+/// Fewer than kMost values: not worth a call of memcpy, around which every vector would be saved.
+template <int kMost, typename T>
+FINESWEEP_INLINE void copy_few(T* to, const T* from, std::int64_t count) {
+  if constexpr (kMost > 1) {
+    constexpr int kHalf = kMost / 2;
+    if ((count & kHalf) != 0) {
+      std::memcpy(static_cast<void*>(to), from, sizeof(T) * kHalf);
+      to += kHalf;
+      from += kHalf;
+    }
+    copy_few<kHalf>(to, from, count);
+  }
+}
+
 // Loads and stores of the first min(count, lanes) lanes; the others are zero, or stay as they are in memory.
 
 template <typename F>
@@ -148,7 +168,7 @@ FINESWEEP_INLINE F load(const float* from, std::int64_t count = kLanes<F>) {
     return whole;
   }
   F part{};
-  std::memcpy(&part, from, sizeof(float) * count);
+  copy_few<kLanes<F>>(reinterpret_cast<float*>(&part), from, count);
   return part;
 }
 template <typename F>
@@ -156,7 +176,7 @@ FINESWEEP_INLINE void store(float* to, F v, std::int64_t count = kLanes<F>) {
   if (count >= kLanes<F>) {
     std::memcpy(to, &v, sizeof(v));
   } else {
-    std::memcpy(to, &v, sizeof(float) * count);
+    copy_few<kLanes<F>>(to, reinterpret_cast<const float*>(&v), count);
   }
 }
 template <typename F>
@@ -167,7 +187,7 @@ FINESWEEP_INLINE F load(const c10::BFloat16* from, std::int64_t count = kLanes<F
     return reinterpret_cast<F>(__builtin_convertvector(whole, Words<F>) << 16);
   }
   HalfWords<F> part{};
-  std::memcpy(&part, from, sizeof(std::uint16_t) * count);
+  copy_few<kLanes<F>>(reinterpret_cast<c10::BFloat16*>(&part), from, count);
   return reinterpret_cast<F>(__builtin_convertvector(part, Words<F>) << 16);
 }
 /// Rounds to nearest, ties to even; a NaN stays one.
@@ -179,7 +199,7 @@ FINESWEEP_INLINE void store(c10::BFloat16* to, F v, std::int64_t count = kLanes<
   if (count >= kLanes<F>) {
     std::memcpy(to, &half, sizeof(half));
   } else {
-    std::memcpy(to, &half, sizeof(std::uint16_t) * count);
+    copy_few<kLanes<F>>(to, reinterpret_cast<const c10::BFloat16*>(&half), count);
   }
 }
 
