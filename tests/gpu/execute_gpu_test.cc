@@ -89,14 +89,15 @@ class MethodsOnGpu : public ::testing::TestWithParam<GpuCase> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(
-    Execute, MethodsOnGpu,
-    ::testing::Values(GpuCase{"roberta", "lora", "fp32"}, GpuCase{"gpt2", "full", "fp32"},
-                      GpuCase{"gpt2", "qlora", "fp32"}, GpuCase{"gpt_neo", "lora", "bf16"},
-                      GpuCase{"llama", "ia3", "fp32"}, GpuCase{"llama", "qlora", "bf16"}, GpuCase{"t5", "lora", "fp32"},
-                      GpuCase{"t5_v11", "ia3", "fp32"}, GpuCase{"gpt2", "full", "fp16"},
-                      GpuCase{"bert", "lora", "fp16"}),
-    [](const auto& info) { return info.param.model + "_" + info.param.method + "_" + info.param.precision; });
+INSTANTIATE_TEST_SUITE_P(Execute, MethodsOnGpu,
+                         ::testing::Values(GpuCase{"roberta", "lora", "fp32"}, GpuCase{"gpt2", "full", "fp32"},
+                                           GpuCase{"gpt2", "qlora", "fp32"}, GpuCase{"gpt_neo", "lora", "bf16"},
+                                           GpuCase{"llama", "ia3", "fp32"}, GpuCase{"llama", "qlora", "bf16"},
+                                           GpuCase{"t5", "lora", "fp32"}, GpuCase{"t5_v11", "ia3", "fp32"},
+                                           GpuCase{"gpt2", "full", "fp16"}, GpuCase{"bert", "lora", "fp16"}),
+                         [](const auto& info) {
+                           return info.param.model + "_" + info.param.method + "_" + info.param.precision;
+                         });
 
 TEST_P(MethodsOnGpu, a_training_and_what_it_generates_agree_with_those_on_the_cpu) {
   JobBench bench(GetParam().model);
