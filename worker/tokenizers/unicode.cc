@@ -61,7 +61,9 @@ std::uint8_t look_up(char32_t c) {
   }
   if (contains(numbers_of_17, c)) found |= CharacterClasses::numeric;
   if (is_white_space(c)) found |= CharacterClasses::space;
-  if (age[0] <= 9 && (category & U_GC_M_MASK)) found |= CharacterClasses::combining;
+  // Three characters have become marks or ceased to be since Unicode 9.
+  const bool is_mark = c == 0x1CF2 || c == 0x1CF3 || ((category & U_GC_M_MASK) && c != 0x111C9);
+  if (age[0] <= 9 && is_mark) found |= CharacterClasses::combining;
   return found;
 }
 

@@ -4,7 +4,7 @@ engine_train_bench --lm and of engine_generate_bench.
     pip install torch transformers peft
     python hf_lm.py make DIRECTORY                        a GPT-2 (124M) with random weights, for both sides
     python hf_lm.py train MODEL [--targets c_attn] [--threads N] [--steps N] [--rows N] [--length N] [--full]
-    python hf_lm.py generate MODEL [--threads N] [--rows N] [--prompt N] [--new N] [--times N]
+    python hf_lm.py generate MODEL --rows 1 [--threads N] [--prompt N] [--new N] [--times N]
 
 MODEL is a directory, or FILE.gguf (with the package gguf). fp32, the model's own dropout.
 """
