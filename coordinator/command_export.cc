@@ -111,8 +111,6 @@ RunnerEnd merge(const ExportOptions& options, const TrialModel& model, const sto
           "finesweep: {} weights of the base were trained in few bits; they are written in full, "
           "with the error that their quantisation had made\n",
           count);
-    if (!result.value("has_tokenizer", true))
-      std::cerr << "finesweep: the base is a GGUF file, which keeps its tokenizer inside: the folder has none\n";
   });
 }
 

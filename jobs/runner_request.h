@@ -48,7 +48,7 @@ struct EvaluateRequest {
 };
 
 /// Writes a Hugging Face directory with the adapter merged into its base. One result: {"largest_rounding",
-/// "largest_weight", "dequantized_weights", "has_tokenizer"}.
+/// "largest_weight", "dequantized_weights"}.
 struct MergeRequest {
   ModelChoice choice;
   std::string to;  // an empty folder

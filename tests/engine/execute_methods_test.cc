@@ -246,6 +246,24 @@ TEST(Execute, a_base_in_nf4_gives_other_numbers_than_the_same_base_in_full_preci
   EXPECT_NEAR(losses["lora"], losses["qlora"], 1);
 }
 
+TEST(Execute, products_with_quantised_weights_are_computed_in_what_is_asked_for) {
+  JobBench bench("gpt2");
+  std::map<std::string, double> losses;
+  for (const char* compute : {"fp32", "bf16", "fp16"}) {
+    Json settings = bench.finetune_settings("qlora");
+    settings["compute"] = compute;
+    const Job training = bench.job(StepKind::finetune, settings);
+    const Outcome trained = bench.run(training);
+    ASSERT_EQ(trained.kind, OutcomeKind::succeeded) << trained.error;
+    EXPECT_EQ(storage::read_manifest(bench.artifact(training))->model.at("compute"), compute);
+    losses[compute] = trained.metrics.at("loss");
+  }
+  EXPECT_NE(losses["fp32"], losses["bf16"]);
+  EXPECT_NE(losses["fp32"], losses["fp16"]);
+  EXPECT_NEAR(losses["fp32"], losses["bf16"], 0.05);
+  EXPECT_NEAR(losses["fp32"], losses["fp16"], 0.05);
+}
+
 TEST(Execute, a_sampled_text_follows_from_the_seed_and_the_row) {
   JobBench bench("gpt2");
   Json settings = bench.evaluate_settings();

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "tests/parity/fixtures.h"
 #include "worker/tokenizers/bpe.h"
@@ -141,6 +142,26 @@ TEST(TokenizerParity, the_metadata_of_gguf_give_the_reference_ids_and_texts) {
     if (!gguf_can_hold(file)) continue;
     SCOPED_TRACE(folder);
     auto tokenizer = make_bpe_tokenizer(gguf_vocabulary(file));
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+    check_cases(**tokenizer, unpacked.path());
+    ++checked;
+  }
+  EXPECT_GT(checked, 0) << "no byte-level BPE tokenizer in " << fixtures();
+}
+
+TEST(TokenizerParity, the_files_written_from_the_metadata_of_gguf_give_the_reference_ids_and_texts) {
+  int checked = 0;
+  for (const fs::path& folder : parity::folders_in(fixtures() / "tokenizers")) {
+    const UnpackedFolder unpacked(folder);
+    if (!fs::exists(unpacked.path() / "tokenizer.json")) continue;
+    const json file = parity::read_json(unpacked.path() / "tokenizer.json");
+    if (!gguf_can_hold(file)) continue;
+    SCOPED_TRACE(folder);
+    const auto written = bpe_tokenizer_json(gguf_vocabulary(file));
+    ASSERT_TRUE(written.ok()) << written.error().message;
+    std::ofstream(unpacked.path() / "tokenizer.json") << written->tokenizer.dump();
+    std::ofstream(unpacked.path() / "tokenizer_config.json") << written->config.dump();
+    auto tokenizer = load_tokenizer(unpacked.path());
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
     check_cases(**tokenizer, unpacked.path());
     ++checked;

@@ -77,7 +77,7 @@ TEST(StarterTest, every_starter_is_a_sweep_that_plans) {
   EXPECT_THAT(unknown.error().message, HasSubstr("classification"));
 }
 
-/// The examples' own data, with a model of the same shape as the one that set-up fetches.
+/// The examples' own data, with models like those that set-up fetches.
 MemoryFiles example_world() {
   MemoryFiles world;
   for (const auto& entry : fs::recursive_directory_iterator(source("examples")))
@@ -90,6 +90,7 @@ MemoryFiles example_world() {
                                            .dump();
   world.files[model / "model.safetensors"] = bert_weights(1, 384, 1536);
   world.files[model / "vocab.txt"] = "[PAD]\n";
+  world.files["/repository/models/smollm2-135m-instruct.gguf"] = gguf_file();
   return world;
 }
 

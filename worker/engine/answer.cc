@@ -183,8 +183,7 @@ Outcome merge_adapter(const MergeRequest& request, c10::Device device, const Sen
   send({{"result",
          {{"largest_rounding", merged->largest_rounding},
           {"largest_weight", merged->largest_weight},
-          {"dequantized_weights", merged->dequantized_weights},
-          {"has_tokenizer", holds_tokenizer(request.to)}}}});
+          {"dequantized_weights", merged->dequantized_weights}}}});
   return succeeded();
 }
 

@@ -59,6 +59,29 @@ BpeVocabulary bpe_vocabulary(GgufTokenizer tokenizer) {
   return vocabulary;
 }
 
+Result<GgufTokenizer> read_gguf_tokenizer(const fs::path& model) {
+  const auto file = GgufLlama::open(model);
+  if (!file) return file.error();
+  auto kept = file->tokenizer();
+  if (!kept || kept->model == "gpt2") return kept;
+  return Error{
+      model.string() + ": its tokenizer is of the kind '" + kept->model +
+      "'; of GGUF files byte-level BPE ('gpt2') is supported. Give the model as a Hugging Face directory."};
+}
+
+Status write_gguf_tokenizer(const fs::path& model, const fs::path& to) {
+  auto kept = read_gguf_tokenizer(model);
+  if (!kept) return kept.error();
+  const auto chat_template = kept->chat_template;
+  auto files = bpe_tokenizer_json(bpe_vocabulary(std::move(*kept)));
+  if (!files) return Error{model.string() + ": " + files.error().message};
+  if (chat_template) files->config["chat_template"] = *chat_template;
+  if (Status written = storage::write_file_atomically(to / "tokenizer.json", files->tokenizer.dump()); !written) {
+    return written;
+  }
+  return storage::write_file_atomically(to / "tokenizer_config.json", files->config.dump(2) + "\n");
+}
+
 }  // namespace
 
 bool holds_tokenizer(const fs::path& model) {
@@ -72,21 +95,16 @@ bool holds_tokenizer(const fs::path& model) {
 Result<std::unique_ptr<Tokenizer>> load_model_tokenizer(const fs::path& model) {
   std::error_code ignored;
   if (!fs::is_regular_file(model, ignored)) return load_tokenizer(model);
-  const auto file = GgufLlama::open(model);
-  if (!file) return file.error();
-  auto kept = file->tokenizer();
+  auto kept = read_gguf_tokenizer(model);
   if (!kept) return kept.error();
-  if (kept->model != "gpt2") {
-    return Error{
-        model.string() + ": its tokenizer is of the kind '" + kept->model +
-        "'; of GGUF files byte-level BPE ('gpt2') is supported. Give the model as a Hugging Face directory."};
-  }
   auto tokenizer = make_bpe_tokenizer(bpe_vocabulary(std::move(*kept)));
   if (!tokenizer) return Error{model.string() + ": " + tokenizer.error().message};
   return tokenizer;
 }
 
 Status copy_model_files(const fs::path& from, const fs::path& to) {
+  std::error_code ignored;
+  if (fs::is_regular_file(from, ignored)) return write_gguf_tokenizer(from, to);
   const auto copy = [&](const char* name) -> Status {
     std::error_code error;
     if (!fs::exists(from / name, error)) return {};

@@ -21,7 +21,8 @@ bool holds_tokenizer(const std::filesystem::path& model);
 Result<std::unique_ptr<Tokenizer>> load_model_tokenizer(const std::filesystem::path& model);
 
 /// Copies what makes a folder with config.json and weights one that any library loads: the tokenizer's files and
-/// generation_config.json. From a GGUF file, which keeps its tokenizer inside, nothing is copied.
+/// generation_config.json; from a GGUF file, which keeps its tokenizer inside, tokenizer.json and
+/// tokenizer_config.json.
 Status copy_model_files(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// The longest sequence of a decoder-only model, as its config says.

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "jobs/json.h"
 #include "worker/tokenizers/bpe_merges.h"
 #include "worker/tokenizers/pipeline_tokenizer.h"
 
@@ -73,6 +74,13 @@ struct BpeVocabulary {
 
 /// The Error says which part of the vocabulary cannot be used, and why.
 Result<std::unique_ptr<Tokenizer>> make_bpe_tokenizer(const BpeVocabulary& vocabulary);
+
+/// tokenizer.json and tokenizer_config.json of a folder whose tokenizer gives the same ids, here and in Hugging
+/// Face's packages: for a model that leaves its GGUF file. The Error as above.
+struct TokenizerJson {
+  Json tokenizer, config;
+};
+Result<TokenizerJson> bpe_tokenizer_json(const BpeVocabulary& vocabulary);
 
 /// "Ġ t" to its two parts; nullopt where there are not two.
 std::optional<std::pair<std::string, std::string>> split_merge(std::string_view line);
