@@ -17,6 +17,13 @@ endif()
 find_program(FINESWEEP_MOLD mold)
 if(FINESWEEP_MOLD)
   add_link_options(-fuse-ld=mold)
+  # Before 2.4, mold gives some programs a read-only region that reaches past what is mapped: they fail to start, as the
+  # layout has it (github.com/rui314/mold/issues/1151).
+  execute_process(COMMAND ${FINESWEEP_MOLD} --version OUTPUT_VARIABLE mold_version)
+  string(REGEX MATCH "[0-9]+\\.[0-9]+" mold_version "${mold_version}")
+  if(mold_version VERSION_LESS 2.4)
+    add_link_options(-Wl,-z,norelro)
+  endif()
 endif()
 
 add_compile_options(-Wall -Wextra -Wno-unused-parameter)
