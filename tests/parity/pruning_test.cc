@@ -56,7 +56,7 @@ TEST(PruningParity, how_many_values_an_amount_means) {
   for (const auto& rule : expected.at("count_rule")) {
     const auto n = rule.at("n").get<std::int64_t>(), pruned = rule.at("pruned").get<std::int64_t>();
     // Equal magnitudes: the first go.
-    const auto mask = magnitude_masks({at::ones({n}) * -1}, rule.at("amount"), PruneScope::per_tensor);
+    const auto mask = magnitude_masks({at::ones({n}).neg()}, rule.at("amount"), PruneScope::per_tensor);
     ASSERT_TRUE(mask.ok());
     const at::Tensor& kept = (*mask)[0];
     EXPECT_EQ(n - kept.sum().item<std::int64_t>(), pruned) << rule;
