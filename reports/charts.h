@@ -60,7 +60,7 @@ struct HeatMap {
     std::string name;                                     // empty where there is one
     std::vector<std::vector<std::optional<Cell>>> cells;  // [row][column]
   };
-  std::string id, figure, choice, title;
+  std::string id, figure, choice, title, caption;
   std::string row_label, column_label, value_label;
   std::vector<double> rows, columns;  // batch sizes, sequence lengths; ascending
   std::vector<Panel> panels;

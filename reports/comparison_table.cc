@@ -19,7 +19,6 @@ constexpr std::array kQualities{"accuracy"sv, "f1"sv,        "rouge1"sv, "rouge2
                                 "rougeL"sv,   "rougeLsum"sv, "bleu"sv,   "perplexity"sv};
 constexpr std::array kSizes{"model_mb"sv, "sparsity"sv};
 constexpr std::array kOfBenchmark{"_ms_mean"sv, "_peak_memory_mb"sv, "_samples_per_second_mean"sv};
-constexpr const char* kOverBatches = " (batches)";
 
 /// Of the last step that trains; empty where none has it.
 std::string training_metric(const Analysis& analysis, std::string_view name) {
@@ -84,7 +83,7 @@ std::string value_text(const Configuration& configuration, const std::string& me
   if (sample.n > 1) return rounded(sample.mean, sample.deviation);
   const auto spread = configuration.metrics.find(spread_within_run(metric));
   if (spread == configuration.metrics.end()) return rounded(sample.mean);
-  return rounded(sample.mean, spread->second.mean) + kOverBatches;
+  return rounded(sample.mean, spread->second.mean).append(kOverBatches);
 }
 
 ComparisonTable compare(const Analysis& analysis) {

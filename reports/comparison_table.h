@@ -67,6 +67,9 @@ std::string best_sentence(const Analysis& analysis);
 /// "8 trials: 7 succeeded, 1 failed."
 std::string counts_sentence(const Analysis& analysis);
 
+/// Behind a value whose ± is the deviation over the batches of one run.
+inline constexpr std::string_view kOverBatches = " (batches)";
+
 /// Before the label of a Pareto-optimal configuration.
 inline constexpr std::string_view kParetoMark = "◆";
 

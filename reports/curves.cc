@@ -15,6 +15,7 @@ namespace {
 
 /// More points than a screen has columns tell nothing more.
 constexpr std::size_t kMaxPoints = 500;
+constexpr std::size_t kMaxTicks = 10;
 
 /// Configurations that were trained by the same jobs of one step: they share the curves.
 struct Trained {
@@ -112,17 +113,24 @@ void add_curves(const Analysis& analysis, Charts& charts) {
       chart.x = {"epoch", false, {}};
       chart.y = {words, false, {}};
       bool has_ranges = false, is_a_curve = false;
+      std::set<double> epochs;
       for (const Trained& trained : all) {
         Chart::Series series{name_of(analysis, trained), Chart::Style::band,
                              static_cast<int>(trained.configurations[0]), curve(analysis, trained, metric)};
         if (series.points.empty()) continue;
         is_a_curve = is_a_curve || series.points.size() > 1;
-        for (const auto& point : series.points) has_ranges = has_ranges || point.y_range;
+        for (const auto& point : series.points) {
+          has_ranges = has_ranges || point.y_range;
+          epochs.insert(point.x);
+        }
         chart.series.push_back(std::move(series));
       }
-      if (chart.series.empty()) continue;
+      if (!is_a_curve) continue;
+      if (std::ranges::all_of(epochs, [](double epoch) { return epoch == std::floor(epoch); }) &&
+          epochs.size() <= kMaxTicks)
+        chart.x.ticks.assign(epochs.begin(), epochs.end());
       if (has_ranges) chart.caption = "Bands: mean ± one standard deviation over repeats.";
-      chart.is_plotted = is_a_curve;
+      chart.is_plotted = true;
       charts.charts.push_back(std::move(chart));
     }
   }

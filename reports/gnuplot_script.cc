@@ -63,6 +63,12 @@ struct Extent {
     add(range->low);
     add(range->high);
   }
+  /// Of tick labels, so that all have the same places: "%.3f".
+  std::string format() const {
+    const double step = (high - low) / 5;
+    if (!(step > 0) || high >= 1e7 || step < 1e-7) return "%g";
+    return fmt::format("%.{}f", std::max(0, static_cast<int>(std::ceil(-std::log10(step)))));
+  }
   std::string padded(bool is_logarithmic, double pad) const {
     if (is_logarithmic && low > 0) {
       const double factor = std::max(std::pow(high / low, pad), 1.02);
@@ -102,12 +108,15 @@ std::string axes(const Chart& chart, const std::vector<const Chart::Series*>& se
       "set errorbars 1.2\n";
   text += "set title " + gnuplot_quoted(shortened(on_one_line(chart.title), kMaxTitle)) + "\n";
   text += "set xlabel " + gnuplot_quoted(shortened(on_one_line(chart.x.label), kMaxTitle)) + "\n";
-  text += "set ylabel " + gnuplot_quoted(shortened(on_one_line(chart.y.label), kMaxName)) + " offset -1\n";
+  text += "set ylabel " + gnuplot_quoted(shortened(on_one_line(chart.y.label), kMaxName)) + "\n";
   if (chart.x.is_logarithmic) text += "set logscale x\n";
   if (chart.y.is_logarithmic) text += "set logscale y\n";
-  text += "set xrange " + x.padded(chart.x.is_logarithmic, is_band ? 0.01 : kPad) + "\n";
+  text += "set xrange " + x.padded(chart.x.is_logarithmic, is_band ? 0.02 : kPad) + "\n";
   text += "set yrange " + y.padded(chart.y.is_logarithmic, kPad) + "\n";
+  if (!chart.y.is_logarithmic) text += "set format y '" + y.format() + "'\n";
+  if (!chart.x.is_logarithmic) text += "set format x '" + x.format() + "'\n";
   if (!chart.x.ticks.empty()) {
+    text += "set format x '%g'\n";
     std::string ticks;
     for (const double tick : chart.x.ticks) ticks += (ticks.empty() ? "" : ", ") + number(tick);
     text += "unset mxtics\nset xtics (" + ticks + ")\n";
@@ -181,12 +190,15 @@ std::string gnuplot_quoted(const std::string& text) {
   std::string quoted = "'";
   const std::string line = on_one_line(valid_utf8(text));
   for (std::size_t i = 0; i < line.size(); ++i) {
-    quoted += line[i];
-    if (line[i] == '\'') quoted += '\'';
+    // A doubled quote would stand for one, but gnuplot 5.4 takes one at the beginning for the end.
+    if (line[i] == '\'')
+      quoted += "’";
+    else
+      quoted += line[i];
     // What looks like a character reference, gnuplot would pass on as one.
     if (line[i] == '&' && i + 1 < line.size() && line[i + 1] == '#') quoted += ' ';
   }
-  // A backslash at the end of a line would join it with the next.
+  // The quote stands behind a backslash that ends the text: at the end of a line it would join it with the next.
   return quoted + "'";
 }
 

@@ -17,7 +17,8 @@ inline constexpr std::size_t kMaxPlottedPanels = 6;
 std::string gnuplot_script(const Chart& chart);
 std::string gnuplot_script(const HeatMap& map);
 
-/// A string of gnuplot that holds the text on one line, whatever the text is.
+/// A string of gnuplot that holds the text on one line, whatever the text is; a straight apostrophe becomes a curly
+/// one.
 std::string gnuplot_quoted(const std::string& text);
 
 /// What is not in the plot but in the data: "The first 10 of 30 series; …"; empty where all is.

@@ -63,13 +63,18 @@ HeatMap heat_map(const Analysis& analysis, const Swept& swept, const std::string
     const Json& length = swept_value(analysis, configuration, swept.sequence_length);
     const auto value = mean_and_range(configuration, metric);
     if (!value || !batch.is_number() || !length.is_number()) continue;
+    std::string text = value_text(configuration, metric);
+    if (text.ends_with(kOverBatches)) {
+      text.resize(text.size() - kOverBatches.size());
+      map.caption = "± is the deviation over the batches of one run.";
+    }
     const std::string name = name_by_values(analysis, configuration, others);
     const auto [at, is_new] = known.emplace(name, map.panels.size());
     if (is_new)
       map.panels.push_back(
           {name, {map.rows.size(), std::vector<std::optional<HeatMap::Cell>>(map.columns.size())}});
     map.panels[at->second].cells[index_in(map.rows, batch)][index_in(map.columns, length)] =
-        HeatMap::Cell{value->mean, value_text(configuration, metric)};
+        HeatMap::Cell{value->mean, std::move(text)};
   }
   return map;
 }

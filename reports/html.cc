@@ -17,6 +17,8 @@ namespace finesweep::reports {
 
 namespace {
 
+constexpr std::size_t kMaxNamed = 2;  // of those who are best
+
 /// An element with text.
 std::string element(const std::string& name, const std::string& attributes, const std::string& text) {
   return "<" + name + (attributes.empty() ? "" : " " + attributes) + ">" + html_escaped(text) + "</" + name + ">";
@@ -117,7 +119,9 @@ std::string tiles(const Analysis& analysis) {
         best.push_back(&configuration);
     if (best.empty()) continue;
     std::string names, value;
-    for (const Configuration* configuration : best) names += (names.empty() ? "" : "; ") + configuration->label;
+    for (std::size_t i = 0; i < std::min(best.size(), kMaxNamed); ++i)
+      names += (i == 0 ? "" : "; ") + best[i]->label;
+    if (best.size() > kMaxNamed) names += " and " + std::to_string(best.size() - kMaxNamed) + " more";
     if (!metric.empty())
       value = heading(metric) + " " + value_text(*best[0], metric);
     else

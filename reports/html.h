@@ -18,8 +18,8 @@ std::string html_report(const Analysis& analysis, const Charts& charts);
 
 /// That JSON. A chart: {"id", "choice", "title", "caption", "x": {"label", "logarithmic", "ticks"}, "y": …,
 /// "series": [{"name", "style", "colour", "points": [{"x", "y", "x_range"?, "y_range"?, "label"?}]}]}. A heat map:
-/// {"id", "choice", "title", "row_label", "column_label", "value_label", "rows", "columns", "more_is_better",
-/// "panels": [{"name", "cells": [[{"value", "text"} or null]]}]}.
+/// {"id", "choice", "title", "caption", "row_label", "column_label", "value_label", "rows", "columns",
+/// "more_is_better", "panels": [{"name", "cells": [[{"value", "text"} or null]]}]}.
 Json page_json(const Analysis& analysis, const Charts& charts);
 
 }  // namespace finesweep::reports

@@ -63,6 +63,7 @@ Json heat_map_json(const HeatMap& map) {
   return {{"id", map.id},
           {"choice", map.choice},
           {"title", map.title},
+          {"caption", map.caption},
           {"row_label", map.row_label},
           {"column_label", map.column_label},
           {"value_label", map.value_label},

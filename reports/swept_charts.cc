@@ -30,17 +30,33 @@ std::optional<double> number_at(const Analysis& analysis, const Configuration& c
   return value.get<double>();
 }
 
-/// Whether, among configurations that have a number at `path`, it decides the value at `other`.
-bool decides(const Analysis& analysis, std::size_t path, std::size_t other) {
-  std::map<double, Json> decided;
+/// Whether, among configurations that have a number at `number_path`, the value at `path` decides that at `other`.
+bool decides(const Analysis& analysis, std::size_t path, std::size_t other, std::size_t number_path) {
+  std::map<Json, Json> decided;
   for (const Configuration& configuration : analysis.configurations) {
-    const auto number = number_at(analysis, configuration, path);
-    if (!number) continue;
+    if (!number_at(analysis, configuration, number_path)) continue;
     const Json& value = swept_value(analysis, configuration, other);
-    const auto [at, is_new] = decided.emplace(*number, value);
+    const auto [at, is_new] = decided.emplace(swept_value(analysis, configuration, path), value);
     if (!is_new && at->second != value) return false;
   }
   return true;
+}
+
+/// What all points of a series without a name have in common: "lora", else "rank varied".
+std::string common_name(const Analysis& analysis, const std::vector<const Configuration*>& configurations,
+                        std::size_t number_path) {
+  std::vector<std::size_t> common;
+  for (std::size_t path = 0; path < analysis.data->plan.swept_paths.size(); ++path) {
+    const Json& first = swept_value(analysis, *configurations[0], path);
+    if (first.is_string() && std::ranges::all_of(configurations, [&](const Configuration* configuration) {
+          return swept_value(analysis, *configuration, path) == first;
+        }))
+      common.push_back(path);
+  }
+  const std::string name = name_by_values(analysis, *configurations[0], common);
+  if (!name.empty()) return name;
+  const std::string& path = analysis.data->plan.swept_paths[number_path];
+  return on_one_line(path.substr(path.rfind('.') + 1)) + " varied";
 }
 
 std::vector<SweptNumber> swept_numbers(const Analysis& analysis) {
@@ -56,9 +72,9 @@ std::vector<SweptNumber> swept_numbers(const Analysis& analysis) {
     SweptNumber number{path, {values.begin(), values.end()}, {}, {}};
     for (std::size_t other = 0; other < paths; ++other) {
       if (other == path) continue;
-      if (!decides(analysis, path, other)) {
+      if (!decides(analysis, path, other, path)) {
         number.others.push_back(other);
-      } else if (decides(analysis, other, path)) {
+      } else if (decides(analysis, other, path, path)) {
         covered.insert(other);
         number.together.push_back(other);
       }
@@ -76,6 +92,27 @@ std::string axis_label(const Analysis& analysis, const SweptNumber& number) {
   return on_one_line(label);
 }
 
+/// The jobs that measured the metric.
+std::set<JobId> jobs_of(const Analysis& analysis, const Configuration& configuration, const std::string& metric) {
+  std::set<JobId> jobs;
+  for (const std::size_t trial : configuration.trials)
+    if (const auto found = analysis.trials[trial].metrics.find(metric);
+        found != analysis.trials[trial].metrics.end())
+      jobs.insert(found->second.job);
+  return jobs;
+}
+
+/// Whether all configurations with a number share its measurement with one that has another number: the metric is
+/// decided before the number matters.
+bool is_unaffected(const Analysis& analysis, const SweptNumber& number, const std::string& metric) {
+  std::map<std::set<JobId>, std::set<double>> numbers;
+  for (const Configuration& configuration : analysis.configurations)
+    if (const auto value = number_at(analysis, configuration, number.path);
+        value && configuration.metrics.contains(metric))
+      numbers[jobs_of(analysis, configuration, metric)].insert(*value);
+  return std::ranges::all_of(numbers, [](const auto& entry) { return entry.second.size() > 1; });
+}
+
 Chart chart_of(const Analysis& analysis, const SweptNumber& number, const std::string& metric) {
   Chart chart;
   const std::string path = on_one_line(analysis.data->plan.swept_paths[number.path]);
@@ -87,7 +124,7 @@ Chart chart_of(const Analysis& analysis, const SweptNumber& number, const std::s
   if (number.values.size() <= kMaxTicks) chart.x.ticks = number.values;
   chart.y = {heading(metric), false, {}};
   std::map<std::string, std::size_t> known;
-  std::vector<const Configuration*> without_number;
+  std::vector<const Configuration*> with_number, without_number;
   for (const Configuration& configuration : analysis.configurations) {
     const auto value = mean_and_range(configuration, metric);
     if (!value) continue;
@@ -96,15 +133,17 @@ Chart chart_of(const Analysis& analysis, const SweptNumber& number, const std::s
       without_number.push_back(&configuration);
       continue;
     }
+    with_number.push_back(&configuration);
     const std::string name = name_by_values(analysis, configuration, number.others);
     const auto [at, is_new] = known.emplace(name, chart.series.size());
-    if (is_new)
-      chart.series.push_back(
-          {name.empty() ? path : name, Chart::Style::line, static_cast<int>(chart.series.size()), {}});
+    if (is_new) chart.series.push_back({name, Chart::Style::line, static_cast<int>(chart.series.size()), {}});
     chart.series[at->second].points.push_back({*x, value->mean, {}, value->range, configuration.label});
   }
-  for (auto& series : chart.series) std::ranges::stable_sort(series.points, {}, &Chart::Point::x);
-  bool has_ranges = std::ranges::any_of(chart.series, [](const auto& series) {
+  for (auto& series : chart.series) {
+    if (series.name.empty()) series.name = common_name(analysis, with_number, number.path);
+    std::ranges::stable_sort(series.points, {}, &Chart::Point::x);
+  }
+  const bool has_ranges = std::ranges::any_of(chart.series, [](const auto& series) {
     return std::ranges::any_of(series.points, [](const auto& point) { return point.y_range.has_value(); });
   });
   if (chart.series.empty()) return chart;
@@ -137,6 +176,7 @@ void add_swept_charts(const Analysis& analysis, Charts& charts) {
   std::ranges::stable_sort(metrics, {}, weight);
   for (const SweptNumber& number : swept_numbers(analysis))
     for (const std::string& metric : metrics) {
+      if (is_unaffected(analysis, number, metric)) continue;
       Chart chart = chart_of(analysis, number, metric);
       const bool is_a_curve =
           std::ranges::any_of(chart.series, [](const auto& series) { return series.points.size() > 1; });

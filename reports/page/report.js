@@ -64,7 +64,8 @@
 
   // ---- charts ----
 
-  const marks = ["circle", "rect", "triangle", "rectRot", "star", "crossRot"];
+  const marks = ["circle", "rect", "triangle", "rectRot", "triangle down", "circle open", "rect open", "triangle open", "rectRot open", "triangle down open"]
+    .map((words) => ({ style: words.split(" ")[0], rotation: words.includes("down") ? 180 : 0, isOpen: words.includes("open") }));
   const dashes = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
   const shownAtFirst = 10;
 
@@ -125,10 +126,11 @@
         hidden: hidden.has(index),
         showLine: isLine,
         borderColor: hue,
-        backgroundColor: faded(hue, mark === "star" || mark === "crossRot" ? 1 : 0.85),
+        backgroundColor: mark.isOpen ? colour("--card") : faded(hue, 0.85),
         borderWidth: isGuide ? 1.5 : 2,
         borderDash: dash,
-        pointStyle: mark,
+        pointStyle: mark.style,
+        pointRotation: mark.rotation,
         pointRadius: isGuide ? 0 : series.style === "points" ? 6 : series.points.length > 25 ? 0 : 4,
         pointHoverRadius: isGuide ? 0 : 8,
         pointHitRadius: isGuide ? 0 : 8,
@@ -161,7 +163,7 @@
     });
     if (low > high) return {};
     const isCurve = axis === "x" && chart.series.some((series) => series.style === "band");
-    if (isCurve && high > low) return { min: low, max: high };
+    if (isCurve && high > low) return { min: low - (high - low) * 0.02, max: high + (high - low) * 0.02 };
     if (chart[axis].logarithmic) {
       const factor = Math.max(Math.pow(high / low, 0.06), 1.05);
       return { min: low / factor, max: high * factor };
@@ -172,12 +174,17 @@
 
   function axisOptions(chart, name, hidden) {
     const axis = chart[name];
+    /// As many places as the distance of the ticks needs, the same for all.
+    const isRound = (value) => [1, 2, 5].includes(Math.round(value / Math.pow(10, Math.floor(Math.log10(value) + 1e-9)) * 1e6) / 1e6);
+    const callback = axis.ticks.length ? (value) => number(value)
+      : axis.logarithmic ? (value) => isRound(value) ? number(value) : ""
+      : function (value, index, ticks) { return Chart.Ticks.formatters.numeric.call(this, value, index, ticks); };
     return {
       type: axis.logarithmic ? "logarithmic" : "linear",
       ...extent(chart, name, hidden),
       title: { display: true, text: axis.label, color: colour("--text") },
       grid: { color: colour("--line"), borderColor: colour("--muted"), drawOnChartArea: name === "y" },
-      ticks: { color: colour("--muted"), maxRotation: 0, autoSkipPadding: 12, includeBounds: false, callback: (value) => number(value) },
+      ticks: { color: colour("--muted"), maxRotation: 0, autoSkipPadding: 12, includeBounds: false, callback },
       afterBuildTicks(scale) {
         if (axis.ticks.length) scale.ticks = axis.ticks.map((value) => ({ value }));
       },
@@ -229,10 +236,15 @@
       ctx.beginPath(); ctx.moveTo(0, 6); ctx.lineTo(22, 6); ctx.stroke();
       ctx.setLineDash([]);
     }
-    if (series.style !== "front" && series.style !== "reference")
-      Chart.helpers.drawPoint(ctx, { pointStyle: mark, radius: 4, borderWidth: 1.5, rotation: 0 }, 11, 6);
+    if (series.style !== "front" && series.style !== "reference") {
+      if (mark.isOpen) ctx.fillStyle = colour("--card");
+      Chart.helpers.drawPoint(ctx, { pointStyle: mark.style, radius: 4, borderWidth: 1.5, rotation: mark.rotation }, 11, 6);
+    }
     return canvas;
   }
+
+  const hasPixels = (canvas) => canvas.width > 0 &&
+    canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((byte) => byte !== 0);
 
   /// A figure with charts, of which the select shows one.
   function chartFigure(figure, charts) {
@@ -257,7 +269,7 @@
       if (drawn) drawn.destroy();
       drawn = draw(canvas, chart, hidden);
       canvas.setAttribute("aria-label", chart.title);
-      canvas.dataset.series = String(chart.series.length);
+      canvas.dataset.drawn = String(hasPixels(canvas));
       caption.textContent = chart.caption;
       legend.replaceChildren(...(chart.series.length < 2 ? [] : chart.series.map((series, index) => {
         const button = element("button", { type: "button", title: "Show or hide" }, legendMark(series), element("span", { textContent: series.name }));
@@ -329,7 +341,7 @@
         return box;
       }));
       panels.dataset.cells = String(values.length);
-      caption.textContent = map.value_label + (map.more_is_better ? "; more is better." : "; less is better.");
+      caption.textContent = map.value_label + (map.more_is_better ? "; more is better." : "; less is better.") + (map.caption ? " " + map.caption : "");
     }
     addSelect(head, maps, (index) => { shown = index; show(); });
     show();

@@ -149,10 +149,9 @@ TEST(Comparison, has_the_other_qualities_sizes_and_each_mode_of_a_benchmark) {
   }
   std::vector<std::string> headings;
   for (const auto& column : compare(analyze(run.data())).columns) headings.push_back(column.heading);
-  EXPECT_THAT(headings,
-              ElementsAre("configuration", "test ROUGE-1", "test ROUGE-Lsum", "prune sparsity",
-                          "quantize model size (MB)", "benchmark forward peak memory (MB)",
-                          "benchmark forward time (ms)", "benchmark generate samples/s"));
+  EXPECT_THAT(headings, ElementsAre("configuration", "test ROUGE-1", "test ROUGE-Lsum", "prune sparsity",
+                                    "quantize model size (MB)", "benchmark forward peak memory (MB)",
+                                    "benchmark forward time (ms)", "benchmark generate samples/s"));
 }
 
 TEST(Analysis, with_a_metric_to_be_minimized_less_is_best) {

@@ -47,7 +47,18 @@ TEST(Charts, a_swept_number_has_a_line_for_each_value_of_the_other_axes_and_leve
 
 TEST(Charts, numbers_that_vary_together_have_one_chart) {
   const RunData data = study_run();
-  for (const Chart& one : charts_of(analyze(data)).charts) EXPECT_THAT(one.id, testing::Not(HasSubstr("alpha"))) << one.id;
+  for (const Chart& one : charts_of(analyze(data)).charts)
+    EXPECT_THAT(one.id, testing::Not(HasSubstr("alpha"))) << one.id;
+}
+
+TEST(Charts, what_was_measured_before_the_number_matters_has_no_chart_against_it) {
+  const RunData data = grid_run();
+  bool has_time = false;
+  for (const Chart& one : charts_of(analyze(data)).charts) {
+    EXPECT_THAT(one.id, testing::Not(HasSubstr("perplexity-against"))) << "evaluated once for all batch sizes";
+    has_time = has_time || one.id == "benchmark-forward-ms-mean-against-benchmark-batch-size";
+  }
+  EXPECT_TRUE(has_time);
 }
 
 TEST(Charts, the_front_is_what_nothing_beats_in_both) {
@@ -111,9 +122,10 @@ TEST(Charts, a_grid_of_batch_sizes_and_lengths_is_a_heat_map_with_a_panel_for_ea
   const Charts charts = charts_of(analyze(data));
   std::vector<std::string> ids;
   for (const HeatMap& map : charts.heat_maps) ids.push_back(map.id);
-  EXPECT_THAT(ids, UnorderedElementsAre("benchmark-forward-ms-mean-by-batch-size-and-sequence-length",
-                                        "benchmark-forward-peak-memory-mb-by-batch-size-and-sequence-length",
-                                        "benchmark-forward-samples-per-second-mean-by-batch-size-and-sequence-length"));
+  EXPECT_THAT(ids,
+              UnorderedElementsAre("benchmark-forward-ms-mean-by-batch-size-and-sequence-length",
+                                   "benchmark-forward-peak-memory-mb-by-batch-size-and-sequence-length",
+                                   "benchmark-forward-samples-per-second-mean-by-batch-size-and-sequence-length"));
   const HeatMap& time = charts.heat_maps[0];
   EXPECT_THAT(time.rows, ElementsAre(1, 4, 16));
   EXPECT_THAT(time.columns, ElementsAre(64, 128, 256, 512));
@@ -121,7 +133,8 @@ TEST(Charts, a_grid_of_batch_sizes_and_lengths_is_a_heat_map_with_a_panel_for_ea
   ASSERT_EQ(time.panels.size(), 2u);
   EXPECT_EQ(time.panels[0].name, "quantize skip");
   EXPECT_NEAR(time.panels[0].cells[1][2]->value, 0.02 * 4 * 256 + 4, 1e-12);
-  EXPECT_THAT(time.panels[0].cells[1][2]->text, HasSubstr("(batches)"));
+  EXPECT_EQ(time.panels[0].cells[1][2]->text, "24.48 ± 0.82");
+  EXPECT_THAT(time.caption, HasSubstr("over the batches of one run"));
   EXPECT_FALSE(time.panels[1].cells[2][3].has_value()) << "the trial failed";
 }
 

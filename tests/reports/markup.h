@@ -7,8 +7,8 @@
 
 namespace finesweep::reports {
 
-/// What is wrong with the tags of HTML as we write it, or of XML: each that opens is closed in order, attributes are
-/// quoted, text holds no bare '<'. Empty: nothing. Scripts and styles of HTML are passed over.
+/// What is wrong with the tags of HTML as we write it, or of XML: each that opens is closed in order, attributes
+/// are quoted, text holds no bare '<'. Empty: nothing. Scripts and styles of HTML are passed over.
 inline std::string markup_trouble(const std::string& text) {
   static const std::set<std::string> kVoid{"meta", "link", "br", "hr", "img", "!DOCTYPE", "?xml"};
   std::vector<std::string> open;
@@ -24,8 +24,10 @@ inline std::string markup_trouble(const std::string& text) {
     char quote = 0;
     while (end < text.size() && (quote != 0 || text[end] != '>')) {
       if (quote != 0) {
-        if (text[end] == quote) quote = 0;
-        else if (text[end] == '<') return "a < in an attribute at " + text.substr(at, 80);
+        if (text[end] == quote)
+          quote = 0;
+        else if (text[end] == '<')
+          return "a < in an attribute at " + text.substr(at, 80);
       } else if (text[end] == '"' || text[end] == '\'') {
         quote = text[end];
       } else if (text[end] == '<') {

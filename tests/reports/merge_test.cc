@@ -20,7 +20,8 @@ using testing::IsEmpty;
 RunData small_run(const std::string& label, double accuracy, double seconds) {
   RunBuilder run;
   run.data().plan.swept_paths = {"finetune.method"};
-  run.report() = {.select = "test.accuracy", .metric = "test.accuracy", .goal = Goal::maximize, .baseline = "c"};
+  run.report().select = run.report().metric = "test.accuracy";
+  run.report().baseline = "c";
   for (int r : {0, 1})
     run.trial("c", label, r, {label},
               {{"test",
@@ -90,9 +91,8 @@ TEST(Merge, sweeps_that_show_different_metrics_are_compared_by_one_and_it_is_sai
 
 TEST(Merge, swept_paths_are_united_and_empty_where_a_sweep_has_none) {
   const RunData data = merged({{"study", study_run()}, {"grid", grid_run()}});
-  EXPECT_THAT(data.plan.swept_paths,
-              ElementsAre("sweep", "finetune.method", "finetune.rank", "finetune.alpha", "quantize",
-                          "benchmark.batch_size", "benchmark.sequence_length"));
+  EXPECT_THAT(data.plan.swept_paths, ElementsAre("sweep", "finetune.method", "finetune.rank", "finetune.alpha",
+                                                 "quantize", "benchmark.batch_size", "benchmark.sequence_length"));
   const Trial& last = data.plan.trials.back();
   EXPECT_EQ(last.swept[0], "grid");
   EXPECT_TRUE(last.swept[1].is_null());
@@ -101,8 +101,10 @@ TEST(Merge, swept_paths_are_united_and_empty_where_a_sweep_has_none) {
 
 TEST(JsonReport, can_be_read_back_as_the_data_it_was_made_from) {
   RunData with_profile = grid_run();
-  with_profile.profiles[with_profile.plan.trials[0].steps[1].job] = {{"forward", 20, {{"attention", 1.5, 0.5, 40}}}};
-  for (const RunData& data : {mixed_run(), single_repeat_run(), study_run(), grid_run(), hostile_run(), with_profile}) {
+  with_profile.profiles[with_profile.plan.trials[0].steps[1].job] = {
+      {"forward", 20, {{"attention", 1.5, 0.5, 40}}}};
+  for (const RunData& data :
+       {mixed_run(), single_repeat_run(), study_run(), grid_run(), hostile_run(), with_profile}) {
     const std::string text = json_report(analyze(data));
     const auto read = parse_json_report(text);
     ASSERT_TRUE(read.ok()) << read.error().message;

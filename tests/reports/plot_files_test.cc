@@ -44,10 +44,8 @@ TEST(Plots, are_drawn_with_their_scripts_and_shown_in_the_report) {
     const auto svg = storage::read_file(folder.path() / "plots" / (std::string(id) + ".svg"));
     ASSERT_TRUE(svg.ok()) << id;
     EXPECT_EQ(markup_trouble(*svg), "") << id;
-    EXPECT_THAT(*svg, HasSubstr("LoRA rank 4")) << id << " names the configurations or methods";
     EXPECT_THAT(report, HasSubstr("](plots/" + std::string(id) + ".svg)"));
     EXPECT_TRUE(fs::exists(folder.path() / "plots" / (std::string(id) + ".gnuplot")));
-    if (std::string(id).find("against-finetune") != std::string::npos) break;
   }
   EXPECT_FALSE(fs::exists(folder / "plots/.drawing"));
 }
@@ -90,7 +88,8 @@ TEST(Plots, hostile_text_stays_text) {
     EXPECT_THAT(svg, Not(HasSubstr("<img"))) << entry.path();
     EXPECT_THAT(svg, Not(HasSubstr("&#0;"))) << entry.path();
   }
-  for (const char* name : {"pwned1", "pwned2", "pwned3", "pwned4", "pwned5"}) EXPECT_FALSE(fs::exists(name)) << name;
+  for (const char* name : {"pwned1", "pwned2", "pwned3", "pwned4", "pwned5"})
+    EXPECT_FALSE(fs::exists(name)) << name;
 }
 
 TEST(Plots, without_gnuplot_the_report_says_so_and_the_scripts_are_there) {
@@ -107,18 +106,21 @@ TEST(Plots, a_gnuplot_that_fails_or_hangs_costs_the_plots_alone) {
   storage::TemporaryFolder folder;
   const RunData data = study_run();
   const Charts charts = charts_of(analyze(data));
-  auto failed = write_plots(charts, folder / "a", {.program = script(folder, "echo no terminal svg >&2; exit 1\n")});
+  auto failed =
+      write_plots(charts, folder / "a", {.program = script(folder, "echo no terminal svg >&2; exit 1\n")});
   ASSERT_TRUE(failed.ok());
   EXPECT_THAT(failed->trouble, HasSubstr("no terminal svg"));
   EXPECT_THAT(failed->drawn, IsEmpty());
-  auto hung = write_plots(charts, folder / "b",
-                          {.program = script(folder, "exec sleep 600\n"), .deadline = std::chrono::milliseconds(100)});
+  auto hung =
+      write_plots(charts, folder / "b",
+                  {.program = script(folder, "exec sleep 600\n"), .deadline = std::chrono::milliseconds(100)});
   ASSERT_TRUE(hung.ok());
   EXPECT_THAT(hung->trouble, HasSubstr("too long"));
 }
 
 TEST(GnuplotScript, quotes_what_could_end_a_string_or_a_line) {
-  EXPECT_EQ(gnuplot_quoted("it's"), "'it''s'");
+  EXPECT_EQ(gnuplot_quoted("it's"), "'it’s'");
+  EXPECT_EQ(gnuplot_quoted("'; system('x')"), "'’; system(’x’)'");
   EXPECT_EQ(gnuplot_quoted("a\nb\\"), "'a b\\'");
   EXPECT_EQ(gnuplot_quoted("R&D &#0;"), "'R&D & #0;'");
   EXPECT_EQ(gnuplot_quoted("\xff"), "'\xEF\xBF\xBD'");

@@ -21,8 +21,7 @@ constexpr const char* kProfile = R"({"mode": "forward", "iterations": 20, "group
 
 TEST(Profile, is_a_table_of_means_over_repeats_by_falling_time) {
   RunBuilder run;
-  for (int r : {0, 1})
-    run.trial("a", "A", r, {}, {{"benchmark", StepKind::benchmark, "b" + std::to_string(r)}});
+  for (int r : {0, 1}) run.trial("a", "A", r, {}, {{"benchmark", StepKind::benchmark, "b" + std::to_string(r)}});
   RunData& data = run.data();
   data.profiles[JobId::of("b0")] = *parse_profiles(kProfile);
   data.profiles[JobId::of("b1")] = *parse_profiles(kProfile);
@@ -54,7 +53,9 @@ TEST(Profile, comes_from_the_artifact_of_the_job) {
   for (const auto& [id, job] : made_up.jobs) {
     Outcome outcome = *job.outcome;
     outcome.has_artifact = true;
-    ASSERT_TRUE(store.apply({storage::AttemptStarted{{id, 1}, 1, "node", 2}, storage::JobSucceeded{{id, 1}, outcome, 3}}).ok());
+    ASSERT_TRUE(
+        store.apply({storage::AttemptStarted{{id, 1}, 1, "node", 2}, storage::JobSucceeded{{id, 1}, outcome, 3}})
+            .ok());
   }
   const auto data = read_run_data(store, directory);
   ASSERT_TRUE(data.ok()) << data.error().message;

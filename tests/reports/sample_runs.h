@@ -177,23 +177,25 @@ inline RunData study_run() {
       const double shift = 0.004 * (r - 1);
       std::vector<HistoryPoint> history;
       for (int epoch = 1; epoch <= 4; ++epoch) {
-        history.push_back({static_cast<double>(epoch), 50 * epoch, "loss", 1.2 / epoch + shift + 0.5 - accuracy / 2});
-        history.push_back({static_cast<double>(epoch), 50 * epoch, "validation_accuracy",
-                           accuracy - 0.2 / epoch + shift});
+        history.push_back(
+            {static_cast<double>(epoch), 50 * epoch, "loss", 1.2 / epoch + shift + 0.5 - accuracy / 2});
+        history.push_back(
+            {static_cast<double>(epoch), 50 * epoch, "validation_accuracy", accuracy - 0.2 / epoch + shift});
       }
-      run.trial(name, label, r, swept,
-                {{"finetune",
-                  StepKind::finetune,
-                  job + "f",
-                  JobState::succeeded,
-                  {{"seconds", seconds + r}, {"peak_memory_mb", memory}, {"loss", 1 - accuracy}},
-                  history},
-                 {"validation", StepKind::evaluate, job + "v", JobState::succeeded, {{"accuracy", accuracy + shift}}},
-                 {"test",
-                  StepKind::evaluate,
-                  job + "t",
-                  JobState::succeeded,
-                  {{"accuracy", accuracy - 0.01 + shift}, {"f1", accuracy - 0.02 + shift}}}});
+      run.trial(
+          name, label, r, swept,
+          {{"finetune",
+            StepKind::finetune,
+            job + "f",
+            JobState::succeeded,
+            {{"seconds", seconds + r}, {"peak_memory_mb", memory}, {"loss", 1 - accuracy}},
+            history},
+           {"validation", StepKind::evaluate, job + "v", JobState::succeeded, {{"accuracy", accuracy + shift}}},
+           {"test",
+            StepKind::evaluate,
+            job + "t",
+            JobState::succeeded,
+            {{"accuracy", accuracy - 0.01 + shift}, {"f1", accuracy - 0.02 + shift}}}});
     }
   };
   int step = 0;
@@ -212,7 +214,8 @@ inline RunData grid_run() {
   RunBuilder run;
   run.data().plan.name = "grid";
   run.data().plan.swept_paths = {"quantize", "benchmark.batch_size", "benchmark.sequence_length"};
-  run.report() = {.select = "test.perplexity", .metric = "test.perplexity", .goal = Goal::minimize};
+  run.report().select = run.report().metric = "test.perplexity";
+  run.report().goal = Goal::minimize;
   for (const char* arm : {"skip", "run"})
     for (const int batch : {1, 4, 16})
       for (const int length : {64, 128, 256, 512}) {
@@ -226,7 +229,11 @@ inline RunData grid_run() {
           continue;
         }
         run.trial(name, name, 0, {arm, batch, length},
-                  {{"test", StepKind::evaluate, std::string(arm), JobState::succeeded, {{"perplexity", small ? 22.4 : 21.5}}},
+                  {{"test",
+                    StepKind::evaluate,
+                    std::string(arm),
+                    JobState::succeeded,
+                    {{"perplexity", small ? 22.4 : 21.5}}},
                    {"benchmark",
                     StepKind::benchmark,
                     name,
@@ -259,7 +266,8 @@ inline RunData hostile_run() {
   run.data().plan.name = texts[0];
   run.data().plan.swept_paths = {texts[1] + ".rank", "finetune.method"};
   const std::string step = texts[2];
-  run.report() = {.select = step + ".accuracy", .metric = step + ".accuracy", .goal = Goal::maximize, .baseline = "0"};
+  run.report().select = run.report().metric = step + ".accuracy";
+  run.report().baseline = "0";
   for (std::size_t i = 0; i < texts.size(); ++i)
     for (const int rank : {2, 4}) {
       const std::string name = std::to_string(i) + (rank == 2 ? "" : "b");
@@ -275,7 +283,8 @@ inline RunData hostile_run() {
                   texts[i]},
                  {step, StepKind::evaluate, name + "t", JobState::succeeded, {{"accuracy", accuracy}}}});
     }
-  run.trial("bad", texts[0], 0, {2, texts[0]}, {{"finetune", StepKind::finetune, "bad", JobState::failed, {}, {}, texts[3]}});
+  run.trial("bad", texts[0], 0, {2, texts[0]},
+            {{"finetune", StepKind::finetune, "bad", JobState::failed, {}, {}, texts[3]}});
   return std::move(run.data());
 }
 
