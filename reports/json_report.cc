@@ -63,8 +63,12 @@ Json profiles_json(const Analysis& analysis) {
   for (const auto& [job, profiles] : analysis.data->profiles)
     for (const Profile& profile : profiles) {
       Json groups = Json::array();
-      for (const Profile::Group& group : profile.groups)
-        groups.push_back({{"group", group.name}, {"ms", group.ms}, {"share", group.share}, {"calls", group.calls}});
+      for (const Profile::Group& group : profile.groups) {
+        Json one{{"group", group.name}, {"ms", group.ms}, {"share", group.share}, {"calls", group.calls}};
+        if (group.device_ms) one["device_ms"] = *group.device_ms;
+        if (group.device_share) one["device_share"] = *group.device_share;
+        groups.push_back(std::move(one));
+      }
       all[job.hex()].push_back(
           {{"mode", profile.mode}, {"iterations", profile.iterations}, {"groups", std::move(groups)}});
     }

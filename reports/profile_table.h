@@ -8,7 +8,8 @@
 
 namespace finesweep::reports {
 
-/// Where the time went in one step and mode, over the configurations that were profiled. Text is not escaped.
+/// Where the time went in one step and mode, on the host or on the device, over the configurations that were
+/// profiled. Text is not escaped.
 struct ProfileTable {
   std::string title;  // "benchmark, forward (20 iterations)"
   std::vector<std::string> groups;
@@ -23,11 +24,12 @@ struct ProfileTable {
   std::vector<Row> rows;  // best configuration first
 };
 
-/// Milliseconds, shares and calls are means over the repeats; groups by falling time.
+/// Milliseconds and calls are those of one iteration, and means over the repeats; groups by falling time.
 std::vector<ProfileTable> profile_tables(const Analysis& analysis);
 
 inline constexpr const char* kProfileNote =
-    "Milliseconds by group of operations, with their share of the whole and how often they were called; means over "
-    "repeats.";
+    "Milliseconds of an iteration by group of operations, with their share of the whole and the calls of an "
+    "iteration; "
+    "means over repeats.";
 
 }  // namespace finesweep::reports

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <filesystem>
 #include <set>
+#include <stdexcept>
 #include <utility>
 
 #include "storage/files.h"
@@ -24,9 +25,15 @@ Profile profile_from(const Json& json) {
   Profile profile;
   profile.mode = json.value("mode", "");
   profile.iterations = json.value("iterations", 0);
-  for (const Json& group : json.at("groups"))
-    profile.groups.push_back({group.at("group").get<std::string>(), finite_number(group, "ms"),
-                              finite_number(group, "share"), finite_number(group, "calls")});
+  for (const Json& json_group : json.at("groups")) {
+    Profile::Group group{json_group.at("group").get<std::string>(), finite_number(json_group, "ms"),
+                         finite_number(json_group, "share"), finite_number(json_group, "calls")};
+    if (json_group.contains("device_ms") && json_group.contains("device_share")) {
+      group.device_ms = finite_number(json_group, "device_ms");
+      group.device_share = finite_number(json_group, "device_share");
+    }
+    profile.groups.push_back(std::move(group));
+  }
   return profile;
 }
 

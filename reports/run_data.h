@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -23,6 +24,7 @@ struct Profile {
     double ms = 0;
     double share = 0;  // of the whole, 0 to 1
     double calls = 0;
+    std::optional<double> device_ms = {}, device_share = {};
   };
   std::string mode;
   int iterations = 0;

@@ -31,9 +31,9 @@ TEST(Profile, is_a_table_of_means_over_repeats_by_falling_time) {
   EXPECT_EQ(tables[0].title, "benchmark, forward (20 iterations)");
   EXPECT_THAT(tables[0].groups, ElementsAre("feed-forward", "attention"));
   ASSERT_EQ(tables[0].rows.size(), 1u);
-  EXPECT_EQ(tables[0].rows[0].cells[0].text, "3.500 (70 %, 20 calls)");
-  EXPECT_EQ(tables[0].rows[0].cells[1].text, "2 (30 %, 40 calls)");
-  EXPECT_THAT(markdown_report(analyze(data)), HasSubstr("| A | 3.500 (70 %, 20 calls) | 2 (30 %, 40 calls) |"));
+  EXPECT_EQ(tables[0].rows[0].cells[0].text, "0.1750 (70 %, 1 call)");  // 3.5 ms and 20 calls in 20 iterations
+  EXPECT_EQ(tables[0].rows[0].cells[1].text, "0.1000 (30 %, 2 calls)");
+  EXPECT_THAT(markdown_report(analyze(data)), HasSubstr("| A | 0.1750 (70 %, 1 call) | 0.1000 (30 %, 2 calls) |"));
 }
 
 TEST(Profile, comes_from_the_artifact_of_the_job) {
@@ -62,6 +62,19 @@ TEST(Profile, comes_from_the_artifact_of_the_job) {
   ASSERT_EQ(data->profiles.size(), 1u);
   EXPECT_EQ(data->profiles.at(with)[0].groups[1].name, "feed-forward");
   EXPECT_THAT(data->remarks, ElementsAre(HasSubstr("The profile of benchmark of bbbbbbbb.0 cannot be read")));
+}
+
+TEST(Profile, of_a_gpu_has_a_table_of_the_device_too) {
+  RunBuilder run;
+  run.trial("a", "A", 0, {}, {{"benchmark", StepKind::benchmark, "b"}});
+  run.data().profiles[JobId::of("b")] = *parse_profiles(
+      R"([{"mode": "train", "iterations": 2, "total_ms": 4, "groups": [
+          {"group": "products", "ms": 4, "share": 1, "calls": 6, "device_ms": 8, "device_share": 1}]}])");
+  const auto tables = profile_tables(analyze(run.data()));
+  ASSERT_EQ(tables.size(), 2u);
+  EXPECT_EQ(tables[0].rows[0].cells[0].text, "2 (100 %, 3 calls)");
+  EXPECT_EQ(tables[1].title, "benchmark, train, on the device (2 iterations)");
+  EXPECT_EQ(tables[1].rows[0].cells[0].text, "4 (100 %, 3 calls)");
 }
 
 TEST(Profile, of_several_modes_is_a_list) {
