@@ -220,6 +220,8 @@ std::optional<std::size_t> best_balanced(const Analysis& analysis, const std::ve
       logarithm += std::log(more_is_better[d] ? point.means[d] / best[d] : best[d] / point.means[d]);
     return logarithm;
   };
+  const auto [worst, most] = std::ranges::minmax_element(points, {}, balance);
+  if (balance(*worst) == balance(*most)) return std::nullopt;
   return std::ranges::max_element(points, {}, balance)->configuration;
 }
 

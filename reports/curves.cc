@@ -16,6 +16,8 @@ namespace {
 /// More points than a screen has columns tell nothing more.
 constexpr std::size_t kMaxPoints = 500;
 constexpr std::size_t kMaxTicks = 10;
+/// More curves than these, the best, make a page slow and a chart unreadable.
+constexpr std::size_t kMaxCurves = 40;
 
 /// Configurations that were trained by the same jobs of one step: they share the curves.
 struct Trained {
@@ -25,6 +27,7 @@ struct Trained {
 
 std::vector<Trained> trained_by(const Analysis& analysis, const std::string& step_name) {
   std::vector<Trained> all;
+  std::map<std::set<JobId>, std::size_t> known;
   for (const std::size_t index : analysis.ranking()) {
     std::set<JobId> jobs;
     for (const std::size_t t : analysis.configurations[index].trials)
@@ -35,11 +38,11 @@ std::vector<Trained> trained_by(const Analysis& analysis, const std::string& ste
           jobs.insert(step.job);
       }
     if (jobs.empty()) continue;
-    const auto same = std::ranges::find(all, jobs, &Trained::jobs);
-    if (same == all.end())
+    const auto [at, is_new] = known.emplace(jobs, all.size());
+    if (is_new)
       all.push_back({{index}, std::move(jobs)});
     else
-      same->configurations.push_back(index);
+      all[at->second].configurations.push_back(index);
   }
   return all;
 }
@@ -118,6 +121,10 @@ void add_curves(const Analysis& analysis, Charts& charts) {
         Chart::Series series{name_of(analysis, trained), Chart::Style::band,
                              static_cast<int>(trained.configurations[0]), curve(analysis, trained, metric)};
         if (series.points.empty()) continue;
+        if (chart.series.size() == kMaxCurves) {
+          chart.caption = "The " + std::to_string(kMaxCurves) + " best. ";
+          break;
+        }
         is_a_curve = is_a_curve || series.points.size() > 1;
         for (const auto& point : series.points) {
           has_ranges = has_ranges || point.y_range;
@@ -129,7 +136,7 @@ void add_curves(const Analysis& analysis, Charts& charts) {
       if (std::ranges::all_of(epochs, [](double epoch) { return epoch == std::floor(epoch); }) &&
           epochs.size() <= kMaxTicks)
         chart.x.ticks.assign(epochs.begin(), epochs.end());
-      if (has_ranges) chart.caption = "Bands: mean ± one standard deviation over repeats.";
+      if (has_ranges) chart.caption += "Bands: mean ± one standard deviation over repeats.";
       chart.is_plotted = true;
       charts.charts.push_back(std::move(chart));
     }

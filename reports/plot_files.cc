@@ -29,6 +29,14 @@ using Clock = std::chrono::steady_clock;
 constexpr std::size_t kMaxPlots = 60;
 constexpr std::size_t kMaxComplaint = 300;
 
+/// gnuplot shows the command, where in it, and then what is wrong.
+std::string last_line(const std::string& text) {
+  const std::size_t end = text.find_last_not_of("\r\n ");
+  if (end == std::string::npos) return "";
+  const std::size_t begin = text.find_last_of("\r\n", end) + 1;  // 0 where there is one line
+  return on_one_line(text.substr(begin, end - begin + 1));
+}
+
 /// Runs `program script` in `folder` without a shell, with an environment that holds nothing of the user's; its
 /// output goes to output.txt there. Empty where it ended well, else why not.
 std::string run_gnuplot(const std::string& program, const std::string& script, const fs::path& folder,
@@ -73,8 +81,8 @@ std::string run_gnuplot(const std::string& program, const std::string& script, c
   }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return "";
   const Result<std::string> said = storage::read_file(output);
-  const std::string complaint = said ? on_one_line(said->substr(0, kMaxComplaint)) : "";
-  return complaint.empty() ? "it failed" : complaint;
+  const std::string complaint = said ? last_line(*said) : "";
+  return complaint.empty() ? "it failed" : shortened(complaint, kMaxComplaint);
 }
 
 void replace(std::string& text, const std::string& from, const std::string& to, bool everywhere) {
@@ -119,7 +127,8 @@ void remove_others(const fs::path& folder, const std::set<std::string>& kept) {
 
 }  // namespace
 
-Result<PlotFiles> write_plots(const Charts& charts, const fs::path& folder, const PlotOptions& options) {
+Result<PlotFiles> write_plots(const Charts& charts, const fs::path& relative, const PlotOptions& options) {
+  const fs::path folder = fs::absolute(relative);
   const std::vector<Plot> plots = plots_of(charts);
   PlotFiles files;
   std::set<std::string> kept;
@@ -138,12 +147,11 @@ Result<PlotFiles> write_plots(const Charts& charts, const fs::path& folder, cons
     if (const Status written = storage::write_file_atomically(folder / script, plot.script); !written)
       return written.error();
     kept.insert(script);
-    if (!files.trouble.empty()) continue;
-    const fs::path absolute = fs::absolute(folder / script);
-    const std::string trouble = run_gnuplot(options.program, absolute, drawing, until);
+    const std::string trouble = run_gnuplot(options.program, "../" + script, drawing, until);
     const Result<std::string> svg = storage::read_file(drawing / picture);
     if (!trouble.empty() || !svg) {
-      files.trouble = options.program + ": " + (trouble.empty() ? "it left no picture" : trouble);
+      if (files.trouble.empty())
+        files.trouble = options.program + ": " + (trouble.empty() ? "it left no picture" : trouble);
       continue;
     }
     if (const Status written = storage::write_file_atomically(folder / picture, finished(*svg, plot.title));

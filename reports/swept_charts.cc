@@ -15,6 +15,8 @@ namespace {
 
 constexpr std::size_t kMaxReferences = 4;
 constexpr std::size_t kMaxTicks = 10;
+/// With more points than these, the page has charts of the metrics of interest alone.
+constexpr std::size_t kManyPoints = 20'000;
 
 /// A swept number, and how the configurations that have it fall into series.
 struct SweptNumber {
@@ -174,6 +176,8 @@ void add_swept_charts(const Analysis& analysis, Charts& charts) {
     return metric == analysis.data->plan.report.metric ? 0 : is_of_interest(metric) ? 1 : 2;
   };
   std::ranges::stable_sort(metrics, {}, weight);
+  if (metrics.size() * analysis.configurations.size() > kManyPoints)
+    std::erase_if(metrics, [&](const std::string& metric) { return weight(metric) == 2; });
   for (const SweptNumber& number : swept_numbers(analysis))
     for (const std::string& metric : metrics) {
       if (is_unaffected(analysis, number, metric)) continue;

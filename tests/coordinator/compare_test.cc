@@ -64,7 +64,7 @@ class Compare : public ::testing::Test {
 };
 
 TEST_F(Compare, finished_and_unfinished_sweeps_stand_in_one_table) {
-  const Ended ended = compare({.directories = {folder_ / "study", folder_ / "mixed"}});
+  const Ended ended = compare({{folder_ / "study", folder_ / "mixed"}, "", "", ""});
   EXPECT_EQ(ended.exit_code, 0) << ended.errors;
   EXPECT_THAT(ended.output, HasSubstr("| configuration | sweep | test accuracy |"));
   EXPECT_THAT(ended.output, HasSubstr("LoRA rank 4 | study |"));
@@ -74,18 +74,18 @@ TEST_F(Compare, finished_and_unfinished_sweeps_stand_in_one_table) {
 }
 
 TEST_F(Compare, all_formats_are_written_into_a_folder) {
-  const Ended ended = compare({.directories = {folder_ / "study", folder_ / "mixed"}, .out = folder_ / "both"});
+  const Ended ended = compare({{folder_ / "study", folder_ / "mixed"}, folder_ / "both", "", ""});
   EXPECT_EQ(ended.exit_code, 0) << ended.errors;
   for (const char* name : {"report.md", "report.html", "report.json", "results.csv", "summary.csv", "history.csv"})
     EXPECT_TRUE(fs::exists(folder_.path() / "both" / name)) << name;
   EXPECT_THAT(*storage::read_file(folder_ / "both/results.csv"), HasSubstr("\nstudy/lora2.0,"));
-  const Ended csv = compare({.directories = {folder_ / "study", folder_ / "mixed"}, .formats = "csv"});
+  const Ended csv = compare({{folder_ / "study", folder_ / "mixed"}, "", "csv", ""});
   EXPECT_EQ(csv.output, *storage::read_file(folder_ / "both/summary.csv"));
 }
 
 TEST_F(Compare, sweeps_of_one_name_go_by_their_folders) {
   make_run(folder_ / "again", reports::study_run());
-  const Ended ended = compare({.directories = {folder_ / "study", folder_ / "again"}});
+  const Ended ended = compare({{folder_ / "study", folder_ / "again"}, "", "", ""});
   EXPECT_EQ(ended.exit_code, 0) << ended.errors;
   EXPECT_THAT(ended.output, HasSubstr("| LoRA rank 4 (again) | again |"));
 }
@@ -94,24 +94,23 @@ TEST_F(Compare, all_bad_folders_are_named_with_what_is_wrong) {
   fs::create_directories(folder_ / "empty");
   ASSERT_TRUE(storage::write_file_atomically(folder_ / "file", "x").ok());
   const Ended ended =
-      compare({.directories = {folder_ / "study", folder_ / "nowhere", folder_ / "empty", folder_ / "file"}});
+      compare({{folder_ / "study", folder_ / "nowhere", folder_ / "empty", folder_ / "file"}, "", "", ""});
   EXPECT_EQ(ended.exit_code, 2);
   EXPECT_EQ(ended.output, "");
   EXPECT_THAT(ended.errors, HasSubstr((folder_ / "nowhere").string() + ": there is no such folder"));
   EXPECT_THAT(ended.errors, HasSubstr((folder_ / "empty").string() + ": no sweep was run here"));
   EXPECT_THAT(ended.errors, HasSubstr((folder_ / "file").string() + ": a run directory is expected"));
   ASSERT_TRUE(storage::write_file_atomically(folder_ / "empty/finesweep.db", "not a database").ok());
-  const Ended damaged = compare({.directories = {folder_ / "study", folder_ / "empty"}});
+  const Ended damaged = compare({{folder_ / "study", folder_ / "empty"}, "", "", ""});
   EXPECT_EQ(damaged.exit_code, 4);
   EXPECT_THAT(damaged.errors, HasSubstr((folder_ / "empty").string()));
 }
 
 TEST_F(Compare, wrong_options_start_nothing) {
   const std::vector<fs::path> both{folder_ / "study", folder_ / "mixed"};
-  EXPECT_THAT(compare({.directories = both, .formats = "pdf"}).errors,
-              HasSubstr("'pdf' is not one of md, csv, html, json"));
-  EXPECT_THAT(compare({.directories = both, .formats = "md,csv"}).errors, HasSubstr("--out"));
-  const Ended metric = compare({.directories = both, .metric = "test.f2"});
+  EXPECT_THAT(compare({both, "", "pdf", ""}).errors, HasSubstr("'pdf' is not one of md, csv, html, json"));
+  EXPECT_THAT(compare({both, "", "md,csv", ""}).errors, HasSubstr("--out"));
+  const Ended metric = compare({both, "", "", "test.f2"});
   EXPECT_EQ(metric.exit_code, 2);
   EXPECT_THAT(metric.errors, HasSubstr("test.accuracy"));
 }
@@ -136,7 +135,7 @@ TEST_F(Compare, of_a_running_sweep_its_coordinator_is_asked) {
     }
     ADD_FAILURE() << "no request came";
   });
-  const Ended ended = compare({.directories = {folder_ / "study", folder_ / "mixed"}, .metric = "test.perplexity"});
+  const Ended ended = compare({{folder_ / "study", folder_ / "mixed"}, "", "", "test.perplexity"});
   coordinator.join();
   EXPECT_EQ(ended.exit_code, 0) << ended.errors;
   EXPECT_THAT(ended.output, HasSubstr("NF4 | made-up | **22.25**"));

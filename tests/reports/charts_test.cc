@@ -73,7 +73,8 @@ TEST(Charts, the_front_is_what_nothing_beats_in_both) {
 
 TEST(Charts, the_stairs_of_a_front_go_through_its_points_and_never_through_better_ones) {
   const RunData data = study_run();
-  const Chart& tradeoff = chart(charts_of(analyze(data)), "quality-against-memory");
+  const Charts charts = charts_of(analyze(data));
+  const Chart& tradeoff = chart(charts, "quality-against-memory");
   const Chart::Series& stairs = tradeoff.series.back();
   ASSERT_EQ(stairs.style, Chart::Style::front);
   EXPECT_EQ(tradeoff.x.label, "finetune peak memory (MB)");

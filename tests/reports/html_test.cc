@@ -60,10 +60,10 @@ TEST(Page, holds_the_data_of_its_charts) {
 TEST(Page, has_the_tables_without_any_script) {
   const std::string page = page_of(mixed_run());
   for (const char* text :
-       {"<h2>Comparison</h2>", "0.72 ± 0.01", "best use case", "highest quality", "data-value=\"24578\"",
+       {"<h2>Comparison</h2>", "0.723 ± 0.014", "best use case", "highest quality", "data-value=\"24578\"",
         "<h2>Failures</h2>", "the loss of step 7 is not a number; lower the &quot;learning_rate&quot; | or clip",
         "<h2>All metrics</h2>", "<h2>Environment</h2>", "class=\"warnings\""})
-    EXPECT_THAT(page, HasSubstr(text));
+    EXPECT_NE(page.find(text), std::string::npos) << text;
 }
 
 TEST(Page, needs_nothing_from_outside_and_allows_no_script_but_its_own) {
@@ -82,7 +82,7 @@ TEST(Page, keeps_the_licence_of_what_it_inlines) {
   const std::string page = page_of(grid_run());
   for (const char* text : {"Chart.js v", "Chart.js Contributors", "Permission is hereby granted, free of charge",
                            "THE SOFTWARE IS PROVIDED \"AS IS\""})
-    EXPECT_THAT(page, HasSubstr(text));
+    EXPECT_NE(page.find(text), std::string::npos) << text;
 }
 
 TEST(Page, hostile_text_stays_text) {
