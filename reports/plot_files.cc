@@ -94,6 +94,7 @@ void replace(std::string& text, const std::string& from, const std::string& to, 
 
 /// The plot's title for programs that read it aloud, and fonts for machines without Helvetica.
 std::string finished(std::string svg, const std::string& title) {
+  replace(svg, "]]>", "]]&gt;", true);  // gnuplot leaves '>' in text as it is; XML forbids this one
   replace(svg, "<title>Gnuplot</title>", "<title>" + html_escaped(title) + "</title>", false);
   replace(svg, "font-family=\"Helvetica\"", "font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\"", true);
   return svg;

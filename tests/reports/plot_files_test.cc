@@ -87,6 +87,7 @@ TEST(Plots, hostile_text_stays_text) {
     EXPECT_EQ(markup_trouble(svg), "") << entry.path();
     EXPECT_THAT(svg, Not(HasSubstr("<img"))) << entry.path();
     EXPECT_THAT(svg, Not(HasSubstr("&#0;"))) << entry.path();
+    EXPECT_THAT(svg, Not(HasSubstr("]]>"))) << entry.path();
   }
   for (const char* name : {"pwned1", "pwned2", "pwned3", "pwned4", "pwned5"})
     EXPECT_FALSE(fs::exists(name)) << name;
