@@ -22,8 +22,9 @@ constexpr std::size_t kMaxName = 44;
 constexpr std::size_t kMaxTitle = 90;
 constexpr std::size_t kMaxMarkedPoints = 12;
 constexpr int kPlotWidth = 620, kPlotHeight = 420;
-constexpr double kCharacter = 7.6;  // pixels, of the font in the key
-constexpr double kPad = 0.06;       // of an axis, beyond the data
+constexpr int kAroundPlot = 150, kKeyLine = 27;  // pixels: title and labels; a line of the key
+constexpr double kCharacter = 7.6;               // pixels, of the font in the key
+constexpr double kPad = 0.06;                    // of an axis, beyond the data
 
 std::string number(double value) {
   const std::string text = exact(value);
@@ -209,8 +210,12 @@ std::string gnuplot_script(const Chart& chart) {
   for (const auto* one : series)
     longest = std::max(longest, std::min(display_width(on_one_line(one->name)), kMaxName));
   const int width = kPlotWidth + (has_key ? static_cast<int>(kCharacter * static_cast<double>(longest)) + 60 : 0);
-  std::string text = head(chart.id, width, kPlotHeight) + axes(chart, series);
-  text += has_key ? "set key outside right center vertical Left reverse samplen 2 spacing 1.25\n" : "unset key\n";
+  const int height = std::max(kPlotHeight, kAroundPlot + kKeyLine * static_cast<int>(series.size()));
+  std::string text = head(chart.id, width, height) + axes(chart, series);
+  text += has_key ? "set key outside right center vertical maxcols 1 Left reverse samplen 2 spacing 1.25\n"
+                  : "unset key\n";
+  // Whatever the key takes, the plot keeps its size.
+  text += fmt::format("set rmargin at screen {:.4f}\n", (kPlotWidth - 30.0) / width);
   std::vector<std::string> plots;
   // Guides lie under the data.
   for (const bool guides : {true, false})

@@ -87,7 +87,7 @@ TEST_F(Compare, sweeps_of_one_name_go_by_their_folders) {
   make_run(folder_ / "again", reports::study_run());
   const Ended ended = compare({{folder_ / "study", folder_ / "again"}, "", "", ""});
   EXPECT_EQ(ended.exit_code, 0) << ended.errors;
-  EXPECT_THAT(ended.output, HasSubstr("| LoRA rank 4 (again) | again |"));
+  EXPECT_THAT(ended.output, HasSubstr("LoRA rank 4 (again) | again |"));
 }
 
 TEST_F(Compare, all_bad_folders_are_named_with_what_is_wrong) {
@@ -138,7 +138,7 @@ TEST_F(Compare, of_a_running_sweep_its_coordinator_is_asked) {
   const Ended ended = compare({{folder_ / "study", folder_ / "mixed"}, "", "", "test.perplexity"});
   coordinator.join();
   EXPECT_EQ(ended.exit_code, 0) << ended.errors;
-  EXPECT_THAT(ended.output, HasSubstr("NF4 | made-up | **22.25**"));
+  EXPECT_THAT(ended.output, HasSubstr("FP32 | made-up | **21.50**"));
 }
 
 }  // namespace

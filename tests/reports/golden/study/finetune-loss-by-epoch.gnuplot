@@ -16,7 +16,8 @@ set format x '%.1f'
 set format x '%g'
 unset mxtics
 set xtics (1, 2, 3, 4)
-set key outside right center vertical Left reverse samplen 2 spacing 1.25
+set key outside right center vertical maxcols 1 Left reverse samplen 2 spacing 1.25
+set rmargin at screen 0.7366
 $d0 << EOD
 1 1.2475 1 1 1.2435 1.2515
 2 0.6475000000000001 2 2 0.6435000000000001 0.6515000000000001

@@ -16,7 +16,8 @@ set format y '%.0f'
 set format x '%g'
 unset mxtics
 set xtics (2, 4, 8)
-set key outside right center vertical Left reverse samplen 2 spacing 1.25
+set key outside right center vertical maxcols 1 Left reverse samplen 2 spacing 1.25
+set rmargin at screen 0.7366
 $d2 << EOD
 2 151 2 2 150 152
 8 151 8 8 150 152

@@ -13,7 +13,8 @@ set xrange [56.6:157.4]
 set yrange [0.8369200000000001:0.9130799999999999]
 set format y '%.2f'
 set format x '%.0f'
-set key outside right center vertical Left reverse samplen 2 spacing 1.25
+set key outside right center vertical maxcols 1 Left reverse samplen 2 spacing 1.25
+set rmargin at screen 0.7366
 $d7 << EOD
 151 0.9049999999999999 151 151 0.9049999999999999 0.9049999999999999
 151 0.89 151 151 0.89 0.89
