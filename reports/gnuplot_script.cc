@@ -209,13 +209,17 @@ std::string gnuplot_script(const Chart& chart) {
   std::size_t longest = 0;
   for (const auto* one : series)
     longest = std::max(longest, std::min(display_width(on_one_line(one->name)), kMaxName));
-  const int width = kPlotWidth + (has_key ? static_cast<int>(kCharacter * static_cast<double>(longest)) + 60 : 0);
+  const int width = kPlotWidth + (has_key ? static_cast<int>(kCharacter * static_cast<double>(longest)) + 76 : 0);
   const int height = std::max(kPlotHeight, kAroundPlot + kKeyLine * static_cast<int>(series.size()));
   std::string text = head(chart.id, width, height) + axes(chart, series);
-  text += has_key ? "set key outside right center vertical maxcols 1 Left reverse samplen 2 spacing 1.25\n"
-                  : "unset key\n";
-  // Whatever the key takes, the plot keeps its size.
+  // Both have their places: gnuplot takes text for wider than it is, and would give the key room of the plot.
   text += fmt::format("set rmargin at screen {:.4f}\n", (kPlotWidth - 30.0) / width);
+  if (has_key)
+    text += fmt::format(
+        "set key at screen {:.4f},0.5 left center vertical maxcols 1 Left reverse samplen 2 spacing 1.25\n",
+        (kPlotWidth - 20.0) / width);
+  else
+    text += "unset key\n";
   std::vector<std::string> plots;
   // Guides lie under the data.
   for (const bool guides : {true, false})

@@ -1,6 +1,6 @@
 # Drawn again by: gnuplot finetune-loss-by-epoch.gnuplot
 set encoding utf8
-set terminal svg size 801,420 noenhanced font 'Helvetica,14' background 'white' rounded
+set terminal svg size 817,420 noenhanced font 'Helvetica,14' background 'white' rounded
 set output 'finetune-loss-by-epoch.svg'
 set border 3 linecolor rgb '#555555'
 set tics nomirror out textcolor rgb '#222222'
@@ -16,8 +16,8 @@ set format x '%.1f'
 set format x '%g'
 unset mxtics
 set xtics (1, 2, 3, 4)
-set key outside right center vertical maxcols 1 Left reverse samplen 2 spacing 1.25
-set rmargin at screen 0.7366
+set rmargin at screen 0.7222
+set key at screen 0.7344,0.5 left center vertical maxcols 1 Left reverse samplen 2 spacing 1.25
 $d0 << EOD
 1 1.2475 1 1 1.2435 1.2515
 2 0.6475000000000001 2 2 0.6435000000000001 0.6515000000000001

@@ -1,6 +1,6 @@
 # Drawn again by: gnuplot quality-against-memory.gnuplot
 set encoding utf8
-set terminal svg size 801,420 noenhanced font 'Helvetica,14' background 'white' rounded
+set terminal svg size 817,420 noenhanced font 'Helvetica,14' background 'white' rounded
 set output 'quality-against-memory.svg'
 set border 3 linecolor rgb '#555555'
 set tics nomirror out textcolor rgb '#222222'
@@ -13,8 +13,8 @@ set xrange [415.68:2512.32]
 set yrange [0.8369200000000001:0.9130799999999999]
 set format y '%.2f'
 set format x '%.0f'
-set key outside right center vertical maxcols 1 Left reverse samplen 2 spacing 1.25
-set rmargin at screen 0.7366
+set rmargin at screen 0.7222
+set key at screen 0.7344,0.5 left center vertical maxcols 1 Left reverse samplen 2 spacing 1.25
 $d7 << EOD
 2400 0.9049999999999999 2400 2400 0.9049999999999999 0.9049999999999999
 2400 0.89 2400 2400 0.89 0.89

@@ -1,6 +1,6 @@
 # Drawn again by: gnuplot test-accuracy-against-finetune-rank.gnuplot
 set encoding utf8
-set terminal svg size 801,420 noenhanced font 'Helvetica,14' background 'white' rounded
+set terminal svg size 817,420 noenhanced font 'Helvetica,14' background 'white' rounded
 set output 'test-accuracy-against-finetune-rank.svg'
 set border 3 linecolor rgb '#555555'
 set tics nomirror out textcolor rgb '#222222'
@@ -16,8 +16,8 @@ set format y '%.2f'
 set format x '%g'
 unset mxtics
 set xtics (2, 4, 8)
-set key outside right center vertical maxcols 1 Left reverse samplen 2 spacing 1.25
-set rmargin at screen 0.7366
+set rmargin at screen 0.7222
+set key at screen 0.7344,0.5 left center vertical maxcols 1 Left reverse samplen 2 spacing 1.25
 $d2 << EOD
 2 0.895 2 2 0.891 0.899
 8 0.895 8 8 0.891 0.899
