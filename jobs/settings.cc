@@ -63,9 +63,8 @@ constexpr std::pair<const char*, Pooling> kPooling[] = {{"cls", Pooling::cls}, {
 constexpr std::pair<const char*, Method> kMethods[] = {
     {"full", Method::full}, {"lora", Method::lora}, {"qlora", Method::qlora}, {"ia3", Method::ia3}};
 
-constexpr std::pair<const char*, BenchmarkMode> kModes[] = {{"forward", BenchmarkMode::forward},
-                                                            {"generate", BenchmarkMode::generate},
-                                                            {"train", BenchmarkMode::train}};
+constexpr std::pair<const char*, BenchmarkMode> kModes[] = {
+    {"forward", BenchmarkMode::forward}, {"generate", BenchmarkMode::generate}, {"train", BenchmarkMode::train}};
 
 constexpr std::pair<const char*, LossOn> kLossOn[] = {{"target", LossOn::target}, {"all", LossOn::all}};
 constexpr std::pair<const char*, TextRows> kRows[] = {{"samples", TextRows::samples}, {"blocks", TextRows::blocks}};
@@ -112,8 +111,8 @@ void read_evaluate(Reader& in, EvaluateSettings& out) {
 
 void read_benchmark(Reader& in, BenchmarkSettings& out) {
   for (const Json& name : in.at("mode")) {
-    const auto mode = std::find_if(std::begin(kModes), std::end(kModes),
-                                   [&](const auto& known) { return name == known.first; });
+    const auto mode =
+        std::find_if(std::begin(kModes), std::end(kModes), [&](const auto& known) { return name == known.first; });
     if (mode == std::end(kModes)) throw std::invalid_argument("unknown value " + name.dump());
     if (std::find(out.modes.begin(), out.modes.end(), mode->second) == out.modes.end())
       out.modes.push_back(mode->second);
@@ -127,8 +126,7 @@ void read_benchmark(Reader& in, BenchmarkSettings& out) {
   in.get("attention", out.attention, kAttention);
   in.get_if_present("kv_cache", out.kv_cache);
   in.get("profile", out.profile);
-  const bool generates =
-      std::find(out.modes.begin(), out.modes.end(), BenchmarkMode::generate) != out.modes.end();
+  const bool generates = std::find(out.modes.begin(), out.modes.end(), BenchmarkMode::generate) != out.modes.end();
   if (generates) in.get("new_tokens", out.new_tokens);
 }
 

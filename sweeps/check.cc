@@ -320,9 +320,10 @@ class Checker {
     const Json& modes = step.settings.at("mode");
     if (modes.empty()) error_at_step(step, "mode", "expected at least one of forward, generate, train");
     if (untrainable && std::find(modes.begin(), modes.end(), Json("train")) != modes.end())
-      error_at_step(step, "mode",
-                    "mode train steps all weights where there is no adapter, and quantised weights cannot be trained; "
-                    "leave train out, or fine-tune an adapter before");
+      error_at_step(
+          step, "mode",
+          "mode train steps all weights where there is no adapter, and quantised weights cannot be trained; "
+          "leave train out, or fine-tune an adapter before");
     if (step.facts.generate_mode && resolved_.task == Task::classification)
       error_at_step(step, "mode", "task classification generates no text");
     const bool decodes = step.facts.generate_mode && info && info->decoder_only();

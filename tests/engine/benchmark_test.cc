@@ -23,13 +23,18 @@ using ::testing::HasSubstr;
 using ::testing::Key;
 using ::testing::Not;
 
-constexpr const char* kSuffixes[] = {"_ms_mean", "_ms_std", "_ms_p50", "_ms_p99", "_samples_per_second_mean",
-                                     "_samples_per_second_std", "_tokens_per_second", "_peak_memory_mb"};
+constexpr const char* kSuffixes[] = {"_ms_mean",
+                                     "_ms_std",
+                                     "_ms_p50",
+                                     "_ms_p99",
+                                     "_samples_per_second_mean",
+                                     "_samples_per_second_std",
+                                     "_tokens_per_second",
+                                     "_peak_memory_mb"};
 
 Json benchmark_settings(const Json& modes) {
-  return {{"mode", modes},       {"batch_size", 2}, {"sequence_length", 16}, {"new_tokens", 4},
-          {"iterations", 3},     {"warmup", 1},     {"precision", "fp32"},   {"attention", "flash"},
-          {"kv_cache", true},    {"profile", false}};
+  return {{"mode", modes}, {"batch_size", 2},     {"sequence_length", 16}, {"new_tokens", 4},  {"iterations", 3},
+          {"warmup", 1},   {"precision", "fp32"}, {"attention", "flash"},  {"kv_cache", true}, {"profile", false}};
 }
 
 Json modes_of(const JobBench& bench) {
@@ -120,9 +125,9 @@ TEST(Benchmark, training_steps_an_adapter_and_leaves_its_artifact_as_it_is) {
     const Job before = bench.job(StepKind::finetune, training);
     const Outcome trained = bench.run(before);
     ASSERT_EQ(trained.kind, OutcomeKind::succeeded) << trained.error;
-    const fs::path weights = bench.artifact(before) / (method == std::string("full")
-                                                           ? "model/model.safetensors"
-                                                           : "adapter/adapter_model.safetensors");
+    const fs::path weights =
+        bench.artifact(before) /
+        (method == std::string("full") ? "model/model.safetensors" : "adapter/adapter_model.safetensors");
     const std::string bytes = read_bytes(weights);
     Job job = bench.job(StepKind::benchmark, benchmark_settings({"train", "forward", "generate", "train"}));
     job.inputs = {before.id};

@@ -78,9 +78,8 @@ std::set<std::string> expect_trace(const Json& trace) {
 }
 
 Json benchmark_settings(const Json& modes, const std::string& attention = "flash") {
-  return {{"mode", modes},   {"batch_size", 2}, {"sequence_length", 16}, {"new_tokens", 4},
-          {"iterations", 3}, {"warmup", 1},     {"precision", "fp32"},   {"attention", attention},
-          {"kv_cache", true}, {"profile", true}};
+  return {{"mode", modes}, {"batch_size", 2},     {"sequence_length", 16},  {"new_tokens", 4},  {"iterations", 3},
+          {"warmup", 1},   {"precision", "fp32"}, {"attention", attention}, {"kv_cache", true}, {"profile", true}};
 }
 
 TEST(Profile, a_benchmark_tells_where_its_time_goes_mode_by_mode) {
@@ -122,7 +121,8 @@ TEST(Profile, the_plain_products_of_attention_are_seen_where_they_are_asked_for_
     const Job job = bench.job(StepKind::benchmark, benchmark_settings({"forward", "train"}, attention));
     ASSERT_EQ(bench.run(job).kind, OutcomeKind::succeeded);
     const auto names = expect_trace(parse(bench.artifact(job) / trace_file));
-    EXPECT_EQ(names.contains("aten::softmax") || names.contains("aten::_softmax"), attention == std::string("math"));
+    EXPECT_EQ(names.contains("aten::softmax") || names.contains("aten::_softmax"),
+              attention == std::string("math"));
   }
 }
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <sstream>
+#include <string>
+#include <vector>
 
 #include "jobs/json.h"
 #include "tests/system/sweep_process.h"
@@ -14,10 +16,19 @@ namespace {
 using namespace std::chrono_literals;
 namespace fs = std::filesystem;
 
+/// Cells of a line of CSV; a comma within quotes separates nothing.
 std::vector<std::string> cells_of(const std::string& line) {
-  std::vector<std::string> cells;
-  std::istringstream stream(line);
-  for (std::string cell; std::getline(stream, cell, ',');) cells.push_back(cell);
+  std::vector<std::string> cells(1);
+  bool quoted = false;
+  for (const char c : line) {
+    if (c == '"') {
+      quoted = !quoted;
+    } else if (c == ',' && !quoted) {
+      cells.emplace_back();
+    } else {
+      cells.back() += c;
+    }
+  }
   return cells;
 }
 
@@ -65,7 +76,8 @@ report: {metric: benchmark.forward_ms_mean, goal: minimize}
     }
   }
   EXPECT_EQ(rows, 8);
-  // A time is a sample: 4 shapes × 2 repeats; the fine-tuning and the evaluation of a repeat are shared by its shapes.
+  // A time is a sample: 4 shapes × 2 repeats; the fine-tuning and the evaluation of a repeat are shared by its
+  // shapes.
   int benchmarks = 0, evaluations = 0;
   for (const auto& artifact : fs::directory_iterator(run / "artifacts")) {
     if (!fs::exists(artifact.path() / "profile.json")) continue;

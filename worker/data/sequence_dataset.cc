@@ -1,10 +1,11 @@
 #include "worker/data/sequence_dataset.h"
-#include "worker/kernels/profile_scope.h"
 
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+
+#include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
 namespace {

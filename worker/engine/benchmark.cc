@@ -135,10 +135,11 @@ class BenchmarkRun {
       head_ = source_.manifest->head;
       return {};
     }
-    auto labels = context_.data.labels ? Labels::find(context_.data, {}, {})
-                                       : Labels::from_json({{"regression", false},
-                                                            {"count", labels_in_files(source_.model)},
-                                                            {"names", Json::array()}});
+    auto labels =
+        context_.data.labels
+            ? Labels::find(context_.data, {}, {})
+            : Labels::from_json(
+                  {{"regression", false}, {"count", labels_in_files(source_.model)}, {"names", Json::array()}});
     if (!labels) return labels.error();
     head_ = ClassificationHead{Pooling::cls, std::move(*labels)};
     return {};
@@ -216,11 +217,10 @@ class BenchmarkRun {
     options.max_new_tokens = settings_.new_tokens;
     options.kv_cache = settings_.kv_cache;
     options.decoder_start_id = bounds_.decoder_start_id;
-    const auto answers = generate(*loaded_.model->language_model(), benchmark_prompts(batch_), options,
-                                  [this] {
-                                    report("timing generate");
-                                    return !control_.stop_requested();
-                                  });
+    const auto answers = generate(*loaded_.model->language_model(), benchmark_prompts(batch_), options, [this] {
+      report("timing generate");
+      return !control_.stop_requested();
+    });
     if (!answers) return answers.error();
     std::int64_t tokens = 0;
     if (!*answers) return tokens;
@@ -232,8 +232,9 @@ class BenchmarkRun {
     const auto report = trainer_->step({batch_});
     if (!report) return report.error();
     if (!report->finite) {
-      return Error{"The loss of the model, or its gradient, is not a finite number, so a training step has nothing "
-                   "to do. Benchmark it in fp32 or bf16, or leave mode train out."};
+      return Error{
+          "The loss of the model, or its gradient, is not a finite number, so a training step has nothing "
+          "to do. Benchmark it in fp32 or bf16, or leave mode train out."};
     }
     return tokens;
   }

@@ -79,8 +79,7 @@ Batch benchmark_batch(const TaskData& data, Task task, const BenchmarkSettings& 
     const Batch first = stream.row();
     if (r == 0 && first.token_type_ids.defined()) batch.token_type_ids = at::zeros({rows, length}, at::kLong);
     if (r == 0 && task == Task::classification) batch.labels = at::zeros({rows}, first.labels.options());
-    std::int64_t* types =
-        batch.token_type_ids.defined() ? numbers_of(batch.token_type_ids) + r * length : nullptr;
+    std::int64_t* types = batch.token_type_ids.defined() ? numbers_of(batch.token_type_ids) + r * length : nullptr;
     stream.take(length, numbers_of(batch.input_ids) + r * length, types, false);
     if (task == Task::classification) batch.labels.select(0, r).copy_(first.labels.select(0, 0));
     if (task != Task::seq2seq) continue;

@@ -89,8 +89,10 @@ void Profiler::stop(std::int64_t iterations) {
     }
     groups.push_back(std::move(row));
   }
-  Json entry = {
-      {"mode", mode_}, {"iterations", iterations}, {"total_ms", milliseconds(whole)}, {"groups", std::move(groups)}};
+  Json entry = {{"mode", mode_},
+                {"iterations", iterations},
+                {"total_ms", milliseconds(whole)},
+                {"groups", std::move(groups)}};
   if (!device_.is_cpu()) entry["total_device_ms"] = device_total;
   profile_.push_back(std::move(entry));
 }
@@ -192,7 +194,8 @@ Status Profiler::write(const std::filesystem::path& folder) const {
   std::stable_sort(events.begin(), events.end(), [&](const auto* a, const auto* b) { return key(a) < key(b); });
   std::ofstream out(folder / trace_file);
   out << R"({"displayTimeUnit": "ms", "otherData": {"events_left_out": )" << left_out_ << "},\n"
-      << R"("traceEvents": [)" << "\n";
+      << R"("traceEvents": [)"
+      << "\n";
   const auto name_of = [&](const char* what, int thread, const std::string& name) {
     out << Json{{"ph", "M"}, {"pid", 1}, {"tid", thread}, {"name", what}, {"args", {{"name", name}}}}.dump();
   };

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -44,14 +45,14 @@ class Profiler final : private ScopeListener {
   ///   {"mode": "forward", "iterations": 5, "total_ms": 12.5,
   ///    "groups": [{"group": "matrix products", "ms": 8.1, "share": 0.65, "calls": 120}, …]}
   ///
-  /// ms and calls are those of all iterations together; ms sum to total_ms, shares to 1; the greatest first. `calls`
-  /// counts entries into the group from another. On a GPU each group has "device_ms" and "device_share" too, and
-  /// the mode "total_device_ms".
+  /// ms and calls are those of all iterations together; ms sum to total_ms, shares to 1; the greatest first.
+  /// `calls` counts entries into the group from another. On a GPU each group has "device_ms" and "device_share"
+  /// too, and the mode "total_device_ms".
   const Json& profile() const { return profile_; }
 
-  /// Writes profile.json and trace.json, which Perfetto (https://ui.perfetto.dev) and chrome://tracing open: complete
-  /// events ("ph": "X") in the order of their begins, ts and dur in µs. After the first 200,000 events the trace
-  /// takes no more ("events_left_out" in otherData); the groups count on.
+  /// Writes profile.json and trace.json, which Perfetto (https://ui.perfetto.dev) and chrome://tracing open:
+  /// complete events ("ph": "X") in the order of their begins, ts and dur in µs. After the first 200,000 events the
+  /// trace takes no more ("events_left_out" in otherData); the groups count on.
   Status write(const std::filesystem::path& folder) const;
 
  private:

@@ -1,5 +1,4 @@
 #include "worker/kernels/gemm.h"
-#include "worker/kernels/profile_scope.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/addmm.h>
@@ -8,6 +7,8 @@
 
 #include <optional>
 #include <string_view>
+
+#include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
 namespace {

@@ -1,4 +1,3 @@
-#include "worker/kernels/profile_scope.h"
 #include "worker/kernels/token_layout.h"
 
 #include <ATen/ops/empty.h>
@@ -6,6 +5,8 @@
 #include <algorithm>
 #include <stdexcept>
 #include <utility>
+
+#include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
 

@@ -1,4 +1,3 @@
-#include "worker/kernels/profile_scope.h"
 #include "worker/models/language_model.h"
 
 #include <ATen/ops/empty.h>
@@ -6,6 +5,8 @@
 
 #include <algorithm>
 #include <stdexcept>
+
+#include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
 namespace {

@@ -1,5 +1,3 @@
-#include "worker/kernels/attention_choice.h"
-#include "worker/kernels/profile_scope.h"
 #include "worker/training/trainer.h"
 
 #include <ATen/core/grad_mode.h>
@@ -9,6 +7,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+
+#include "worker/kernels/attention_choice.h"
+#include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
 namespace {
