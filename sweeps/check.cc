@@ -318,7 +318,6 @@ class Checker {
   /// `untrainable`: the model is quantised and has no adapter.
   void check_benchmark(const ResolvedStep& step, const ModelInfo* info, std::size_t i, bool untrainable) {
     const Json& modes = step.settings.at("mode");
-    if (modes.empty()) error_at_step(step, "mode", "expected at least one of forward, generate, train");
     if (untrainable && std::find(modes.begin(), modes.end(), Json("train")) != modes.end())
       error_at_step(
           step, "mode",
