@@ -85,9 +85,12 @@ TEST_P(BenchmarkOf, every_mode_runs_in_every_precision_with_either_attention_and
   }
 }
 
-TEST_P(BenchmarkOf, prompts_go_on_with_the_same_tokens_with_and_without_a_cache_and_with_either_attention) {
+class GenerationOf : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Families, GenerationOf, ::testing::Values("gpt2", "t5", "llama"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(GenerationOf, prompts_go_on_with_the_same_tokens_with_and_without_a_cache_and_with_either_attention) {
   JobBench bench(GetParam());
-  if (bench.classifies()) GTEST_SKIP() << "an encoder generates no text";
   ModelSource source;
   source.model = source.tokenizer = bench.model();
   const auto loaded = load_frozen(source, HeadChoice(), Precision::fp32, 1, c10::kCPU);

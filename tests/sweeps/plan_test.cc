@@ -203,6 +203,17 @@ TEST(JobIdTest, a_benchmark_is_a_job_of_each_repeat_and_depends_on_its_shape_and
   EXPECT_NE(before.at("benchmark"), ids_by_step(plan_of(text, world)).at("benchmark"));
 }
 
+TEST(JobIdTest, a_profile_of_an_evaluation_leaves_the_training_before_it_as_it_is) {
+  const auto steps = [](const char* profile) {
+    return std::string(kHead) +
+           "pipeline:\n  - finetune: {epochs: 1, sequence_length: 32, evaluate_every: epoch}\n" +
+           "  - evaluate: {profile: " + profile + "}\n";
+  };
+  const auto without = ids_by_step(plan_of(steps("false"))), with = ids_by_step(plan_of(steps("true")));
+  EXPECT_EQ(without.at("finetune"), with.at("finetune"));
+  EXPECT_NE(without.at("evaluate"), with.at("evaluate"));
+}
+
 TEST(PlanTest, settings_of_a_benchmark_are_those_of_its_file) {
   const Plan plan =
       plan_of(std::string(kHead) +
