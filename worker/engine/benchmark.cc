@@ -117,7 +117,7 @@ class BenchmarkRun {
     const DataContext& data = context_.data;
     const char* split = data.train ? "train" : data.validation ? "validation" : data.test ? "test" : nullptr;
     if (split == nullptr) return settle_head_without_rows();
-    auto task = make_job_task(context_, source_, Pooling::cls);
+    auto task = make_job_task(context_, source_, Pooling::cls, request_.cache);
     if (!task) return task.error();
     EvaluateSettings reading;
     reading.split = split;
