@@ -46,7 +46,7 @@ void leave_out_paths(const ExecutionRequest& request, std::string& text) {
 
 /// What this engine does not do yet, named; empty where it does the job.
 std::string missing_feature(const Job& job) {
-  if (job.kind != StepKind::finetune && job.kind != StepKind::evaluate) {
+  if (job.kind != StepKind::finetune && job.kind != StepKind::evaluate && job.kind != StepKind::benchmark) {
     return "the step '" + std::string(step_kind_name(job.kind)) + "'";
   }
   if (job.gpus > 1) return "training on more than one GPU";
@@ -60,6 +60,7 @@ Outcome execute_job(const ExecutionRequest& request, ExecutionControl& control) 
     return failed_for_good("This version of finesweep does not have " + missing + " yet.");
   }
   return guarded(request.device, request.threads, [&](c10::Device device) {
+    if (request.job.kind == StepKind::benchmark) return benchmark(request, *context, device, control);
     return request.job.kind == StepKind::finetune ? finetune(request, *context, device, control)
                                                   : evaluate(request, *context, device, control);
   });

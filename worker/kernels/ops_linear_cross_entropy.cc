@@ -18,6 +18,7 @@
 #include "worker/kernels/gemm.h"
 #include "worker/kernels/linear_pass.h"
 #include "worker/kernels/ops.h"
+#include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
 namespace {
@@ -90,6 +91,7 @@ at::Tensor losses_in_chunks(const at::Tensor& counted, const at::Tensor& labels,
 
 Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const at::Tensor& labels,
                          double denominator, double scale, const Layout& layout, const DropoutRun& run) {
+  const ProfileScope scope("linear cross-entropy", OperatorGroup::loss);
   if (!head.branches.empty() || !head.scales.empty()) {
     // Adapters on a head are rare, and their dropout needs every token in its place: all logits at once.
     Var scaled = hidden;
