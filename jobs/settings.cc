@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "jobs/compression_settings.h"
 #include "jobs/settings_table.h"
 
 namespace finesweep {
@@ -62,6 +63,15 @@ constexpr std::pair<const char*, Schedule> kSchedules[] = {
 constexpr std::pair<const char*, Pooling> kPooling[] = {{"cls", Pooling::cls}, {"mean", Pooling::mean}};
 constexpr std::pair<const char*, Method> kMethods[] = {
     {"full", Method::full}, {"lora", Method::lora}, {"qlora", Method::qlora}, {"ia3", Method::ia3}};
+constexpr std::pair<const char*, PruneTarget> kPruneTargets[] = {{"adapter", PruneTarget::adapter},
+                                                                 {"model", PruneTarget::model}};
+constexpr std::pair<const char*, PruneScope> kScopes[] = {{"per_tensor", PruneScope::per_tensor},
+                                                          {"global", PruneScope::global}};
+constexpr std::pair<const char*, bool> kWhen[] = {{"after", false}, {"before", true}};
+constexpr std::pair<const char*, WeightFormat> kFormats[] = {{"fp16", WeightFormat::fp16},
+                                                             {"bf16", WeightFormat::bf16},
+                                                             {"int8", WeightFormat::int8},
+                                                             {"nf4", WeightFormat::nf4}};
 
 constexpr std::pair<const char*, BenchmarkMode> kModes[] = {
     {"forward", BenchmarkMode::forward}, {"generate", BenchmarkMode::generate}, {"train", BenchmarkMode::train}};
@@ -164,6 +174,35 @@ void read_training(Reader& in, TrainingSettings& out) {
   }
 }
 
+void read_prune(Reader& in, PruneSettings& out) {
+  in.get("target", out.target, kPruneTargets);
+  in.get("amount", out.amount);
+  in.get("scope", out.scope, kScopes);
+  in.get("when", out.before_training, kWhen);
+}
+
+void read_quantize(Reader& in, QuantizeSettings& out) {
+  in.get("format", out.format, kFormats);
+  if (out.format != WeightFormat::nf4) return;
+  in.get("double", out.double_quantization);
+  in.get("block_size", out.block_size);
+  in.get("compute", out.compute, kPrecisions);
+}
+
+void read_distill(Reader& in, DistillSettings& out) {
+  in.get("teacher", out.teacher);
+  if (in.has("student")) {
+    const Json& student = in.at("student");
+    if (student.is_string())
+      out.student = student.get<std::string>();
+    else
+      out.student_layers = student.at("layers").get<std::int64_t>();
+  }
+  in.get("temperature", out.temperature);
+  in.get("alpha", out.alpha);
+  read_training(in, out.training);
+}
+
 void read_finetune(Reader& in, FinetuneSettings& out) {
   in.get("method", out.method, kMethods);
   if (out.method == Method::lora || out.method == Method::qlora) {
@@ -180,11 +219,6 @@ void read_finetune(Reader& in, FinetuneSettings& out) {
     in.get("compute", out.compute, kPrecisions);
   }
   read_training(in, out.training);
-  // Trained without the masks it would be another result under the same id.
-  if (in.has("prune")) {
-    in.at("prune");
-    throw std::invalid_argument("masks in force while training are not supported yet");
-  }
 }
 
 void read_data(Reader& in, DataContext& out) {
@@ -248,6 +282,26 @@ std::string_view benchmark_mode_name(BenchmarkMode mode) {
   for (const auto& [name, known] : kModes)
     if (known == mode) return name;
   throw std::logic_error("a mode without a name");
+}
+
+Result<DistillSettings> read_distill_settings(const Json& settings) {
+  return reading<DistillSettings>("distill", settings, read_distill);
+}
+
+Result<PruneSettings> read_prune_settings(const Json& settings) {
+  return reading<PruneSettings>("prune", settings, read_prune);
+}
+
+Result<std::optional<PruneSettings>> read_masks_while_training(const Json& finetune_settings) {
+  const auto masks = finetune_settings.find("prune");
+  if (masks == finetune_settings.end()) return std::optional<PruneSettings>();
+  auto settings = read_prune_settings(*masks);
+  if (!settings) return settings.error();
+  return std::optional(*settings);
+}
+
+Result<QuantizeSettings> read_quantize_settings(const Json& settings) {
+  return reading<QuantizeSettings>("quantize", settings, read_quantize);
 }
 
 Result<JobContext> read_job_context(const Json& context) {

@@ -75,9 +75,14 @@ bool makes_model(StepKind kind) {
   return kind != StepKind::evaluate && kind != StepKind::benchmark;
 }
 
-bool leaves_adapter(const ResolvedStep& step) {
-  if (step.kind == StepKind::prune) return step.settings.at("target") == "adapter";
-  return step.kind == StepKind::finetune && step.facts.method != "full";
+bool leaves_adapter(const ResolvedStep& step, bool adapter_before) {
+  if (step.kind == StepKind::finetune) return step.facts.method != "full";
+  return adapter_before && step.kind != StepKind::merge && step.kind != StepKind::distill;
+}
+
+bool leaves_base(const ResolvedStep& step, bool adapter_after) {
+  if (!makes_model(step.kind)) return false;
+  return !adapter_after || (step.kind == StepKind::prune && step.settings.at("target") == "model");
 }
 
 bool needs_seed(const ResolvedStep& step, const Resolved& resolved, bool trained) {
