@@ -30,8 +30,10 @@ class Agent {
   Agent(boost::asio::io_context& io, CoordinatorLink& link, JobRunner& runner, Options options);
   ~Agent();
 
-  /// Says Hello and works until the coordinator's Stop has been obeyed; then stops the io_context.
+  /// Says Hello and works until the coordinator's Stop has been obeyed, or the coordinator has been silent for two
+  /// minutes; then stops the io_context.
   void start();
+  bool deserted() const;
 
  private:
   struct Impl;
