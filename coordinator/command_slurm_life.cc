@@ -27,6 +27,8 @@ constexpr std::chrono::milliseconds kLookEvery{500};
 constexpr std::chrono::seconds kSrunAfterEnd{20};
 /// …and so long after the coordinator's last sign of life; its workers end by themselves before that.
 constexpr std::chrono::seconds kSrunAfterSilence{180};
+/// A silent coordinator is looked for so long in status.json.
+constexpr std::chrono::seconds kSecondLook{20};
 /// How long a requeued job waits to be ended.
 constexpr std::chrono::seconds kUntilEnded{120};
 
@@ -115,12 +117,37 @@ int end_life(const storage::RunDirectory& run, int srun_code) {
   return verdict.exit_code;
 }
 
+/// Of a worker whose coordinator is silent: where the batch script's node is lost with the coordinator's, nobody else
+/// is left to end the job, which --no-kill would keep until its time limit.
+int desert_life(const storage::RunDirectory& run) {
+  const auto first = status_of(run);
+  const auto until = SteadyClock::now() + kSecondLook;
+  while (SteadyClock::now() < until) {
+    std::this_thread::sleep_for(kLookEvery);
+    const auto now = status_of(run);
+    // Alive, and out of this worker's reach alone; or it has ended.
+    if (!first || !now || now->heartbeat_ms != first->heartbeat_ms || now->state != StatusSnapshot::State::running)
+      return 4;
+  }
+  const auto record = read_slurm_record(run);
+  if (!record || !*record || !(*record)->life) return 4;  // not of the batch script
+  const SlurmRecord::Life& life = *(*record)->life;
+  const auto allocation = slurm::read_allocation();
+  if (!allocation || allocation->job != life.job) return 4;
+  const Verdict verdict = judge_life(life, status_of(run), take_stock(run), 4);
+  std::cerr << "finesweep: " << verdict.message << std::endl;
+  const Status done = verdict.requeue ? slurm::requeue(life.job) : slurm::cancel(life.job);
+  if (!done) std::cerr << "finesweep: " << done.error().message << std::endl;
+  return 4;
+}
+
 }  // namespace
 
 int slurm_life_command(const SlurmLifeOptions& options) {
   const storage::RunDirectory run(options.directory);
   if (options.moment == "begin") return begin_life(run);
   if (options.moment == "await") return await_life(run, options.number);
+  if (options.moment == "desert") return desert_life(run);
   return end_life(run, options.number);
 }
 

@@ -74,9 +74,9 @@ struct CancelOptions {
 };
 int cancel_command(const CancelOptions& options);
 
-/// For the batch script alone.
+/// For the batch script, and for workers that their coordinator has left alone.
 struct SlurmLifeOptions {
-  std::string moment;  // begin, await, end
+  std::string moment;  // begin, await, end, desert
   std::filesystem::path directory;
   int number = 0;  // await: srun's pid; end: its exit code
 };

@@ -47,7 +47,10 @@ int worker_main(coordinator::MpiWorld& world, const std::string& device, const f
   worker::Agent agent(io, link, runners, {Hello{world.host(), getpid(), world.node_index(), device}});
   agent.start();
   io.run();
-  return agent.deserted() ? 4 : 0;
+  if (!agent.deserted()) return 0;
+  // One worker of each node is enough.
+  if (world.node_index() > 0 || agent.run_directory().empty()) return 4;
+  return coordinator::slurm_life_command({"desert", agent.run_directory(), 0});
 }
 
 fs::path this_program() {
@@ -225,7 +228,7 @@ int run(int argc, char** argv) {
   coordinator::SlurmLifeOptions life;
   auto* life_app = app.add_subcommand("slurm-life", "For the batch script of `submit`.");
   life_app->group("");
-  life_app->add_option("moment", life.moment)->required()->check(CLI::IsMember({"begin", "await", "end"}));
+  life_app->add_option("moment", life.moment)->required()->check(CLI::IsMember({"begin", "await", "end", "desert"}));
   life_app->add_option("directory", life.directory)->required();
   life_app->add_option("number", life.number);
   life_app->callback([&] { exit_code = coordinator::slurm_life_command(life); });

@@ -39,10 +39,14 @@ srun --mpi=pmix --no-kill -K0 --wait=0 --export=ALL ${SLURM_CPUS_PER_TASK:+"--cp
 step=$!
 [ -z "$warned" ] || kill -USR1 "$step" 2>/dev/null
 
-# Ends with srun or, where a lost node keeps srun waiting, soon after the sweep. A signal ends `wait`: hence the loop.
+# Ends with srun or, where a lost node keeps srun waiting, soon after the sweep. A signal ends `wait` early, but one that
+# comes just before it begins is seen only after it: hence the short waits.
 "$finesweep" slurm-life await "$run" "$step" &
 watcher=$!
-while kill -0 "$watcher" 2>/dev/null; do wait "$watcher"; done
+while kill -0 "$watcher" 2>/dev/null; do
+  sleep 1 &
+  wait $!
+done
 wait "$watcher" && { wait "$step"; srun_code=$?; }
 
 # Says how the sweep stands. Where it was interrupted and this life brought something, the job is requeued.

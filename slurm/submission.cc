@@ -52,4 +52,11 @@ Status requeue(const std::string& job) {
   return {};
 }
 
+Status cancel(const std::string& job) {
+  const auto answer = run_command({"scancel", job});
+  if (!answer) return answer.error();
+  if (answer->exit_code != 0) return Error{"scancel did not end job " + job + ": " + trimmed(answer->errors)};
+  return {};
+}
+
 }  // namespace finesweep::slurm

@@ -20,4 +20,7 @@ Result<std::string> submit(const std::filesystem::path& script, const std::vecto
 /// killed.
 Status requeue(const std::string& job);
 
+/// Ends the job for good.
+Status cancel(const std::string& job);
+
 }  // namespace finesweep::slurm

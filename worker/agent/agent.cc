@@ -239,4 +239,8 @@ bool Agent::deserted() const {
   return impl_->deserted;
 }
 
+std::string Agent::run_directory() const {
+  return impl_->welcome ? impl_->welcome->run_directory : "";
+}
+
 }  // namespace finesweep::worker

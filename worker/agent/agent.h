@@ -34,6 +34,8 @@ class Agent {
   /// minutes; then stops the io_context.
   void start();
   bool deserted() const;
+  /// Empty until the coordinator has said it.
+  std::string run_directory() const;
 
  private:
   struct Impl;
