@@ -31,7 +31,8 @@ bool is_running(const storage::RunDirectory& run) {
 
 int not_running(const storage::RunDirectory& run) {
   if (const auto record = read_slurm_record(run); record && *record && waits_in_queue(**record))
-    return fail(2, fmt::format("the sweep waits in Slurm's queue as job {0}: scancel {0}", (*record)->submitted_job));
+    return fail(2,
+                fmt::format("the sweep waits in Slurm's queue as job {0}: scancel {0}", (*record)->submitted_job));
   const auto status = storage::read_status(run.status_file());
   if (!status) return fail(2, run.path().string() + ": no sweep was run here");
   return fail(2, fmt::format("the sweep is not running ({}): there is nothing to cancel",
@@ -52,7 +53,8 @@ int show(const Json& answer) {
   each("cancelled", [](const Json& trial) { return "cancelled " + name_of(trial); });
   each("over", [](const Json& trial) {
     return name_of(trial) + " is not cancelled: it has " +
-           (trial.value("state", "") == "cancelled" ? "been cancelled before" : trial.value("state", "") + " already");
+           (trial.value("state", "") == "cancelled" ? "been cancelled before"
+                                                    : trial.value("state", "") + " already");
   });
   each("shared", [](const Json& trial) {
     return name_of(trial) + " is not cancelled: other trials need all that is left of it";
@@ -86,8 +88,8 @@ int cancel_command(const CancelOptions& options) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
   static_cast<void>(storage::withdraw_request(run.control(), *id));
-  return fail(4, "the running sweep did not answer in time; is it alive? `finesweep status " + run.path().string() +
-                     "`");
+  return fail(
+      4, "the running sweep did not answer in time; is it alive? `finesweep status " + run.path().string() + "`");
 }
 
 }  // namespace finesweep::coordinator

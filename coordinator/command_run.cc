@@ -34,7 +34,8 @@ std::optional<sweeps::ParsedSweep> parse(const RunOptions& options) {
   return parse_sweep_file(options.sweep, options.overrides);
 }
 
-/// Threads of each worker: what was chosen before, else the cores that Slurm gave each rank, else what suits the host.
+/// Threads of each worker: what was chosen before, else the cores that Slurm gave each rank, else what suits the
+/// host.
 int threads_of(const storage::RunDirectory& run, const Plan& plan, const HostResources& host) {
   if (const auto chosen = chosen_threads(run, plan)) return *chosen;
   if (const auto allocation = slurm::read_allocation(); allocation && allocation->cpus_per_task > 0)

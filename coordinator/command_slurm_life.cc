@@ -22,8 +22,8 @@ using SteadyClock = std::chrono::steady_clock;
 using storage::StatusSnapshot;
 
 constexpr std::chrono::milliseconds kLookEvery{500};
-/// srun waits for a lost node until Slurm has marked it down, and at times for ever. After the sweep's end it gets so
-/// long…
+/// srun waits for a lost node until Slurm has marked it down, and at times for ever. After the sweep's end it gets
+/// so long…
 constexpr std::chrono::seconds kSrunAfterEnd{20};
 /// …and so long after the coordinator's last sign of life; its workers end by themselves before that.
 constexpr std::chrono::seconds kSrunAfterSilence{180};
@@ -95,7 +95,8 @@ int await_life(const storage::RunDirectory& run, pid_t srun) {
     const auto patience = status->state == StatusSnapshot::State::running ? kSrunAfterSilence : kSrunAfterEnd;
     if (SteadyClock::now() - moved < patience) continue;
     std::cerr << "finesweep: srun still waits, though "
-              << (status->state == StatusSnapshot::State::running ? "the coordinator is silent" : "the sweep has ended")
+              << (status->state == StatusSnapshot::State::running ? "the coordinator is silent"
+                                                                  : "the sweep has ended")
               << ": a node may be lost; its end is not waited for\n";
     return 1;
   }
@@ -117,8 +118,8 @@ int end_life(const storage::RunDirectory& run, int srun_code) {
   return verdict.exit_code;
 }
 
-/// Of a worker whose coordinator is silent: where the batch script's node is lost with the coordinator's, nobody else
-/// is left to end the job, which --no-kill would keep until its time limit.
+/// Of a worker whose coordinator is silent: where the batch script's node is lost with the coordinator's, nobody
+/// else is left to end the job, which --no-kill would keep until its time limit.
 int desert_life(const storage::RunDirectory& run) {
   const auto first = status_of(run);
   const auto until = SteadyClock::now() + kSecondLook;

@@ -106,8 +106,9 @@ int status_command(const StatusOptions& options) {
     } else {
       if (lines > 0 && isatty(STDOUT_FILENO)) std::cout << fmt::format("\x1b[{}A\x1b[J", lines);
       std::string text = describe(*status);
-      if (slurm) text += describe(*slurm, status->state == StatusSnapshot::State::running && slurm->life &&
-                                              slurm->life->job == status->slurm_job);
+      if (slurm)
+        text += describe(*slurm, status->state == StatusSnapshot::State::running && slurm->life &&
+                                     slurm->life->job == status->slurm_job);
       lines = static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
       std::cout << text << std::flush;
     }

@@ -191,7 +191,8 @@ struct Driver::Impl {
     std::vector<std::string> wanted;
     for (const Json& trial : payload.value("trials", Json::array()))
       if (trial.is_string()) wanted.push_back(trial.get<std::string>());
-    auto cancellation = plan_cancellation(plan, wanted, [this](const JobId& id) { return reactor->view(id).phase; });
+    auto cancellation =
+        plan_cancellation(plan, wanted, [this](const JobId& id) { return reactor->view(id).phase; });
     handle(CancelRequested{std::move(cancellation.jobs)});
     flush();
     if (!broken.empty()) return {{"ok", false}, {"error", broken}};

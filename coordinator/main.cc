@@ -154,7 +154,9 @@ void add_submit(CLI::App& app, coordinator::SubmitOptions& options, int& exit_co
   command->add_option("--set", options.overrides, "Override a setting: PATH=VALUE; may be repeated")
       ->allow_extra_args(false);
   command->add_option("--nodes", options.nodes, "Nodes (default: 1)")->check(CLI::Range(1, 100000));
-  command->add_option("--gpus-per-node", options.gpus_per_node, "GPUs of each node, one worker each (default: 0, CPUs)")
+  command
+      ->add_option("--gpus-per-node", options.gpus_per_node,
+                   "GPUs of each node, one worker each (default: 0, CPUs)")
       ->check(CLI::Range(0, 1000));
   command->add_option("--workers", options.workers, "On CPUs: workers of each node (default: 1)")
       ->check(CLI::Range(1, 100000));
@@ -228,7 +230,9 @@ int run(int argc, char** argv) {
   coordinator::SlurmLifeOptions life;
   auto* life_app = app.add_subcommand("slurm-life", "For the batch script of `submit`.");
   life_app->group("");
-  life_app->add_option("moment", life.moment)->required()->check(CLI::IsMember({"begin", "await", "end", "desert"}));
+  life_app->add_option("moment", life.moment)
+      ->required()
+      ->check(CLI::IsMember({"begin", "await", "end", "desert"}));
   life_app->add_option("directory", life.directory)->required();
   life_app->add_option("number", life.number);
   life_app->callback([&] { exit_code = coordinator::slurm_life_command(life); });

@@ -57,8 +57,7 @@ bool brought_something(const SlurmRecord::Life& life, const Harvest& now) {
 Verdict judge_life(const SlurmRecord::Life& life, const std::optional<StatusSnapshot>& status, const Harvest& now,
                    int srun_code) {
   Verdict verdict;
-  const bool spoke =
-      status && status->slurm_job == life.job && status->heartbeat_ms != life.heartbeat_before_ms;
+  const bool spoke = status && status->slurm_job == life.job && status->heartbeat_ms != life.heartbeat_before_ms;
   if (!spoke) {
     verdict.exit_code = srun_code > 0 && srun_code <= 4 ? srun_code : 4;
     verdict.message = "the coordinator ended before it began the sweep (srun: exit code " +
@@ -74,9 +73,10 @@ Verdict judge_life(const SlurmRecord::Life& life, const std::optional<StatusSnap
   verdict.exit_code = 3;
   verdict.requeue = brought_something(life, now);
   verdict.message = verdict.requeue ? what + "; the job is requeued and goes on with it"
-                                    : what + ", and this life brought neither a result nor a checkpoint: not "
-                                             "requeued. Give it more time (--time), or see why nothing comes "
-                                             "about; then submit it again.";
+                                    : what +
+                                          ", and this life brought neither a result nor a checkpoint: not "
+                                          "requeued. Give it more time (--time), or see why nothing comes "
+                                          "about; then submit it again.";
   return verdict;
 }
 

@@ -10,8 +10,8 @@
 
 namespace finesweep::coordinator {
 
-// The life of a batch job: what the script of slurm/batch_script.h asks at its beginning, while srun runs, and at its
-// end. All of it works from the run directory's files.
+// The life of a batch job: what the script of slurm/batch_script.h asks at its beginning, while srun runs, and at
+// its end. All of it works from the run directory's files.
 
 /// What a life has brought, or what was there before it.
 struct Harvest {

@@ -18,7 +18,8 @@ std::optional<sweeps::ParsedSweep> parse_sweep_file(const std::filesystem::path&
 }
 
 std::filesystem::path run_directory_of(const std::filesystem::path& out, const Plan& plan) {
-  return std::filesystem::absolute(out.empty() ? std::filesystem::path("runs") / plan.name : out).lexically_normal();
+  return std::filesystem::absolute(out.empty() ? std::filesystem::path("runs") / plan.name : out)
+      .lexically_normal();
 }
 
 std::optional<int> chosen_threads(const storage::RunDirectory& run, const Plan& plan) {

@@ -88,8 +88,8 @@ struct Stop {};
 /// The coordinator does not know this WorkerId (any more): drop everything and say Hello.
 struct Rejoin {};
 
-/// The coordinator lives. Sent every Welcome::heartbeat_s: a launcher that keeps the other ranks when one dies (srun)
-/// tells nobody that it did.
+/// The coordinator lives. Sent every Welcome::heartbeat_s: a launcher that keeps the other ranks when one dies
+/// (srun) tells nobody that it did.
 struct Alive {};
 
 // ---- worker ↔ runner

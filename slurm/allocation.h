@@ -28,8 +28,8 @@ std::optional<Allocation> read_allocation();
 /// ("UNLIMITED", "NOT_SET") or no such form.
 std::optional<long> parse_time_left(const std::string& text);
 
-/// Seconds until the job's time limit, by asking the controller: to be done seldom. Absent where there is no limit or
-/// no answer. Blocks for some seconds at most.
+/// Seconds until the job's time limit, by asking the controller: to be done seldom. Absent where there is no limit
+/// or no answer. Blocks for some seconds at most.
 std::optional<long> time_left(const Allocation& allocation);
 
 }  // namespace finesweep::slurm

@@ -30,9 +30,9 @@ Status check(const BatchJob& job);
 
 /// The text of a bash script for sbatch, whole in itself: `sbatch FILE` runs the sweep or goes on with it.
 ///
-/// The script starts srun in the background and passes USR1 on to it; the step checkpoints and ends; then `finesweep
-/// slurm-life end` has the job requeued, or not (docs/slurm.md). Of what a user wrote only paths stand in it, each as
-/// one quoted word. `job` has passed check().
+/// The script starts srun in the background and passes USR1 on to it; the step checkpoints and ends; then
+/// `finesweep slurm-life end` has the job requeued, or not (docs/slurm.md). Of what a user wrote only paths stand
+/// in it, each as one quoted word. `job` has passed check().
 std::string batch_script(const BatchJob& job);
 
 }  // namespace finesweep::slurm

@@ -68,8 +68,7 @@ void take(Pipe& pipe, std::string& text) {
 
 Result<CommandResult> run_command(const std::vector<std::string>& command, std::chrono::milliseconds deadline) {
   Pipe output, errors;
-  if (!output.open() || !errors.open())
-    return Error{"no pipe for " + command[0] + ": " + std::strerror(errno)};
+  if (!output.open() || !errors.open()) return Error{"no pipe for " + command[0] + ": " + std::strerror(errno)};
   const auto pid = spawn(command, output, errors);
   if (!pid) return pid.error();
   output.close_end(1);
@@ -79,7 +78,8 @@ Result<CommandResult> run_command(const std::vector<std::string>& command, std::
   const auto until = std::chrono::steady_clock::now() + deadline;
   bool late = false;
   while (output.ends[0] >= 0 || errors.ends[0] >= 0) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
     if (left.count() <= 0) {
       late = true;
       break;

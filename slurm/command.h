@@ -14,8 +14,8 @@ struct CommandResult {
   std::string errors;  // standard error
 };
 
-/// Runs a program that is looked for in PATH, without a shell, and waits for it; standard input is empty. The Error:
-/// it is not there, or did not end in time and was killed.
+/// Runs a program that is looked for in PATH, without a shell, and waits for it; standard input is empty. The
+/// Error: it is not there, or did not end in time and was killed.
 Result<CommandResult> run_command(const std::vector<std::string>& command,
                                   std::chrono::milliseconds deadline = std::chrono::seconds(20));
 

@@ -15,9 +15,9 @@ Result<std::string> parse_job_id(const std::string& answer);
 /// Returns the job's id. The Error holds sbatch's words.
 Result<std::string> submit(const std::filesystem::path& script, const std::vector<std::string>& arguments);
 
-/// Has Slurm end the job and start it again later under the same id: an Error says why it does not. Refused, too, for
-/// a job that is no longer running, so that a cancelled one stays cancelled. After success this process is about to be
-/// killed.
+/// Has Slurm end the job and start it again later under the same id: an Error says why it does not. Refused, too,
+/// for a job that is no longer running, so that a cancelled one stays cancelled. After success this process is
+/// about to be killed.
 Status requeue(const std::string& job);
 
 /// Ends the job for good.

@@ -10,8 +10,8 @@
 namespace finesweep::coordinator {
 namespace {
 
-using ::testing::HasSubstr;
 using storage::StatusSnapshot;
+using ::testing::HasSubstr;
 using State = StatusSnapshot::State;
 
 SlurmRecord::Life life() {

@@ -136,7 +136,8 @@ fi
 const std::string kNul(1, '\0');
 
 TEST_F(RunningScript, hands_over_paths_as_they_are_whatever_is_in_them) {
-  for (const std::string name : {"plain", "it's \"a\" $(touch pwned) `touch pwned` \\ %j", "a\n#SBATCH --x\r\n'$'\n"}) {
+  for (const std::string name :
+       {"plain", "it's \"a\" $(touch pwned) `touch pwned` \\ %j", "a\n#SBATCH --x\r\n'$'\n"}) {
     run_ = folder_ / name;
     program_ = folder_ / (name + " bin") / "finesweep";
     fs::remove(folder_ / "calls");
@@ -146,8 +147,9 @@ TEST_F(RunningScript, hands_over_paths_as_they_are_whatever_is_in_them) {
       for (const std::string& word : list) all += word + kNul;
       return all;
     };
-    EXPECT_EQ(seen("srun"), words({"--mpi=pmix", "--no-kill", "-K0", "--wait=0", "--export=ALL", program_.string(),
-                                   "run", (run_ / "sweep.yaml").string(), "--out", run_.string(), "--devices", "cpu"}));
+    EXPECT_EQ(seen("srun"),
+              words({"--mpi=pmix", "--no-kill", "-K0", "--wait=0", "--export=ALL", program_.string(), "run",
+                     (run_ / "sweep.yaml").string(), "--out", run_.string(), "--devices", "cpu"}));
     const std::string calls = seen("calls");
     EXPECT_THAT(calls, HasSubstr(words({"slurm-life", "begin", run_.string()}) + "\n"));
     EXPECT_THAT(calls, HasSubstr(words({"slurm-life", "end", run_.string(), "0"}) + "\n"));
@@ -189,7 +191,8 @@ TEST_F(RunningScript, usr1_reaches_the_step_and_the_script_waits_for_its_end) {
   program_ = folder_ / "finesweep";
   fake_command("srun", kStoppableStep);
   const pid_t script = start();
-  ASSERT_TRUE(wait_for([&] { return seen("step") == "running\n" && seen("calls").find("await") != std::string::npos; }));
+  ASSERT_TRUE(
+      wait_for([&] { return seen("step") == "running\n" && seen("calls").find("await") != std::string::npos; }));
   kill(script, SIGUSR1);
   EXPECT_EQ(exit_code_of(script), 3);
   EXPECT_EQ(seen("step"), "stopped\n");
@@ -205,7 +208,8 @@ echo running >"$FAKE/step"
 while :; do sleep 0.05; done
 )");
   const pid_t script = start();
-  ASSERT_TRUE(wait_for([&] { return seen("step") == "running\n" && seen("calls").find("await") != std::string::npos; }));
+  ASSERT_TRUE(
+      wait_for([&] { return seen("step") == "running\n" && seen("calls").find("await") != std::string::npos; }));
   // As Slurm does it: every process is told.
   kill(script, SIGTERM);
   kill(std::stoi(seen("pid")), SIGTERM);

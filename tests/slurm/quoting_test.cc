@@ -25,11 +25,31 @@ std::string joined(const std::vector<std::string>& texts) {
 }
 
 TEST(Quoting, a_word_means_the_same_to_bash) {
-  const std::vector<std::string> texts{
-      "",     "plain",      "two words", "it's",      "\"double\"", "$HOME ${x} $(touch pwned) `touch pwned`",
-      "a\nb", "\n",         "'\n'",      "\\n\\",     "\\'\n\\",    "\t\r\n\x01\x7f",
-      "!!",   "*?[a-z]",    "~root",     "-n",        "#x",         "a;b|c&d>e<f(g){h}",
-      "%j",   "\n#SBATCH x", "ü → 名",   "\x01" "23", "$'x'",       "' ; touch pwned ; '"};
+  const std::vector<std::string> texts{"",
+                                       "plain",
+                                       "two words",
+                                       "it's",
+                                       "\"double\"",
+                                       "$HOME ${x} $(touch pwned) `touch pwned`",
+                                       "a\nb",
+                                       "\n",
+                                       "'\n'",
+                                       "\\n\\",
+                                       "\\'\n\\",
+                                       "\t\r\n\x01\x7f",
+                                       "!!",
+                                       "*?[a-z]",
+                                       "~root",
+                                       "-n",
+                                       "#x",
+                                       "a;b|c&d>e<f(g){h}",
+                                       "%j",
+                                       "\n#SBATCH x",
+                                       "ü → 名",
+                                       "\x01"
+                                       "23",
+                                       "$'x'",
+                                       "' ; touch pwned ; '"};
   EXPECT_EQ(through_bash(texts), joined(texts));
 }
 

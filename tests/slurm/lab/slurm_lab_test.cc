@@ -50,7 +50,8 @@ class SlurmLab : public ::testing::Test {
   }
 
   /// The job's id; empty, with a failure, where it was not submitted.
-  static std::string submit(const fs::path& out, const std::vector<std::string>& more, const fs::path& sweep = sweep_) {
+  static std::string submit(const fs::path& out, const std::vector<std::string>& more,
+                            const fs::path& sweep = sweep_) {
     std::vector<std::string> arguments{"submit", sweep, "--out", out};
     arguments.insert(arguments.end(), more.begin(), more.end());
     const Ended submitted = finesweep(arguments);
@@ -128,14 +129,16 @@ TEST_F(SlurmLab, a_sweep_with_mistakes_is_not_submitted) {
   EXPECT_EQ(refused.exit_code, 2);
   EXPECT_THAT(refused.output, HasSubstr("nonsense"));
   EXPECT_FALSE(fs::exists(*workspace_ / "wrong"));
-  const Ended partition = finesweep({"submit", sweep_, "--out", *workspace_ / "refused", "--", "--partition=no-such"});
+  const Ended partition =
+      finesweep({"submit", sweep_, "--out", *workspace_ / "refused", "--", "--partition=no-such"});
   EXPECT_EQ(partition.exit_code, 4);
   EXPECT_THAT(partition.output, HasSubstr("sbatch refused the job"));
 }
 
 TEST_F(SlurmLab, near_its_time_limit_a_job_checkpoints_is_requeued_and_goes_on) {
   const fs::path out = *workspace_ / "limit";
-  // The warning comes two minutes before the limit or up to a minute earlier: with this one, in the first half minute.
+  // The warning comes two minutes before the limit or up to a minute earlier: with this one, in the first half
+  // minute.
   const std::string job = submit(out, {"--workers", "1", "--time", "2", "--set", "finetune.steps=20000"});
   ASSERT_TRUE(wait_for([&] { return cluster_->field(job, "Restarts") == "1"; }, 70s)) << log_of(out, job);
   EXPECT_TRUE(is(out, "interrupted")) << "the coordinator said so before the job was requeued";
@@ -143,7 +146,8 @@ TEST_F(SlurmLab, near_its_time_limit_a_job_checkpoints_is_requeued_and_goes_on) 
   ASSERT_TRUE(wait_for([&] { return log_of(out, job).find("(attempt 2) on worker") != std::string::npos; }, 60s))
       << log_of(out, job);
   EXPECT_THAT(log_of(out, job), HasSubstr("the job is requeued"));
-  EXPECT_THAT(finesweep({"status", out}).output, HasSubstr("Slurm job " + job + ", requeued 1 times, time limit in "));
+  EXPECT_THAT(finesweep({"status", out}).output,
+              HasSubstr("Slurm job " + job + ", requeued 1 times, time limit in "));
   EXPECT_EQ(finesweep({"cancel", out}).exit_code, 0);
   EXPECT_EQ(cluster_->wait(job, 30s), "FAILED") << "a cancelled sweep is no success: exit code 1";
 }
