@@ -140,7 +140,8 @@ Json write(const Execute& m) {
           {"artifacts", m.artifacts},
           {"earlier_checkpoints", m.earlier_checkpoints},
           {"log", m.log},
-          {"threads", m.threads}};
+          {"threads", m.threads},
+          {"cache", m.cache}};
 }
 void read(const Json& j, Execute& m) {
   m = {j.at("job").get<Job>(),
@@ -149,7 +150,8 @@ void read(const Json& j, Execute& m) {
        j.at("artifacts").get<std::map<std::string, std::string>>(),
        j.at("earlier_checkpoints").get<std::vector<std::string>>(),
        j.at("log").get<std::string>(),
-       checked_integer<int>(j.at("threads"))};
+       checked_integer<int>(j.at("threads")),
+       j.at("cache").get<std::string>()};
 }
 
 Json write(const ExecuteProgress& m) {

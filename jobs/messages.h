@@ -109,6 +109,7 @@ struct Execute {
   std::vector<std::string> earlier_checkpoints;  // newest attempt first
   std::string log;                               // the runner's standard error goes there
   int threads = 1;                               // of libtorch, on a CPU
+  std::string cache;  // what can be made again stands there, shared by all jobs of the run
 };
 
 struct ExecuteProgress {

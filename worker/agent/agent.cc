@@ -165,6 +165,7 @@ struct Agent::Impl {
     }
     execute.log = directory.log(attempt).string();
     execute.threads = welcome->threads;
+    execute.cache = directory.cache().string();
     runner.start(execute);
   }
 

@@ -40,7 +40,7 @@ Outcome evaluate_model(const ExecutionRequest& request, const JobContext& contex
   constexpr double no_loss = std::numeric_limits<double>::quiet_NaN();
 
   control.progress({0, 0, "loading", no_loss});
-  auto task = make_job_task(context, source, settings->pooling);
+  auto task = make_job_task(context, source, settings->pooling, request.cache);
   if (!task) return failed_for_good(task.error().message);
   const auto data = (*task)->read_evaluation(*settings);
   if (!data) return failed_for_good(data.error().message);

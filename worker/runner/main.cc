@@ -157,6 +157,7 @@ ExecutionRequest to_request(const Execute& execute, const std::string& device) {
   for (const std::string& folder : execute.earlier_checkpoints) request.earlier_checkpoints.emplace_back(folder);
   request.device = device;
   request.threads = execute.threads;
+  request.cache = execute.cache;
   return request;
 }
 
