@@ -30,6 +30,8 @@ constexpr std::uint16_t kType<Stop> = 20;
 template <>
 constexpr std::uint16_t kType<Rejoin> = 21;
 template <>
+constexpr std::uint16_t kType<Alive> = 22;
+template <>
 constexpr std::uint16_t kType<RunnerReady> = 32;
 template <>
 constexpr std::uint16_t kType<Execute> = 33;
@@ -119,6 +121,10 @@ Json write(const Rejoin&) {
   return Json::object();
 }
 void read(const Json&, Rejoin&) {}
+Json write(const Alive&) {
+  return Json::object();
+}
+void read(const Json&, Alive&) {}
 
 Json write(const RunnerReady& m) {
   return {{"device", m.device}};

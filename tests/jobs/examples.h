@@ -54,6 +54,7 @@ inline std::vector<Message> example_messages() {
           Revoke{attempt},
           Stop{},
           Rejoin{},
+          Alive{},
           RunnerReady{{{"device", "cpu"}}},
           Execute{example_job(), 7, "/s", {{"00", "/a"}}, {"/c/2", "/c/1"}, "/l", 2, "/k"},
           ExecuteProgress{attempt, progress},
