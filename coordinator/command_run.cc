@@ -12,11 +12,13 @@
 #include "coordinator/console.h"
 #include "coordinator/devices.h"
 #include "coordinator/driver.h"
+#include "coordinator/local_scratch.h"
 #include "coordinator/mpi_link.h"
 #include "coordinator/supervisor.h"
 #include "coordinator/sweep_input.h"
 #include "coordinator/unix_time.h"
 #include "jobs/messages.h"
+#include "slurm/allocation.h"
 #include "storage/coordinator_lock.h"
 #include "storage/files.h"
 #include "storage/run_directory.h"
@@ -32,24 +34,20 @@ std::optional<sweeps::ParsedSweep> parse(const RunOptions& options) {
   return parse_sweep_file(options.sweep, options.overrides);
 }
 
-fs::path run_directory_of(const RunOptions& options, const Plan& plan) {
-  return fs::absolute(options.out.empty() ? fs::path("runs") / plan.name : options.out).lexically_normal();
-}
-
-/// Threads of each worker: what the run began with, else what the sweep says, else what suits the host.
+/// Threads of each worker: what was chosen before, else the cores that Slurm gave each rank, else what suits the
+/// host.
 int threads_of(const storage::RunDirectory& run, const Plan& plan, const HostResources& host) {
-  if (plan.resources.threads > 0) return plan.resources.threads;
-  if (run.holds_run())
-    if (auto store = storage::Store::open_read_only(run.path()))
-      if (auto before = store->load_plan(); before && before->resources.threads > 0)
-        return before->resources.threads;
+  if (const auto chosen = chosen_threads(run, plan)) return *chosen;
+  if (const auto allocation = slurm::read_allocation(); allocation && allocation->cpus_per_task > 0)
+    return allocation->cpus_per_task;
   return default_threads(host.cores);
 }
 
-/// The life of this run under one supervisor, counted from 0; above 0 it was started again by itself.
+/// The life of this run under one supervisor or Slurm job, counted from 0; above 0 it was started again by itself.
 int life() {
-  const char* text = std::getenv("FINESWEEP_LIFE");
-  return text ? std::atoi(text) : 0;
+  if (const char* text = std::getenv("FINESWEEP_LIFE")) return std::atoi(text);
+  const auto allocation = slurm::read_allocation();
+  return allocation ? allocation->restarts : 0;
 }
 
 bool supervised() {
@@ -65,7 +63,7 @@ int run_supervised(const RunOptions& options) {
     std::cerr << devices.error().message << "\n";
     return 2;
   }
-  const storage::RunDirectory run(run_directory_of(options, sweep->plan));
+  const storage::RunDirectory run(run_directory_of(options.out, sweep->plan));
   if (const Status created = run.create(); !created) {
     std::cerr << "finesweep: " << created.error().message << "\n";
     return 4;
@@ -88,8 +86,10 @@ int run_supervised(const RunOptions& options) {
 }
 
 Result<storage::CoordinatorLock> acquire_lock(const storage::RunDirectory& run) {
-  // After a crash the last coordinator may still be on its way out.
-  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(life() > 0 ? 8 : 3);
+  // After a crash the last coordinator may still be on its way out. One that died with its node, under Slurm, is
+  // known to be dead once its heartbeat is 30 s old.
+  const int patience_s = slurm::read_allocation() ? 45 : life() > 0 ? 8 : 3;
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(patience_s);
   while (true) {
     auto lock = storage::CoordinatorLock::acquire(run);
     if (lock || std::chrono::steady_clock::now() > until) return lock;
@@ -114,7 +114,7 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   auto sweep = parse(options);
   if (!sweep) return 2;
   const HostResources host = read_host_resources();
-  const storage::RunDirectory run(run_directory_of(options, sweep->plan));
+  const storage::RunDirectory run(run_directory_of(options.out, sweep->plan));
   if (const Status created = run.create(); !created) return fail(4, created.error().message);
   auto lock = acquire_lock(run);
   if (!lock) return fail(4, lock.error().message);
@@ -130,7 +130,6 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   if (const Status written = storage::write_file_atomically(run.sweep_file(), sweep->resolved_text); !written)
     return fail(4, written.error().message);
 
-  for (int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, [](int) { Driver::request_stop(); });
   Console console(supervised() ? ConsoleMode::wire : options.json ? ConsoleMode::json : ConsoleMode::lines);
   DriverOptions driver_options;
   driver_options.threads = sweep->plan.resources.threads;
@@ -148,11 +147,16 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
 int run_command(const RunOptions& options, const WorkerMain& worker_main) {
   if (!under_mpi_launcher()) return run_supervised(options);
 
+  // From the first moment: a time limit may be near.
+  for (int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, [](int) { Driver::request_stop(); });
+  use_local_scratch();
   auto world = MpiWorld::start();
   if (!world) return fail(4, world.error().message);
   if (world->rank() > 0) {
-    // The coordinator alone stops a sweep.
+    // The coordinator alone stops a sweep. Slurm sends SIGTERM to every process some time before SIGKILL, mpirun to
+    // the ranks alone, when they are to end at once.
     for (int signal : {SIGINT, SIGUSR1}) std::signal(signal, SIG_IGN);
+    std::signal(SIGTERM, slurm::read_allocation() ? SIG_IGN : SIG_DFL);
     const auto devices = choose_devices(options.devices, read_host_resources());
     const auto index = static_cast<std::size_t>(world->node_index());
     std::string device = "cpu";

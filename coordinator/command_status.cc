@@ -8,6 +8,7 @@
 
 #include "coordinator/commands.h"
 #include "coordinator/console.h"
+#include "coordinator/slurm_record.h"
 #include "coordinator/unix_time.h"
 #include "storage/files.h"
 #include "storage/run_directory.h"
@@ -60,6 +61,26 @@ std::string describe(const StatusSnapshot& status) {
   return text;
 }
 
+/// "  Slurm job 17, started again 2 times, ends in 1:02:03\n"; empty where Slurm has no part in it.
+std::string describe(const SlurmRecord& record, bool running) {
+  if (waits_in_queue(record)) {
+    const double age = static_cast<double>(unix_ms() - record.submitted_ms) / 1000;
+    return fmt::format("  submitted {} ago as Slurm job {}, which has not started (squeue -j {} says why)\n",
+                       format_duration(age), record.submitted_job, record.submitted_job);
+  }
+  if (!running || !record.life) return "";
+  std::string text = "  Slurm job " + record.life->job;
+  if (record.life->restarts > 0) text += fmt::format(", requeued {} times", record.life->restarts);
+  if (record.life->ends_ms)
+    text += ", time limit in " + format_duration(static_cast<double>(*record.life->ends_ms - unix_ms()) / 1000);
+  return text + "\n";
+}
+
+std::optional<SlurmRecord> slurm_record_of(const storage::RunDirectory& run) {
+  auto record = read_slurm_record(run);
+  return record ? std::move(*record) : std::nullopt;
+}
+
 }  // namespace
 
 int status_command(const StatusOptions& options) {
@@ -67,6 +88,15 @@ int status_command(const StatusOptions& options) {
   std::size_t lines = 0;
   while (true) {
     const auto status = storage::read_status(run.status_file());
+    const auto slurm = slurm_record_of(run);
+    std::error_code ignored;
+    if (slurm && !std::filesystem::exists(run.status_file(), ignored)) {
+      if (options.json)
+        std::cout << Json{{"state", "submitted"}, {"slurm_job", slurm->submitted_job}}.dump() << std::endl;
+      else
+        std::cout << "not begun\n" << describe(*slurm, false);
+      return 0;
+    }
     if (!status) {
       std::cerr << "finesweep: " << status.error().message << "\n";
       return 2;
@@ -75,7 +105,10 @@ int status_command(const StatusOptions& options) {
       std::cout << Json(*status).dump() << std::endl;
     } else {
       if (lines > 0 && isatty(STDOUT_FILENO)) std::cout << fmt::format("\x1b[{}A\x1b[J", lines);
-      const std::string text = describe(*status);
+      std::string text = describe(*status);
+      if (slurm)
+        text += describe(*slurm, status->state == StatusSnapshot::State::running && slurm->life &&
+                                     slurm->life->job == status->slurm_job);
       lines = static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
       std::cout << text << std::flush;
     }

@@ -50,9 +50,45 @@ int status_command(const StatusOptions& options);
 
 struct ReportOptions {
   std::filesystem::path directory;
-  std::string formats;  // "md,csv,json"; empty: all
+  std::string formats;  // "md,csv,html,json"; empty: all
 };
 int report_command(const ReportOptions& options);
+
+struct CompareOptions {
+  std::vector<std::filesystem::path> directories;
+  std::filesystem::path out;  // empty: one report on standard output
+  std::string formats;        // as of a report; empty: all, on standard output Markdown
+  std::string metric;         // "test.accuracy"; empty: as the sweeps say
+};
+int compare_command(const CompareOptions& options);
+
+struct SubmitOptions {
+  std::filesystem::path sweep;
+  std::filesystem::path out;  // empty: runs/<sweep's name>
+  std::vector<std::string> overrides;
+  int nodes = 1;
+  int gpus_per_node = 0;  // 0: on CPUs
+  int workers = 1;        // of each node, on CPUs
+  std::string time;       // empty: the partition's default
+  bool dry_run = false;   // print the batch script, submit and write nothing
+  std::vector<std::string> sbatch_arguments;
+  std::filesystem::path program;
+};
+int submit_command(const SubmitOptions& options);
+
+struct CancelOptions {
+  std::filesystem::path directory;
+  std::vector<std::string> trials;  // names, beginnings of them, or labels; empty: all
+};
+int cancel_command(const CancelOptions& options);
+
+/// For the batch script, and for workers that their coordinator has left alone.
+struct SlurmLifeOptions {
+  std::string moment;  // begin, await, end, desert
+  std::filesystem::path directory;
+  int number = 0;  // await: srun's pid; end: its exit code
+};
+int slurm_life_command(const SlurmLifeOptions& options);
 
 struct DoctorOptions {
   std::filesystem::path directory = ".";

@@ -86,6 +86,7 @@ std::string event_line(const Json& record) {
     const std::string state = record.value("state", "");
     std::string text = fmt::format("sweep {}: {} trials succeeded", state, record.value("succeeded", 0));
     if (const int failed = record.value("failed", 0)) text += fmt::format(", {} failed", failed);
+    if (const int cancelled = record.value("cancelled", 0)) text += fmt::format(", {} cancelled", cancelled);
     if (const int pending = record.value("pending", 0)) text += fmt::format(", {} pending", pending);
     if (!record.value("report", "").empty()) text += "; report: " + record.value("report", "");
     if (state == "interrupted") text += "; run the same command again to go on";

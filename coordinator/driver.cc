@@ -11,7 +11,9 @@
 #include <thread>
 #include <utility>
 
+#include "coordinator/cancellation.h"
 #include "coordinator/effect_runner.h"
+#include "coordinator/presence.h"
 #include "coordinator/resume.h"
 #include "coordinator/sweep_view.h"
 #include "coordinator/unix_time.h"
@@ -79,6 +81,7 @@ struct Driver::Impl {
         show(std::move(show)),
         options(std::move(options)),
         view(this->plan),
+        presence(this->options.reactor.lease),
         runner(store, this->run, link, workers, view, this->show) {}
 
   storage::Store& store;
@@ -93,6 +96,7 @@ struct Driver::Impl {
   SweepView view;
   WorkersByRank workers;            // present ones
   std::map<int, int> incarnations;  // by rank, the highest ever
+  Presence presence;
   EffectRunner runner;
   std::vector<Effect> effects;  // decided, not yet carried out
   std::int64_t started_ms = unix_ms();
@@ -119,6 +123,7 @@ struct Driver::Impl {
     const WorkerId id{rank, ++incarnations[rank]};
     const WorkerInfo info{hello.host, hello.device};
     workers[rank] = {id, info};
+    presence.heard(rank, now());
     link.send(rank, encode(Welcome{id, run.path().string(), options.heartbeat_s, options.no_progress_s,
                                    options.threads}));
     runner.remark(
@@ -128,6 +133,7 @@ struct Driver::Impl {
 
   void receive(int rank, const Heartbeat& heartbeat) {
     if (!spoken_by(rank, heartbeat.worker)) return;
+    presence.heard(rank, now());
     HeartbeatArrived event{heartbeat.worker, {}};
     for (const auto& held : heartbeat.held) {
       event.held.emplace_back(held.attempt, held.progress);
@@ -145,6 +151,7 @@ struct Driver::Impl {
   void receive(int rank, const Goodbye& goodbye) {
     if (!spoken_by(rank, goodbye.worker)) return;
     workers.erase(rank);
+    presence.left(rank);
     handle(WorkerLost{goodbye.worker, "it left"});
   }
 
@@ -164,22 +171,55 @@ struct Driver::Impl {
     auto requests = storage::pending_requests(run.control());
     if (!requests) return;
     for (const auto& request : *requests) {
-      Json answer{{"ok", true}};
-      if (request.kind == "report") {
-        auto written = write_all_reports();
-        if (!written) answer = {{"ok", false}, {"error", written.error().message}};
-      } else {
-        answer = {{"ok", false}, {"error", "this finesweep knows no request '" + request.kind + "'"}};
-      }
+      const Json answer = carry_out(request);
       if (const Status answered = storage::answer_request(run.control(), request.id, answer); !answered)
         spdlog::warn("{}", answered.error().message);
     }
   }
 
+  Json carry_out(const storage::ControlRequest& request) {
+    if (request.kind == "report") {
+      const Status written = write_all_reports();
+      return written ? Json{{"ok", true}} : Json{{"ok", false}, {"error", written.error().message}};
+    }
+    if (request.kind == "cancel") return cancel(request.payload);
+    return {{"ok", false}, {"error", "this finesweep knows no request '" + request.kind + "'"}};
+  }
+
+  /// Answered once it is recorded.
+  Json cancel(const Json& payload) {
+    std::vector<std::string> wanted;
+    for (const Json& trial : payload.value("trials", Json::array()))
+      if (trial.is_string()) wanted.push_back(trial.get<std::string>());
+    auto cancellation =
+        plan_cancellation(plan, wanted, [this](const JobId& id) { return reactor->view(id).phase; });
+    handle(CancelRequested{std::move(cancellation.jobs)});
+    flush();
+    if (!broken.empty()) return {{"ok", false}, {"error", broken}};
+    return std::move(cancellation.answer);
+  }
+
   Status write_all_reports() {
-    auto data = reports::read_run_data(store);
+    auto data = reports::read_run_data(store, run);
     if (!data) return data.error();
     return reports::write_reports(*data, run.reports());
+  }
+
+  // ---- who is there ----
+
+  /// A launcher that keeps the other ranks when one dies tells nobody: workers hear that the coordinator lives, and
+  /// who is silent is no longer spoken to. False where no worker has been there for long: then nothing can go on.
+  bool attend_workers(Instant time) {
+    for (const int rank : presence.lost(time)) {
+      const auto worker = workers.find(rank);
+      if (worker == workers.end()) continue;
+      runner.remark({{"event", "worker_lost"},
+                     {"worker", to_string(worker->second.id)},
+                     {"reason", "no sign of life from " + worker->second.info.host}});
+      workers.erase(worker);
+    }
+    for (const auto& [rank, worker] : workers) link.send(rank, encode(Alive{}));
+    return !presence.deserted(time);
   }
 
   // ---- output ----
@@ -241,7 +281,7 @@ struct Driver::Impl {
 
     // The status of a long sweep costs more to write: never more than a few per cent of the time.
     Every tick(kTickEvery), progress(kProgressEvery), status(kStatusEvery), control(kControlEvery),
-        holding(kLockEvery);
+        holding(kLockEvery), attention(options.heartbeat_s);
     auto nap = kShortestNap;
     SteadyClock::time_point stop_by{};
     while (!reactor->ended() && broken.empty()) {
@@ -257,6 +297,10 @@ struct Driver::Impl {
         break;
       }
       const Instant time = now();
+      if (attention.due(time) && !attend_workers(time)) {
+        spdlog::error("no worker is left");
+        break;
+      }
       if (tick.due(time)) handle(Tick{});
       flush();
       runner.clear_staging();
@@ -295,12 +339,13 @@ struct Driver::Impl {
                {"state", std::string(storage::status_state_name(state))},
                {"exit_code", exit_code},
                {"succeeded", last.trials.succeeded},
-               {"failed", last.trials.failed + last.trials.cancelled},
+               {"failed", last.trials.failed},
+               {"cancelled", last.trials.cancelled},
                {"pending", last.trials.pending + last.trials.running},
                {"report", reported ? (run.reports() / "report.md").string() : ""}};
     if (!reported) spdlog::error("{}", reported.error().message);
     if (complete && reported)
-      if (auto data = reports::read_run_data(store))
+      if (auto data = reports::read_run_data(store, run))
         show({{"event", "text"}, {"text", "\n" + reports::terminal_table(*data)}});
     runner.remark(std::move(ended));
     flush();

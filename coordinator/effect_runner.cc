@@ -52,7 +52,7 @@ void EffectRunner::remark(Json event) {
 }
 
 void EffectRunner::note_start(const WorkerId& worker, const AttemptKey& attempt) {
-  if (!started_.emplace(attempt, now()).second) return;
+  if (!out_.contains(attempt) || !started_.emplace(attempt, now()).second) return;
   show_({{"event", "attempt_started"},
          {"job", attempt.job},
          {"title", view_.title(attempt.job)},
@@ -94,12 +94,14 @@ void EffectRunner::clear_staging() {
 }
 
 void EffectRunner::add(const Reactor&, const RecordAttempt& e, Round& round) {
+  out_.insert(e.attempt);
   const auto worker = workers_.find(e.worker.rank);
   const std::string host = worker == workers_.end() ? "" : worker->second.info.host;
   round.changes.push_back(storage::AttemptStarted{e.attempt, e.worker.rank, host, unix_ms()});
 }
 
 void EffectRunner::add(const Reactor&, const RecordAttemptEnd& e, Round& round) {
+  out_.erase(e.attempt);
   started_.erase(e.attempt);
   const ReasonNames reason = names_of(e.reason);
   round.changes.push_back(storage::AttemptEnded{e.attempt, reason.stored, e.error, unix_ms()});
@@ -135,6 +137,7 @@ void EffectRunner::add_success(const Reactor& reactor, const AttemptKey& attempt
                                Round& round) {
   round.changes.push_back(storage::AttemptEnded{attempt, AttemptEnd::succeeded, "", unix_ms()});
   round.changes.push_back(storage::JobSucceeded{attempt, outcome, unix_ms()});
+  out_.erase(attempt);
   ++finished_jobs;
   double seconds = 0;
   if (const auto begun = started_.find(attempt); begun != started_.end()) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -29,7 +30,7 @@ class EffectRunner {
 
   /// An event beside state changes: shown at once, recorded with the next round.
   void remark(Json event);
-  /// An attempt has shown its first sign of life.
+  /// An attempt has shown a sign of life; passed over where it has ended meanwhile.
   void note_start(const WorkerId& worker, const AttemptKey& attempt);
 
   bool has_remarks() const { return !remarks_.empty(); }
@@ -74,6 +75,7 @@ class EffectRunner {
   const std::function<void(const Json&)>& show_;
   Publisher publisher_;
   std::vector<storage::Change> remarks_;
+  std::set<AttemptKey> out_;               // recorded, and not ended
   std::map<AttemptKey, Instant> started_;  // when an attempt was seen to have begun
   std::vector<JobId> recorded_;            // their staging folders are no longer needed
 };

@@ -40,14 +40,17 @@ int worker_main(coordinator::MpiWorld& world, const std::string& device, const f
   boost::asio::io_context io;
   MpiCoordinatorLink link;
   if (device.empty()) {
-    spdlog::info("rank {} finds no GPU left on its node and stays idle", world.rank());
+    spdlog::info("rank {} is a spare: its node has no GPU left for it", world.rank());
     return 0;
   }
   worker::RunnerPool runners(io, {(program.parent_path() / "finesweep-runner").string(), device});
   worker::Agent agent(io, link, runners, {Hello{world.host(), getpid(), world.node_index(), device}});
   agent.start();
   io.run();
-  return 0;
+  if (!agent.deserted()) return 0;
+  // One worker of each node is enough.
+  if (world.node_index() > 0 || agent.run_directory().empty()) return 4;
+  return coordinator::slurm_life_command({"desert", agent.run_directory(), 0});
 }
 
 fs::path this_program() {
@@ -61,8 +64,11 @@ constexpr const char* kFooter = R"(Examples:
   finesweep run sweep.yaml                               all GPUs of this machine, or its cores
   finesweep run sweep.yaml --set finetune.epochs=1       with another value for one setting
   mpirun -n 5 finesweep run sweep.yaml                   one coordinator and four workers
+  finesweep submit sweep.yaml --gpus-per-node 4          as a job of Slurm
   finesweep status runs/my-sweep --watch                 how a sweep stands, from any terminal
-  finesweep report runs/my-sweep                         its tables, made anew
+  finesweep cancel runs/my-sweep 1a2b3c4d.0              end a trial, or without one the sweep
+  finesweep report runs/my-sweep                         its tables and plots, made anew
+  finesweep compare runs/lora runs/qlora                 one table over several sweeps
   finesweep export runs/my-sweep TRIAL --to my-adapter   what a trial trained
   finesweep generate --model M --adapter my-adapter --prompt "Once upon"
 
@@ -142,6 +148,28 @@ void add_evaluate(CLI::App& app, coordinator::EvaluateOptions& options, int& exi
   command->callback([&] { exit_code = coordinator::evaluate_command(options); });
 }
 
+void add_submit(CLI::App& app, coordinator::SubmitOptions& options, int& exit_code) {
+  auto* command = app.add_subcommand("submit", "Run a sweep as a job of Slurm, or go on with one.");
+  command->add_option("sweep", options.sweep, "The sweep file")->required();
+  command->add_option("--out", options.out, "Run directory (default: runs/NAME); every node must see it");
+  command->add_option("--set", options.overrides, "Override a setting: PATH=VALUE; may be repeated")
+      ->allow_extra_args(false);
+  command->add_option("--nodes", options.nodes, "Nodes (default: 1)")->check(CLI::Range(1, 100000));
+  command
+      ->add_option("--gpus-per-node", options.gpus_per_node,
+                   "GPUs of each node, one worker each (default: 0, CPUs)")
+      ->check(CLI::Range(0, 1000));
+  command->add_option("--workers", options.workers, "On CPUs: workers of each node (default: 1)")
+      ->check(CLI::Range(1, 100000));
+  command->add_option("--time", options.time, "Time limit as sbatch takes it: minutes, h:mm:ss, d-hh:mm:ss");
+  command->add_flag("--dry-run", options.dry_run, "Print the batch script; submit and write nothing");
+  command->add_option("sbatch", options.sbatch_arguments, "After --: arguments for sbatch, which go before ours");
+  command->footer(
+      "Examples:\n  finesweep submit sweep.yaml --nodes 2 --gpus-per-node 4 --time 2:00:00\n"
+      "  finesweep submit sweep.yaml --workers 8 --time 30 -- --partition=short --mem=32G");
+  command->callback([&] { exit_code = coordinator::submit_command(options); });
+}
+
 void add_export(CLI::App& app, coordinator::ExportOptions& options, int& exit_code) {
   auto* command = app.add_subcommand("export", "Copy what a trial trained out of a run directory.");
   command->add_option("directory", options.directory, "The run directory")->required();
@@ -190,6 +218,26 @@ int run(int argc, char** argv) {
   plan_app->footer("Example:\n  finesweep plan examples/quickstart.yaml --set sweep.repeats=3");
   plan_app->callback([&] { exit_code = coordinator::plan_command(plan); });
 
+  coordinator::SubmitOptions submit;
+  submit.program = program;
+  add_submit(app, submit, exit_code);
+  coordinator::CancelOptions cancel;
+  auto* cancel_app = app.add_subcommand("cancel", "Cancel a running sweep, or some of its trials.");
+  cancel_app->add_option("directory", cancel.directory, "The run directory")->required();
+  cancel_app->add_option("trials", cancel.trials,
+                         "Names of trials, beginnings of them, or labels (all repeats); none: the whole sweep");
+  cancel_app->footer("Example:\n  finesweep cancel runs/quickstart 1a2b3c4d.0 \"LoRA rank 2\"");
+  cancel_app->callback([&] { exit_code = coordinator::cancel_command(cancel); });
+  coordinator::SlurmLifeOptions life;
+  auto* life_app = app.add_subcommand("slurm-life", "For the batch script of `submit`.");
+  life_app->group("");
+  life_app->add_option("moment", life.moment)
+      ->required()
+      ->check(CLI::IsMember({"begin", "await", "end", "desert"}));
+  life_app->add_option("directory", life.directory)->required();
+  life_app->add_option("number", life.number);
+  life_app->callback([&] { exit_code = coordinator::slurm_life_command(life); });
+
   coordinator::StatusOptions status;
   auto* status_app = app.add_subcommand("status", "Show how a sweep stands.");
   status_app->add_option("directory", status.directory, "The run directory")->required();
@@ -199,11 +247,21 @@ int run(int argc, char** argv) {
   status_app->callback([&] { exit_code = coordinator::status_command(status); });
 
   coordinator::ReportOptions report;
-  auto* report_app = app.add_subcommand("report", "Write the tables of a sweep, running or not.");
+  auto* report_app = app.add_subcommand("report", "Write the tables and plots of a sweep, running or not.");
   report_app->add_option("directory", report.directory, "The run directory")->required();
-  report_app->add_option("--format", report.formats, "md, csv, json, or several with commas (default: all)");
+  report_app->add_option("--format", report.formats, "md, csv, html, json, or several with commas (default: all)");
   report_app->footer("Example:\n  finesweep report runs/quickstart --format md,csv");
   report_app->callback([&] { exit_code = coordinator::report_command(report); });
+
+  coordinator::CompareOptions compare;
+  auto* compare_app = app.add_subcommand("compare", "One table over several sweeps, finished or not.");
+  compare_app->add_option("directories", compare.directories, "The run directories")->required()->expected(2, -1);
+  compare_app->add_option("--out", compare.out, "A folder for the reports (default: Markdown on standard output)");
+  compare_app->add_option("--format", compare.formats,
+                          "md, csv, html or json; several with commas and --out (default there: all)");
+  compare_app->add_option("--metric", compare.metric, "STEP.METRIC to compare by (default: what the sweeps show)");
+  compare_app->footer("Example:\n  finesweep compare runs/lora runs/qlora --out comparison");
+  compare_app->callback([&] { exit_code = coordinator::compare_command(compare); });
 
   coordinator::GenerateOptions generate;
   generate.program = program;

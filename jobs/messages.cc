@@ -30,6 +30,8 @@ constexpr std::uint16_t kType<Stop> = 20;
 template <>
 constexpr std::uint16_t kType<Rejoin> = 21;
 template <>
+constexpr std::uint16_t kType<Alive> = 22;
+template <>
 constexpr std::uint16_t kType<RunnerReady> = 32;
 template <>
 constexpr std::uint16_t kType<Execute> = 33;
@@ -119,6 +121,10 @@ Json write(const Rejoin&) {
   return Json::object();
 }
 void read(const Json&, Rejoin&) {}
+Json write(const Alive&) {
+  return Json::object();
+}
+void read(const Json&, Alive&) {}
 
 Json write(const RunnerReady& m) {
   return {{"device", m.device}};
@@ -134,7 +140,8 @@ Json write(const Execute& m) {
           {"artifacts", m.artifacts},
           {"earlier_checkpoints", m.earlier_checkpoints},
           {"log", m.log},
-          {"threads", m.threads}};
+          {"threads", m.threads},
+          {"cache", m.cache}};
 }
 void read(const Json& j, Execute& m) {
   m = {j.at("job").get<Job>(),
@@ -143,7 +150,8 @@ void read(const Json& j, Execute& m) {
        j.at("artifacts").get<std::map<std::string, std::string>>(),
        j.at("earlier_checkpoints").get<std::vector<std::string>>(),
        j.at("log").get<std::string>(),
-       checked_integer<int>(j.at("threads"))};
+       checked_integer<int>(j.at("threads")),
+       j.at("cache").get<std::string>()};
 }
 
 Json write(const ExecuteProgress& m) {

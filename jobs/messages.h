@@ -88,6 +88,10 @@ struct Stop {};
 /// The coordinator does not know this WorkerId (any more): drop everything and say Hello.
 struct Rejoin {};
 
+/// The coordinator lives. Sent every Welcome::heartbeat_s: a launcher that keeps the other ranks when one dies
+/// (srun) tells nobody that it did.
+struct Alive {};
+
 // ---- worker ↔ runner
 // ---------------------------------------------------------------------------------------------
 
@@ -105,6 +109,7 @@ struct Execute {
   std::vector<std::string> earlier_checkpoints;  // newest attempt first
   std::string log;                               // the runner's standard error goes there
   int threads = 1;                               // of libtorch, on a CPU
+  std::string cache;  // what can be made again stands there, shared by all jobs of the run
 };
 
 struct ExecuteProgress {
@@ -121,7 +126,7 @@ struct Executed {
 struct StopExecution {};
 
 using Message = std::variant<Hello, Heartbeat, Finished, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop,
-                             Rejoin, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution>;
+                             Rejoin, Alive, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution>;
 
 Bytes encode(const Message& message);
 

@@ -1,6 +1,8 @@
 #include "jobs/settings.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <stdexcept>
 #include <utility>
 
@@ -71,6 +73,9 @@ constexpr std::pair<const char*, WeightFormat> kFormats[] = {{"fp16", WeightForm
                                                              {"int8", WeightFormat::int8},
                                                              {"nf4", WeightFormat::nf4}};
 
+constexpr std::pair<const char*, BenchmarkMode> kModes[] = {
+    {"forward", BenchmarkMode::forward}, {"generate", BenchmarkMode::generate}, {"train", BenchmarkMode::train}};
+
 constexpr std::pair<const char*, LossOn> kLossOn[] = {{"target", LossOn::target}, {"all", LossOn::all}};
 constexpr std::pair<const char*, TextRows> kRows[] = {{"samples", TextRows::samples}, {"blocks", TextRows::blocks}};
 
@@ -111,6 +116,28 @@ void read_evaluate(Reader& in, EvaluateSettings& out) {
     Reader generation(in.at("generation"));
     read_generation(generation, out.generation.emplace());
   }
+  in.get_if_present("profile", out.profile);
+}
+
+void read_benchmark(Reader& in, BenchmarkSettings& out) {
+  for (const Json& name : in.at("mode")) {
+    const auto mode =
+        std::find_if(std::begin(kModes), std::end(kModes), [&](const auto& known) { return name == known.first; });
+    if (mode == std::end(kModes)) throw std::invalid_argument("unknown value " + name.dump());
+    if (std::find(out.modes.begin(), out.modes.end(), mode->second) == out.modes.end())
+      out.modes.push_back(mode->second);
+  }
+  if (out.modes.empty()) throw std::invalid_argument("no mode is named");
+  in.get("batch_size", out.batch_size);
+  in.get("sequence_length", out.sequence_length);
+  in.get("iterations", out.iterations);
+  in.get("warmup", out.warmup);
+  in.get("precision", out.precision, kPrecisions);
+  in.get("attention", out.attention, kAttention);
+  in.get_if_present("kv_cache", out.kv_cache);
+  in.get("profile", out.profile);
+  const bool generates = std::find(out.modes.begin(), out.modes.end(), BenchmarkMode::generate) != out.modes.end();
+  if (generates) in.get("new_tokens", out.new_tokens);
 }
 
 void read_training(Reader& in, TrainingSettings& out) {
@@ -245,6 +272,16 @@ Result<FinetuneSettings> read_finetune_settings(const Json& settings) {
 
 Result<EvaluateSettings> read_evaluate_settings(const Json& settings) {
   return reading<EvaluateSettings>("evaluate", settings, read_evaluate);
+}
+
+Result<BenchmarkSettings> read_benchmark_settings(const Json& settings) {
+  return reading<BenchmarkSettings>("benchmark", settings, read_benchmark);
+}
+
+std::string_view benchmark_mode_name(BenchmarkMode mode) {
+  for (const auto& [name, known] : kModes)
+    if (known == mode) return name;
+  throw std::logic_error("a mode without a name");
 }
 
 Result<DistillSettings> read_distill_settings(const Json& settings) {

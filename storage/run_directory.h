@@ -33,6 +33,8 @@ class RunDirectory {
   std::filesystem::path lock_file() const { return path_ / "coordinator.lock"; }
   std::filesystem::path control() const { return path_ / "control"; }
   std::filesystem::path reports() const { return path_ / "reports"; }
+  /// What jobs may use again and can make anew: tokenised rows. Made where it is first needed; may be removed.
+  std::filesystem::path cache() const { return path_ / "cache"; }
   std::filesystem::path staging(const AttemptKey& attempt) const;
   std::filesystem::path staged_artifact(const AttemptKey& attempt) const { return staging(attempt) / "artifact"; }
   std::filesystem::path checkpoints(const AttemptKey& attempt) const { return staging(attempt) / "checkpoints"; }

@@ -68,7 +68,7 @@ class Checker {
           check_evaluate(step, info, i);
           break;
         case StepKind::benchmark:
-          check_benchmark(step, info, i);
+          check_benchmark(step, info, i, quantized && !adapter);
           break;
       }
     }
@@ -164,7 +164,7 @@ class Checker {
   }
 
   void check_splits(const ResolvedStep& step) {
-    for (const std::string& split : splits_of(step)) {
+    for (const std::string& split : splits_of(step, resolved_.data)) {
       const auto file = resolved_.data.find(split);
       if (file == resolved_.data.end()) {
         const char* key = step.kind == StepKind::evaluate ? "split" : split == "validation" ? "evaluate_every" : "";
@@ -323,7 +323,14 @@ class Checker {
     if (is_given(step.name + ".sequence_length") || !has_training_before(i)) check_length(step, info);
   }
 
-  void check_benchmark(const ResolvedStep& step, const ModelInfo* info, std::size_t i) {
+  /// `untrainable`: the model is quantised and has no adapter.
+  void check_benchmark(const ResolvedStep& step, const ModelInfo* info, std::size_t i, bool untrainable) {
+    const Json& modes = step.settings.at("mode");
+    if (untrainable && std::find(modes.begin(), modes.end(), Json("train")) != modes.end())
+      error_at_step(
+          step, "mode",
+          "mode train steps all weights where there is no adapter, and quantised weights cannot be trained; "
+          "leave train out, or fine-tune an adapter before");
     if (step.facts.generate_mode && resolved_.task == Task::classification)
       error_at_step(step, "mode", "task classification generates no text");
     const bool decodes = step.facts.generate_mode && info && info->decoder_only();
@@ -385,7 +392,7 @@ std::vector<std::string> metrics_of(const ResolvedStep& step) {
   return {};
 }
 
-std::vector<std::string> splits_of(const ResolvedStep& step) {
+std::vector<std::string> splits_of(const ResolvedStep& step, const Json& data) {
   switch (step.kind) {
     case StepKind::finetune:
     case StepKind::distill:
@@ -393,6 +400,10 @@ std::vector<std::string> splits_of(const ResolvedStep& step) {
                                                       : std::vector<std::string>{"train"};
     case StepKind::evaluate:
       return {step.settings.at("split").get<std::string>()};
+    case StepKind::benchmark:
+      for (const char* split : {"train", "validation", "test"})
+        if (data.contains(split)) return {split};
+      return {};
     default:
       return {};
   }

@@ -19,7 +19,7 @@ std::string plain(const Json& value) {
 
 Json describe_data(const ResolvedStep& step, const Resolved& resolved, bool trained, DataCatalog& catalog) {
   Json data{{"task", task_name(resolved.task)}};
-  std::vector<std::string> splits = splits_of(step);
+  std::vector<std::string> splits = splits_of(step, resolved.data);
   // The classes of rows that name theirs come from the training rows, unless a training step has settled them.
   const bool settles_labels = step.kind == StepKind::evaluate && !trained &&
                               resolved.task == Task::classification && !resolved.data.contains("labels");

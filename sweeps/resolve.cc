@@ -288,6 +288,7 @@ class Resolver {
       evaluation = std::move(standard.settings);
     }
     evaluation["split"] = "validation";
+    evaluation.erase("profile");  // of that step alone: training is the same with and without
     out_.steps[i].settings["evaluation"] = std::move(evaluation);
   }
 

@@ -15,8 +15,8 @@ struct ExecutionRequest {
   Job job;
   AttemptNumber attempt = 1;
   /// This attempt's own folder; it exists and is empty. The artifact goes to staging/artifact (see
-  /// storage/artifact.h), checkpoints to staging/checkpoints (see storage/checkpoint.h). Nothing is written
-  /// elsewhere.
+  /// storage/artifact.h), checkpoints to staging/checkpoints (see storage/checkpoint.h). Nothing but `cache` is
+  /// written elsewhere.
   std::filesystem::path staging;
   /// Published artifact folder of each of job.inputs, and of job.continues.
   std::map<JobId, std::filesystem::path> artifacts;
@@ -26,6 +26,8 @@ struct ExecutionRequest {
   std::string device = "cpu";
   /// libtorch's intra-op threads on a CPU.
   int threads = 1;
+  /// A folder that jobs share, for rows once tokenised (worker/data/tokenized_cache.h). Empty: none.
+  std::filesystem::path cache = {};
 };
 
 /// The executor's only way out while it works. Called from the thread that executes, at step boundaries.

@@ -21,6 +21,9 @@ using ::testing::Key;
 struct Case {
   std::string model, method;
   std::string precision = "fp32";
+  friend void PrintTo(const Case& c, std::ostream* out) {
+    *out << c.model << ' ' << c.method << ' ' << c.precision;
+  }
 };
 
 std::string name_of(const ::testing::TestParamInfo<Case>& info) {
@@ -278,6 +281,29 @@ TEST(Execute, a_sampled_text_follows_from_the_seed_and_the_row) {
   const Outcome rebatched = bench.run(bench.job(StepKind::evaluate, other_batches, 1));
   EXPECT_EQ(first.metrics.at("bleu"), rebatched.metrics.at("bleu"));
   EXPECT_EQ(first.metrics.at("rouge1"), rebatched.metrics.at("rouge1"));
+}
+
+TEST(Execute, jobs_over_the_same_rows_tokenise_them_once) {
+  for (const char* model : {"gpt2", "t5"}) {
+    SCOPED_TRACE(model);
+    JobBench bench(model);
+    bench.cache = bench.folder().path() / "cache";
+    const auto kept = [&] {
+      std::map<fs::path, fs::file_time_type> files;
+      for (const auto& entry : fs::directory_iterator(bench.cache)) files[entry.path()] = entry.last_write_time();
+      return files;
+    };
+    const Outcome first = bench.run(bench.job(StepKind::evaluate, bench.evaluate_settings()));
+    ASSERT_EQ(first.kind, OutcomeKind::succeeded) << first.error;
+    const auto files = kept();
+    EXPECT_EQ(files.size(), 1u);
+    Job again = bench.job(StepKind::evaluate, bench.evaluate_settings());
+    again.id = JobId::of("again");
+    EXPECT_EQ(reproducible(first), reproducible(bench.run(again)));
+    EXPECT_EQ(kept(), files);
+    bench.run(bench.job(StepKind::evaluate, bench.evaluate_settings("test")));
+    EXPECT_EQ(kept().size(), 2u);
+  }
 }
 
 TEST(Execute, only_what_is_asked_for_is_measured_and_nothing_is_generated_in_vain) {

@@ -139,6 +139,7 @@ Outcome JobBench::run(const Job& job, ExecutionControl& control) {
   request.job = job;
   request.attempt = static_cast<int>(attempts.size()) + 1;
   request.device = device;
+  request.cache = cache;
   request.staging = folder_.path() / "staging" / (job.id.hex() + "." + std::to_string(request.attempt));
   fs::create_directories(request.staging);
   for (auto attempt = attempts.rbegin(); attempt != attempts.rend(); ++attempt) {

@@ -51,6 +51,7 @@ class JobBench {
   /// Of the jobs that follow.
   Json context;
   std::string device = "cpu";
+  std::filesystem::path cache;
 
  private:
   TemporaryFolder folder_;

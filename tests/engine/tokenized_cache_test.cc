@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "storage/files.h"
+#include "tests/engine/gguf_bytes.h"
 #include "tests/engine/temporary_folder.h"
 #include "tests/engine/word_tokenizer.h"
 
@@ -188,8 +189,17 @@ TEST_F(TokenizedCache, a_tokenizer_is_known_by_the_content_of_its_files) {
   };
   EXPECT_EQ(tokenizer_folder("a", "x\n"), tokenizer_folder("b", "x\n"));
   EXPECT_NE(tokenizer_folder("a", "x\n"), tokenizer_folder("c", "y\n"));
-  EXPECT_EQ(*tokenizer_digest(folder.path() / "a" / "vocab.txt"),
-            *storage::sha256_of_file(folder.path() / "a/vocab.txt"));
+}
+
+TEST_F(TokenizedCache, a_gguf_file_is_known_by_what_stands_before_its_weights) {
+  const auto digest = [&](const std::string& vocabulary, const std::string& weights) {
+    GgufBytes bytes;
+    bytes.string("tokenizer.ggml.model", vocabulary);
+    bytes.tensor("a", {2}, weights);
+    return *tokenizer_digest(folder.write("model.gguf", bytes.bytes()));
+  };
+  EXPECT_EQ(digest("x", "12345678"), digest("x", "87654321"));
+  EXPECT_NE(digest("x", "12345678"), digest("y", "12345678"));
 }
 
 }  // namespace

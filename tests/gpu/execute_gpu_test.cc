@@ -80,6 +80,9 @@ TEST_F(ExecuteOnGpu, a_training_and_its_evaluation_agree_with_those_on_the_cpu) 
 
 struct GpuCase {
   std::string model, method, precision;
+  friend void PrintTo(const GpuCase& c, std::ostream* out) {
+    *out << c.model << ' ' << c.method << ' ' << c.precision;
+  }
 };
 
 class MethodsOnGpu : public ::testing::TestWithParam<GpuCase> {

@@ -54,8 +54,9 @@ inline std::vector<Message> example_messages() {
           Revoke{attempt},
           Stop{},
           Rejoin{},
+          Alive{},
           RunnerReady{{{"device", "cpu"}}},
-          Execute{example_job(), 7, "/s", {{"00", "/a"}}, {"/c/2", "/c/1"}, "/l"},
+          Execute{example_job(), 7, "/s", {{"00", "/a"}}, {"/c/2", "/c/1"}, "/l", 2, "/k"},
           ExecuteProgress{attempt, progress},
           Executed{attempt, example_outcome()},
           StopExecution{}};

@@ -65,6 +65,7 @@ TEST(MessagesTest, numbers_on_the_wire_never_change) {
   EXPECT_EQ(type_of(Finished{}), 3);
   EXPECT_EQ(type_of(Welcome{}), 16);
   EXPECT_EQ(type_of(Rejoin{}), 21);
+  EXPECT_EQ(type_of(Alive{}), 22);
   EXPECT_EQ(type_of(RunnerReady{}), 32);
   EXPECT_EQ(type_of(StopExecution{}), 36);
 }

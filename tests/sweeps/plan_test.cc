@@ -180,6 +180,58 @@ TEST(JobIdTest, every_setting_that_matters_changes_the_id) {
   }
 }
 
+TEST(JobIdTest, a_benchmark_is_a_job_of_each_repeat_and_depends_on_its_shape_and_its_rows) {
+  const std::string text = std::string(kHead) +
+                           "pipeline:\n  - evaluate: {split: test}\n  - benchmark: {mode: [forward, train]}\n"
+                           "sweep:\n  axes:\n    - benchmark.batch_size: [1, 8]\n"
+                           "    - benchmark.sequence_length: [16, 32, 64]\n  repeats: 3\n";
+  MemoryFiles world = make_world();
+  const Plan plan = plan_of(text, world);
+  EXPECT_EQ(plan.trials.size(), 18u);
+  std::set<std::string> benchmarks, evaluations, configurations;
+  for (const Trial& trial : plan.trials) {
+    evaluations.insert(trial.steps.at(0).job.hex());
+    benchmarks.insert(trial.steps.at(1).job.hex());
+    configurations.insert(trial.configuration);
+  }
+  EXPECT_EQ(benchmarks.size(), 18u);
+  EXPECT_EQ(configurations.size(), 6u);
+  EXPECT_EQ(evaluations.size(), 3u) << "shared by the shapes; seeded, since the head is initialised";
+  for (const Job& job : plan.jobs) EXPECT_EQ(job.isolate, job.kind == StepKind::benchmark);
+
+  const auto before = ids_by_step(plan);
+  world.files["/w/data/train.jsonl"] = "{\"text\": \"other rows\", \"label\": 1}\n";
+  EXPECT_NE(before.at("benchmark"), ids_by_step(plan_of(text, world)).at("benchmark"));
+}
+
+TEST(JobIdTest, a_profile_of_an_evaluation_leaves_the_training_before_it_as_it_is) {
+  const auto steps = [](const char* profile) {
+    return std::string(kHead) +
+           "pipeline:\n  - finetune: {epochs: 1, sequence_length: 32, evaluate_every: epoch}\n" +
+           "  - evaluate: {profile: " + profile + "}\n";
+  };
+  const auto without = ids_by_step(plan_of(steps("false"))), with = ids_by_step(plan_of(steps("true")));
+  EXPECT_EQ(without.at("finetune"), with.at("finetune"));
+  EXPECT_NE(without.at("evaluate"), with.at("evaluate"));
+}
+
+TEST(PlanTest, settings_of_a_benchmark_are_those_of_its_file) {
+  const Plan plan =
+      plan_of(std::string(kHead) +
+              "pipeline:\n  - finetune: {epochs: 1, sequence_length: 24, precision: bf16, attention: math}\n"
+              "  - benchmark: {mode: train, batch_size: 4, iterations: 7, warmup: 0, profile: true}\n");
+  const auto settings = read_benchmark_settings(plan.jobs.back().settings);
+  ASSERT_TRUE(settings.ok()) << settings.error().message;
+  EXPECT_EQ(settings->modes, std::vector<BenchmarkMode>{BenchmarkMode::train});
+  EXPECT_EQ(settings->batch_size, 4);
+  EXPECT_EQ(settings->sequence_length, 24) << "of the training step before";
+  EXPECT_EQ(settings->precision, Precision::bf16);
+  EXPECT_EQ(settings->attention, AttentionKind::math);
+  EXPECT_EQ(settings->iterations, 7);
+  EXPECT_EQ(settings->warmup, 0);
+  EXPECT_TRUE(settings->profile);
+}
+
 TEST(SeedTest, repeats_are_paired_across_configurations_and_differ_from_each_other) {
   const Plan plan = plan_of(sweep_file("sweep: {axes: [{finetune.rank: [2, 4]}], repeats: 3, seed: 5}\n"));
   std::map<int, std::set<std::uint64_t>> seeds;

@@ -23,6 +23,8 @@ namespace {
 // quiet.
 constexpr microseconds kShortestLook{50};
 constexpr microseconds kLongestLook{5000};
+// Silence after which the coordinator is taken for dead. Before its first word it reads models and data.
+constexpr std::chrono::seconds kSilence{120}, kFirstSilence{3600};
 
 }  // namespace
 
@@ -48,6 +50,8 @@ struct Agent::Impl {
   std::optional<Running> running;
   std::map<AttemptKey, Finished> unacknowledged;
   bool stopping = false;
+  Clock::time_point heard = Clock::now();  // when the coordinator last gave a sign of life
+  bool deserted = false;
 
   void send(const Message& message) {
     look_delay = kShortestLook;
@@ -57,6 +61,8 @@ struct Agent::Impl {
   void look() {
     const auto frames = link.receive();
     look_delay = frames.empty() ? std::min(look_delay * 2, kLongestLook) : kShortestLook;
+    if (!frames.empty()) heard = Clock::now();
+    if (Clock::now() - heard > (welcome ? kSilence : kFirstSilence)) return desert();
     for (const Bytes& bytes : frames) {
       auto message = decode(bytes.data(), bytes.size());
       if (!message) {
@@ -70,6 +76,18 @@ struct Agent::Impl {
       if (!error) look();
     });
   }
+
+  /// The coordinator died under a launcher that keeps the other ranks (srun). What runs goes on from its checkpoint
+  /// in the sweep's next life.
+  void desert() {
+    spdlog::error("the coordinator gave no sign of life for long: this worker ends");
+    deserted = true;
+    runner.shut_down();
+    heartbeat_timer.cancel();
+    io.stop();
+  }
+
+  void receive(const Alive&) {}
 
   void receive(const Welcome& message) {
     welcome = message;
@@ -147,6 +165,7 @@ struct Agent::Impl {
     }
     execute.log = directory.log(attempt).string();
     execute.threads = welcome->threads;
+    execute.cache = directory.cache().string();
     runner.start(execute);
   }
 
@@ -215,6 +234,14 @@ Agent::~Agent() = default;
 void Agent::start() {
   impl_->send(impl_->options.hello);
   impl_->look();
+}
+
+bool Agent::deserted() const {
+  return impl_->deserted;
+}
+
+std::string Agent::run_directory() const {
+  return impl_->welcome ? impl_->welcome->run_directory : "";
 }
 
 }  // namespace finesweep::worker

@@ -30,8 +30,12 @@ class Agent {
   Agent(boost::asio::io_context& io, CoordinatorLink& link, JobRunner& runner, Options options);
   ~Agent();
 
-  /// Says Hello and works until the coordinator's Stop has been obeyed; then stops the io_context.
+  /// Says Hello and works until the coordinator's Stop has been obeyed, or the coordinator has been silent for two
+  /// minutes; then stops the io_context.
   void start();
+  bool deserted() const;
+  /// Empty until the coordinator has said it.
+  std::string run_directory() const;
 
  private:
   struct Impl;

@@ -80,12 +80,14 @@ struct RunnerProcess : std::enable_shared_from_this<RunnerProcess> {
     posix_spawn_file_actions_adddup2(&actions, ends[1], 3);
     posix_spawnattr_t attributes;
     posix_spawnattr_init(&attributes);
-    // Signals are as in a fresh process, whatever the worker ignores.
-    sigset_t none, all;
+    // Signals are as in a fresh process, but for those that the worker ignores because they are the coordinator's:
+    // Slurm sends them to every process of a step, also while libtorch is still being loaded.
+    sigset_t none, fresh;
     sigemptyset(&none);
-    sigfillset(&all);
+    sigfillset(&fresh);
+    for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) sigdelset(&fresh, signal);
     posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setsigdefault(&attributes, &all);
+    posix_spawnattr_setsigdefault(&attributes, &fresh);
     // A group of its own: what a launcher sends to the worker's group is not for the runner.
     posix_spawnattr_setpgroup(&attributes, 0);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <optional>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "storage/files.h"
 #include "worker/data/split.h"
 #include "worker/data/text_rows.h"
+#include "worker/formats/gguf.h"
 #include "worker/formats/safetensors.h"
 
 namespace finesweep::worker {
@@ -180,11 +182,26 @@ Result<SequenceRows> tokenize(const DataContext& data, const std::string& split,
   return tokenize_sequences(*rows, options, tokenizer, split_path(data, split));
 }
 
+/// Of all that stands before the weights: the tokenizer is part of it.
+Result<std::string> digest_of_header(const fs::path& path) {
+  const auto file = GgufFile::open(path);
+  if (!file) return file.error();
+  std::error_code error;
+  std::uint64_t bytes = fs::file_size(path, error);
+  for (const auto& [name, tensor] : file->header().tensors) bytes = std::min(bytes, tensor.begin);
+  std::string header(bytes, '\0');
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream.read(header.data(), static_cast<std::streamsize>(bytes))) {
+    return Error{"cannot read " + path.string() + "."};
+  }
+  return to_hex(sha256(header));
+}
+
 }  // namespace
 
 Result<std::string> tokenizer_digest(const fs::path& path) {
   std::error_code error;
-  if (!fs::is_directory(path, error)) return storage::sha256_of_file(path);
+  if (!fs::is_directory(path, error)) return digest_of_header(path);
   Json files = Json::object();
   for (const char* name :
        {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",

@@ -12,7 +12,7 @@
 namespace finesweep::worker {
 
 /// Hex SHA-256 over the files that a tokenizer is made of: those of a Hugging Face directory, by name and content;
-/// or a file that holds it (GGUF). The same words as load_tokenizer's argument.
+/// or the header of a GGUF file, which holds it. The same words as load_tokenizer's argument.
 Result<std::string> tokenizer_digest(const std::filesystem::path& path);
 
 /// What the rows of a tokenised split follow from, as 64 hex digits: the bytes of the data file, fields, limit and

@@ -51,7 +51,6 @@ void leave_out_paths(const ExecutionRequest& request, std::string& text) {
 
 /// What this engine does not do yet, named; empty where it does the job.
 std::string missing_feature(const Job& job) {
-  if (job.kind == StepKind::benchmark) return "the step 'benchmark'";
   if (job.gpus > 1) return "training on more than one GPU";
   return "";
 }
@@ -72,7 +71,7 @@ Outcome run_step(const ExecutionRequest& request, const JobContext& context, c10
     case StepKind::evaluate:
       return evaluate(request, context, device, control);
     case StepKind::benchmark:
-      break;  // refused
+      return benchmark(request, context, device, control);
   }
   return {};
 }

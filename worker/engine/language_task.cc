@@ -11,6 +11,7 @@
 #include "worker/data/tokenized_cache.h"
 #include "worker/engine/generated_text.h"
 #include "worker/engine/model_files.h"
+#include "worker/kernels/attention_choice.h"
 #include "worker/metrics/bleu.h"
 #include "worker/metrics/perplexity.h"
 #include "worker/metrics/rouge.h"
@@ -75,6 +76,7 @@ class LanguageData final : public TaskData {
 
   Result<std::optional<Metrics>> evaluate(Model& model, const EvaluationRun& run) const override {
     if (Status fit = check_settings(run.settings); !fit) return fit.error();
+    const AttentionChoice attention(run.settings.attention);
     const at::NoGradGuard no_graph;
     const auto loss = take_loss(model, run);
     if (!loss) return loss.error();
@@ -161,8 +163,9 @@ class LanguageData final : public TaskData {
 
 class LanguageTask final : public JobTask {
  public:
-  LanguageTask(const JobContext& context, const ModelSource& source, std::unique_ptr<Tokenizer> tokenizer)
-      : context_(context), model_(source.model), text_(std::make_shared<TextModel>()) {
+  LanguageTask(const JobContext& context, const ModelSource& source, std::unique_ptr<Tokenizer> tokenizer,
+               const std::filesystem::path& cache)
+      : context_(context), source_(source), cache_(cache), text_(std::make_shared<TextModel>()) {
     text_->bounds = text_bounds(source.model, *tokenizer);
     text_->tokenizer = std::move(tokenizer);
   }
@@ -186,32 +189,37 @@ class LanguageTask final : public JobTask {
                                          const std::optional<GenerationSettings>& generation) {
     SequenceOptions options = sequence_options(context_.data, reader(), sequence_length);
     if (generation) options.prompt_length = prompt_length(sequence_length, *generation);
-    const auto rows = read_text_rows(context_.data, split);
-    if (!rows) return rows.error();
-    auto tokens = tokenize_sequences(*rows, options, *text_->tokenizer, split_path(context_.data, split));
-    if (!tokens) return tokens.error();
-    SequenceDataset dataset(std::move(*tokens), options.model, text_->tokenizer->traits());
-    return std::unique_ptr<TaskData>(std::make_unique<LanguageData>(std::move(dataset), text_));
+    if (!cache_.empty() && tokenizer_digest_.empty()) {
+      auto digest = tokenizer_digest(source_.tokenizer);
+      if (!digest) return digest.error();
+      tokenizer_digest_ = std::move(*digest);
+    }
+    auto dataset = load_or_tokenize(context_.data, split, options, *text_->tokenizer, tokenizer_digest_, cache_);
+    if (!dataset) return dataset.error();
+    return std::unique_ptr<TaskData>(std::make_unique<LanguageData>(std::move(*dataset), text_));
   }
 
   /// A decoder goes on behind its prompt: both must find room.
   std::int64_t prompt_length(std::int64_t sequence_length, const GenerationSettings& generation) const {
     if (reader() == SequenceModel::encoder_decoder) return sequence_length;
-    const auto positions = decoder_positions(model_);
+    const auto positions = decoder_positions(source_.model);
     if (!positions) return sequence_length;
     return std::max<std::int64_t>(1, std::min(sequence_length, *positions - generation.max_new_tokens));
   }
 
   const JobContext& context_;
-  const std::filesystem::path model_;
+  const ModelSource source_;
+  const std::filesystem::path cache_;
+  std::string tokenizer_digest_;  // of source_.tokenizer, once it is needed
   std::shared_ptr<TextModel> text_;
 };
 
 }  // namespace
 
 std::unique_ptr<JobTask> make_language_task(const JobContext& context, const ModelSource& source,
-                                            std::unique_ptr<Tokenizer> tokenizer) {
-  return std::make_unique<LanguageTask>(context, source, std::move(tokenizer));
+                                            std::unique_ptr<Tokenizer> tokenizer,
+                                            const std::filesystem::path& cache) {
+  return std::make_unique<LanguageTask>(context, source, std::move(tokenizer), cache);
 }
 
 }  // namespace finesweep::worker

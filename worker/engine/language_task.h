@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <memory>
 
 #include "worker/engine/task_data.h"
@@ -9,8 +10,9 @@ namespace finesweep::worker {
 
 /// A language model's task: rows are text to go on with, or a source and the target to write for it. Loss counts
 /// tokens; ROUGE (F, not stemmed, 0 to 1) and BLEU (0 to 100) compare targets with the text that the model
-/// generates.
+/// generates. `cache`: as in make_job_task.
 std::unique_ptr<JobTask> make_language_task(const JobContext& context, const ModelSource& source,
-                                            std::unique_ptr<Tokenizer> tokenizer);
+                                            std::unique_ptr<Tokenizer> tokenizer,
+                                            const std::filesystem::path& cache);
 
 }  // namespace finesweep::worker

@@ -19,6 +19,8 @@ Outcome finetune(const ExecutionRequest& request, const JobContext& context, c10
                  ExecutionControl& control);
 Outcome evaluate(const ExecutionRequest& request, const JobContext& context, c10::Device device,
                  ExecutionControl& control);
+Outcome benchmark(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+                  ExecutionControl& control);
 Outcome distill(const ExecutionRequest& request, const JobContext& context, c10::Device device,
                 ExecutionControl& control);
 Outcome prune(const ExecutionRequest& request, const JobContext& context, c10::Device device,

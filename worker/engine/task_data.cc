@@ -11,13 +11,13 @@
 namespace finesweep::worker {
 
 Result<std::unique_ptr<JobTask>> make_job_task(const JobContext& context, const ModelSource& source,
-                                               Pooling pooling) {
+                                               Pooling pooling, const std::filesystem::path& cache) {
   auto tokenizer = load_model_tokenizer(source.tokenizer);
   if (!tokenizer) return tokenizer.error();
   if (context.task == Task::classification) {
     return make_classification_task(context.data, source.manifest, pooling, std::move(*tokenizer));
   }
-  return make_language_task(context, source, std::move(*tokenizer));
+  return make_language_task(context, source, std::move(*tokenizer), cache);
 }
 
 std::vector<std::int64_t> consecutive_rows(std::int64_t first, std::int64_t count, std::int64_t rows) {

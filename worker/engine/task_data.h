@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -68,10 +69,10 @@ class JobTask {
   virtual HeadChoice head() const = 0;
 };
 
-/// The task of a job over a model. `pooling`: of a classification whose model brings none. The Error: the tokenizer
-/// cannot be read.
+/// The task of a job over a model. `pooling`: of a classification whose model brings none. `cache`: where tokenised
+/// rows are kept, ExecutionRequest::cache; empty: nowhere. The Error: the tokenizer cannot be read.
 Result<std::unique_ptr<JobTask>> make_job_task(const JobContext& context, const ModelSource& source,
-                                               Pooling pooling);
+                                               Pooling pooling, const std::filesystem::path& cache = {});
 
 /// Rows first … first + count, cut at `rows`.
 std::vector<std::int64_t> consecutive_rows(std::int64_t first, std::int64_t count, std::int64_t rows);

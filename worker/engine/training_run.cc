@@ -58,7 +58,7 @@ class TrainingRun {
     auto source = recipe_.find_model(request_, context_);
     if (!source) return source.error();
     source_ = std::move(*source);
-    auto task = make_job_task(context_, source_, training().pooling);
+    auto task = make_job_task(context_, source_, training().pooling, request_.cache);
     if (!task) return task.error();
     task_ = std::move(*task);
     auto train = task_->read_training(training().sequence_length);

@@ -12,6 +12,7 @@
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/linear_loss.h"
 #include "worker/kernels/ops.h"
+#include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
 namespace {
@@ -42,6 +43,7 @@ at::Tensor softmax_losses(at::Tensor& logits, const at::Tensor& labels, double d
 
 Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const at::Tensor& labels,
                          double denominator, double scale, const Layout& layout, const DropoutRun& run) {
+  const ProfileScope scope("linear cross-entropy", OperatorGroup::loss);
   if (!head.branches.empty() || !head.scales.empty()) {
     // Adapters on a head are rare, and their dropout needs every token in its place: all logits at once.
     Var scaled = hidden;

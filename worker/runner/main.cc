@@ -61,7 +61,6 @@ class Channel {
   Execute wait_for_execute() {
     std::unique_lock lock(mutex_);
     arrived_.wait(lock, [this] { return execute_.has_value(); });
-    stop_ = false;
     Execute execute = std::move(*execute_);
     execute_.reset();
     return execute;
@@ -89,6 +88,9 @@ class Channel {
       if (!message) give_up(message.error());
       if (auto* execute = std::get_if<Execute>(&*message)) {
         std::lock_guard lock(mutex_);
+        // Here, not where the job begins: a stop that comes while libtorch is still being made ready is meant for
+        // it.
+        stop_ = false;
         execute_ = std::move(*execute);
         arrived_.notify_one();
       } else if (std::holds_alternative<StopExecution>(*message)) {
@@ -157,6 +159,7 @@ ExecutionRequest to_request(const Execute& execute, const std::string& device) {
   for (const std::string& folder : execute.earlier_checkpoints) request.earlier_checkpoints.emplace_back(folder);
   request.device = device;
   request.threads = execute.threads;
+  request.cache = execute.cache;
   return request;
 }
 

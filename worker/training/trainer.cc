@@ -9,6 +9,9 @@
 #include <numbers>
 #include <utility>
 
+#include "worker/kernels/attention_choice.h"
+#include "worker/kernels/profile_scope.h"
+
 namespace finesweep::worker {
 namespace {
 
@@ -74,6 +77,7 @@ double Trainer::accumulate(const std::vector<Batch>& batches, double loss_scale)
 }
 
 void Trainer::zero_grads() {
+  const ProfileScope scope("zero gradients", OperatorGroup::optimiser);
   for (Parameter* parameter : parameters_) parameter->zero_grad();
 }
 
@@ -81,6 +85,7 @@ Result<StepReport> Trainer::step(const std::vector<Batch>& batches) {
   for (const Batch& batch : batches) {
     if (Status fits = model_.check(batch); !fits) return Error{fits.error()};
   }
+  const AttentionChoice attention(settings_.attention);
   const at::NoGradGuard no_graph;  // the tape stands in for libtorch's
   StepReport report;
   report.learning_rate =
