@@ -18,7 +18,7 @@ class FinetuneRecipe final : public TrainingRecipe {
   std::string method() const override { return method_name(settings_.method); }
   Result<JobModel> load(ModelSource& source, const HeadChoice& head, std::uint64_t seed,
                         c10::Device device) override {
-    return load_trained(source, head, settings_, masks_, seed, device);
+    return load_trained(source, head, settings_, seed, device, masks_);
   }
 
  private:

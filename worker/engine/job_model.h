@@ -100,7 +100,8 @@ Result<JobModel> load_frozen(const ModelSource& source, const HeadChoice& head, 
 /// brings is trained further. `source.quantization` becomes that of method qlora. What `source` prunes stays 0, and
 /// so does what `masks` prune of an adapter. The Error: a method or options that do not go with what is there.
 Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
-                              const std::optional<PruneSettings>& masks, std::uint64_t seed, c10::Device device);
+                              std::uint64_t seed, c10::Device device,
+                              const std::optional<PruneSettings>& masks = {});
 
 /// The student of a distillation: all of `source`, or so many layers of it, trained. The Error: what stands there
 /// cannot be trained.
