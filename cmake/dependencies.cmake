@@ -10,6 +10,15 @@ find_package(yaml-cpp REQUIRED)
 find_package(SQLiteCpp REQUIRED)
 find_package(MPI REQUIRED COMPONENTS CXX)
 
+# Chart.js (Debian's libjs-chart.js) is inlined into report.html.
+if(NOT FINESWEEP_CHART_JS)
+  unset(FINESWEEP_CHART_JS CACHE)
+  find_file(FINESWEEP_CHART_JS chart.min.js PATHS /usr/share/javascript/chart.js /usr/share/nodejs/chart.js/dist NO_DEFAULT_PATH)
+endif()
+if(NOT EXISTS "${FINESWEEP_CHART_JS}")
+  message(FATAL_ERROR "Chart.js not found: run scripts/setup, or pass -DFINESWEEP_CHART_JS=FILE, the chart.min.js of Chart.js 3.9")
+endif()
+
 find_program(FINESWEEP_CCACHE ccache)
 if(FINESWEEP_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${FINESWEEP_CCACHE})

@@ -50,9 +50,17 @@ int status_command(const StatusOptions& options);
 
 struct ReportOptions {
   std::filesystem::path directory;
-  std::string formats;  // "md,csv,json"; empty: all
+  std::string formats;  // "md,csv,html,json"; empty: all
 };
 int report_command(const ReportOptions& options);
+
+struct CompareOptions {
+  std::vector<std::filesystem::path> directories;
+  std::filesystem::path out;  // empty: one report on standard output
+  std::string formats;        // as of a report; empty: all, on standard output Markdown
+  std::string metric;         // "test.accuracy"; empty: as the sweeps say
+};
+int compare_command(const CompareOptions& options);
 
 struct SubmitOptions {
   std::filesystem::path sweep;

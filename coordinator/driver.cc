@@ -200,7 +200,7 @@ struct Driver::Impl {
   }
 
   Status write_all_reports() {
-    auto data = reports::read_run_data(store);
+    auto data = reports::read_run_data(store, run);
     if (!data) return data.error();
     return reports::write_reports(*data, run.reports());
   }
@@ -345,7 +345,7 @@ struct Driver::Impl {
                {"report", reported ? (run.reports() / "report.md").string() : ""}};
     if (!reported) spdlog::error("{}", reported.error().message);
     if (complete && reported)
-      if (auto data = reports::read_run_data(store))
+      if (auto data = reports::read_run_data(store, run))
         show({{"event", "text"}, {"text", "\n" + reports::terminal_table(*data)}});
     runner.remark(std::move(ended));
     flush();

@@ -67,7 +67,8 @@ constexpr const char* kFooter = R"(Examples:
   finesweep submit sweep.yaml --gpus-per-node 4          as a job of Slurm
   finesweep status runs/my-sweep --watch                 how a sweep stands, from any terminal
   finesweep cancel runs/my-sweep 1a2b3c4d.0              end a trial, or without one the sweep
-  finesweep report runs/my-sweep                         its tables, made anew
+  finesweep report runs/my-sweep                         its tables and plots, made anew
+  finesweep compare runs/lora runs/qlora                 one table over several sweeps
   finesweep export runs/my-sweep TRIAL --to my-adapter   what a trial trained
   finesweep generate --model M --adapter my-adapter --prompt "Once upon"
 
@@ -246,11 +247,21 @@ int run(int argc, char** argv) {
   status_app->callback([&] { exit_code = coordinator::status_command(status); });
 
   coordinator::ReportOptions report;
-  auto* report_app = app.add_subcommand("report", "Write the tables of a sweep, running or not.");
+  auto* report_app = app.add_subcommand("report", "Write the tables and plots of a sweep, running or not.");
   report_app->add_option("directory", report.directory, "The run directory")->required();
-  report_app->add_option("--format", report.formats, "md, csv, json, or several with commas (default: all)");
+  report_app->add_option("--format", report.formats, "md, csv, html, json, or several with commas (default: all)");
   report_app->footer("Example:\n  finesweep report runs/quickstart --format md,csv");
   report_app->callback([&] { exit_code = coordinator::report_command(report); });
+
+  coordinator::CompareOptions compare;
+  auto* compare_app = app.add_subcommand("compare", "One table over several sweeps, finished or not.");
+  compare_app->add_option("directories", compare.directories, "The run directories")->required()->expected(2, -1);
+  compare_app->add_option("--out", compare.out, "A folder for the reports (default: Markdown on standard output)");
+  compare_app->add_option("--format", compare.formats,
+                          "md, csv, html or json; several with commas and --out (default there: all)");
+  compare_app->add_option("--metric", compare.metric, "STEP.METRIC to compare by (default: what the sweeps show)");
+  compare_app->footer("Example:\n  finesweep compare runs/lora runs/qlora --out comparison");
+  compare_app->callback([&] { exit_code = coordinator::compare_command(compare); });
 
   coordinator::GenerateOptions generate;
   generate.program = program;

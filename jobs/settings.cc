@@ -1,9 +1,12 @@
 #include "jobs/settings.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <stdexcept>
 #include <utility>
 
+#include "jobs/compression_settings.h"
 #include "jobs/settings_table.h"
 
 namespace finesweep {
@@ -60,6 +63,18 @@ constexpr std::pair<const char*, Schedule> kSchedules[] = {
 constexpr std::pair<const char*, Pooling> kPooling[] = {{"cls", Pooling::cls}, {"mean", Pooling::mean}};
 constexpr std::pair<const char*, Method> kMethods[] = {
     {"full", Method::full}, {"lora", Method::lora}, {"qlora", Method::qlora}, {"ia3", Method::ia3}};
+constexpr std::pair<const char*, PruneTarget> kPruneTargets[] = {{"adapter", PruneTarget::adapter},
+                                                                 {"model", PruneTarget::model}};
+constexpr std::pair<const char*, PruneScope> kScopes[] = {{"per_tensor", PruneScope::per_tensor},
+                                                          {"global", PruneScope::global}};
+constexpr std::pair<const char*, bool> kWhen[] = {{"after", false}, {"before", true}};
+constexpr std::pair<const char*, WeightFormat> kFormats[] = {{"fp16", WeightFormat::fp16},
+                                                             {"bf16", WeightFormat::bf16},
+                                                             {"int8", WeightFormat::int8},
+                                                             {"nf4", WeightFormat::nf4}};
+
+constexpr std::pair<const char*, BenchmarkMode> kModes[] = {
+    {"forward", BenchmarkMode::forward}, {"generate", BenchmarkMode::generate}, {"train", BenchmarkMode::train}};
 
 constexpr std::pair<const char*, LossOn> kLossOn[] = {{"target", LossOn::target}, {"all", LossOn::all}};
 constexpr std::pair<const char*, TextRows> kRows[] = {{"samples", TextRows::samples}, {"blocks", TextRows::blocks}};
@@ -101,6 +116,28 @@ void read_evaluate(Reader& in, EvaluateSettings& out) {
     Reader generation(in.at("generation"));
     read_generation(generation, out.generation.emplace());
   }
+  in.get_if_present("profile", out.profile);
+}
+
+void read_benchmark(Reader& in, BenchmarkSettings& out) {
+  for (const Json& name : in.at("mode")) {
+    const auto mode =
+        std::find_if(std::begin(kModes), std::end(kModes), [&](const auto& known) { return name == known.first; });
+    if (mode == std::end(kModes)) throw std::invalid_argument("unknown value " + name.dump());
+    if (std::find(out.modes.begin(), out.modes.end(), mode->second) == out.modes.end())
+      out.modes.push_back(mode->second);
+  }
+  if (out.modes.empty()) throw std::invalid_argument("no mode is named");
+  in.get("batch_size", out.batch_size);
+  in.get("sequence_length", out.sequence_length);
+  in.get("iterations", out.iterations);
+  in.get("warmup", out.warmup);
+  in.get("precision", out.precision, kPrecisions);
+  in.get("attention", out.attention, kAttention);
+  in.get_if_present("kv_cache", out.kv_cache);
+  in.get("profile", out.profile);
+  const bool generates = std::find(out.modes.begin(), out.modes.end(), BenchmarkMode::generate) != out.modes.end();
+  if (generates) in.get("new_tokens", out.new_tokens);
 }
 
 void read_training(Reader& in, TrainingSettings& out) {
@@ -137,6 +174,35 @@ void read_training(Reader& in, TrainingSettings& out) {
   }
 }
 
+void read_prune(Reader& in, PruneSettings& out) {
+  in.get("target", out.target, kPruneTargets);
+  in.get("amount", out.amount);
+  in.get("scope", out.scope, kScopes);
+  in.get("when", out.before_training, kWhen);
+}
+
+void read_quantize(Reader& in, QuantizeSettings& out) {
+  in.get("format", out.format, kFormats);
+  if (out.format != WeightFormat::nf4) return;
+  in.get("double", out.double_quantization);
+  in.get("block_size", out.block_size);
+  in.get("compute", out.compute, kPrecisions);
+}
+
+void read_distill(Reader& in, DistillSettings& out) {
+  in.get("teacher", out.teacher);
+  if (in.has("student")) {
+    const Json& student = in.at("student");
+    if (student.is_string())
+      out.student = student.get<std::string>();
+    else
+      out.student_layers = student.at("layers").get<std::int64_t>();
+  }
+  in.get("temperature", out.temperature);
+  in.get("alpha", out.alpha);
+  read_training(in, out.training);
+}
+
 void read_finetune(Reader& in, FinetuneSettings& out) {
   in.get("method", out.method, kMethods);
   if (out.method == Method::lora || out.method == Method::qlora) {
@@ -153,11 +219,6 @@ void read_finetune(Reader& in, FinetuneSettings& out) {
     in.get("compute", out.compute, kPrecisions);
   }
   read_training(in, out.training);
-  // Trained without the masks it would be another result under the same id.
-  if (in.has("prune")) {
-    in.at("prune");
-    throw std::invalid_argument("masks in force while training are not supported yet");
-  }
 }
 
 void read_data(Reader& in, DataContext& out) {
@@ -211,6 +272,36 @@ Result<FinetuneSettings> read_finetune_settings(const Json& settings) {
 
 Result<EvaluateSettings> read_evaluate_settings(const Json& settings) {
   return reading<EvaluateSettings>("evaluate", settings, read_evaluate);
+}
+
+Result<BenchmarkSettings> read_benchmark_settings(const Json& settings) {
+  return reading<BenchmarkSettings>("benchmark", settings, read_benchmark);
+}
+
+std::string_view benchmark_mode_name(BenchmarkMode mode) {
+  for (const auto& [name, known] : kModes)
+    if (known == mode) return name;
+  throw std::logic_error("a mode without a name");
+}
+
+Result<DistillSettings> read_distill_settings(const Json& settings) {
+  return reading<DistillSettings>("distill", settings, read_distill);
+}
+
+Result<PruneSettings> read_prune_settings(const Json& settings) {
+  return reading<PruneSettings>("prune", settings, read_prune);
+}
+
+Result<std::optional<PruneSettings>> read_masks_while_training(const Json& finetune_settings) {
+  const auto masks = finetune_settings.find("prune");
+  if (masks == finetune_settings.end()) return std::optional<PruneSettings>();
+  auto settings = read_prune_settings(*masks);
+  if (!settings) return settings.error();
+  return std::optional(*settings);
+}
+
+Result<QuantizeSettings> read_quantize_settings(const Json& settings) {
+  return reading<QuantizeSettings>("quantize", settings, read_quantize);
 }
 
 Result<JobContext> read_job_context(const Json& context) {

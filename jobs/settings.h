@@ -52,6 +52,23 @@ struct EvaluateSettings {
   Pooling pooling = Pooling::cls;
   /// Present where a metric needs generated text.
   std::optional<GenerationSettings> generation;
+  /// Leaves profile.json and trace.json in the artifact.
+  bool profile = false;
+};
+
+enum class BenchmarkMode { forward, generate, train };
+
+struct BenchmarkSettings {
+  std::vector<BenchmarkMode> modes;  // each once, in the order given
+  std::int64_t batch_size = 1;
+  std::int64_t sequence_length = 0;  // tokens of every row, or of every prompt
+  std::int64_t new_tokens = 0;       // generate
+  std::int64_t iterations = 20;      // calls that are timed
+  std::int64_t warmup = 5;           // calls before those
+  Precision precision = Precision::fp32;
+  AttentionKind attention = AttentionKind::flash;
+  bool kv_cache = true;  // generate
+  bool profile = false;
 };
 
 struct TrainingSettings {
@@ -98,6 +115,8 @@ std::string_view precision_name(Precision precision);
 
 Result<FinetuneSettings> read_finetune_settings(const Json& settings);
 Result<EvaluateSettings> read_evaluate_settings(const Json& settings);
+Result<BenchmarkSettings> read_benchmark_settings(const Json& settings);
+std::string_view benchmark_mode_name(BenchmarkMode mode);
 
 enum class Task { classification, causal_lm, seq2seq };
 

@@ -93,6 +93,13 @@ std::vector<Configuration> group(const Analysis& analysis) {
     configurations[at->second].trials.push_back(i);
   }
   for (Configuration& configuration : configurations) {
+    if (const std::string sweep = analysis.data->sweep_of(*analysis.trials[configuration.trials[0]].trial);
+        !sweep.empty() && labels[configuration.label] > 1) {
+      configuration.label.append(" (").append(sweep).append(")");
+      ++labels[configuration.label];
+    }
+  }
+  for (Configuration& configuration : configurations) {
     if (labels[configuration.label] > 1 || configuration.label.empty()) {
       if (!configuration.label.empty()) configuration.label.append(" ");
       configuration.label.append("(").append(configuration.name).append(")");
@@ -103,22 +110,22 @@ std::vector<Configuration> group(const Analysis& analysis) {
   return configurations;
 }
 
-/// Paired by repeat; pairs of the same two jobs count once.
+/// Paired by seed, which the repeats of all configurations share; pairs of the same two jobs count once.
 std::optional<Sample> difference(const Analysis& analysis, const Configuration& configuration,
                                  const Configuration& baseline, const std::string& metric) {
-  std::map<int, TrialResult::Value> of_baseline;
+  std::map<std::uint64_t, TrialResult::Value> of_baseline;
   const auto value_of = [&](const TrialResult& trial) -> const TrialResult::Value* {
     const auto found = trial.metrics.find(metric);
     return trial.state == JobState::succeeded && found != trial.metrics.end() ? &found->second : nullptr;
   };
   for (const std::size_t index : baseline.trials)
     if (const auto* value = value_of(analysis.trials[index]))
-      of_baseline[analysis.trials[index].trial->repeat] = *value;
+      of_baseline[analysis.trials[index].trial->seed] = *value;
   std::vector<double> differences;
   std::set<std::pair<JobId, JobId>> counted;
   for (const std::size_t index : configuration.trials) {
     const auto* value = value_of(analysis.trials[index]);
-    const auto other = of_baseline.find(analysis.trials[index].trial->repeat);
+    const auto other = of_baseline.find(analysis.trials[index].trial->seed);
     if (value == nullptr || other == of_baseline.end()) continue;
     if (counted.emplace(value->job, other->second.job).second)
       differences.push_back(value->value - other->second.value);
@@ -141,13 +148,11 @@ std::size_t coverage(const Analysis& analysis, const std::string& metric) {
 /// The metric with this ending that tells most about what a configuration costs: of a benchmark, else of training,
 /// else of the step that gives the quality; but first of all one that most configurations have.
 std::string cost_metric(const Analysis& analysis, std::string_view ending, std::string_view benchmark_ending) {
-  std::map<std::string, StepKind, std::less<>> kinds;
-  for (const Trial& trial : analysis.data->plan.trials)
-    for (const TrialStep& step : trial.steps) kinds.emplace(step.name, step.kind);
   std::vector<std::string> candidates;
   const auto add = [&](auto&& fits, std::string_view wanted) {
     for (const std::string& metric : analysis.metrics)
-      if (bare_name(metric).ends_with(wanted) && fits(step_of(metric), kinds.find(step_of(metric))->second))
+      if (bare_name(metric).ends_with(wanted) &&
+          fits(step_of(metric), analysis.step_kinds.find(step_of(metric))->second))
         candidates.push_back(metric);
   };
   add([](std::string_view, StepKind kind) { return kind == StepKind::benchmark; }, benchmark_ending);
@@ -215,6 +220,8 @@ std::optional<std::size_t> best_balanced(const Analysis& analysis, const std::ve
       logarithm += std::log(more_is_better[d] ? point.means[d] / best[d] : best[d] / point.means[d]);
     return logarithm;
   };
+  const auto [worst, most] = std::ranges::minmax_element(points, {}, balance);
+  if (balance(*worst) == balance(*most)) return std::nullopt;
   return std::ranges::max_element(points, {}, balance)->configuration;
 }
 
@@ -285,6 +292,7 @@ std::string counted(std::size_t number, const std::string& noun) {
 void warn(Analysis& analysis) {
   const ReportSettings& report = analysis.data->plan.report;
   auto& warnings = analysis.warnings;
+  warnings = analysis.data->remarks;
   const auto in_state = [&](JobState state) {
     return static_cast<std::size_t>(
         std::ranges::count_if(analysis.trials, [&](const TrialResult& trial) { return trial.state == state; }));
@@ -366,7 +374,10 @@ std::vector<std::size_t> Analysis::ranking() const {
 Analysis analyze(const RunData& data) {
   Analysis analysis;
   analysis.data = &data;
-  for (const Trial& trial : data.plan.trials) analysis.trials.push_back(result_of(trial, data));
+  for (const Trial& trial : data.plan.trials) {
+    analysis.trials.push_back(result_of(trial, data));
+    for (const TrialStep& step : trial.steps) analysis.step_kinds.emplace(step.name, step.kind);
+  }
   analysis.metrics = metric_order(analysis);
   analysis.configurations = group(analysis);
   mark(analysis);

@@ -34,7 +34,7 @@ struct Configuration {
   std::vector<std::size_t> trials;  // indices into Analysis::trials, by repeat
   int succeeded = 0;
   std::map<std::string, Sample> metrics;
-  /// report.metric minus that of the baseline, over repeats that succeeded in both.
+  /// report.metric minus that of the baseline, over repeats (trials of one seed) that succeeded in both.
   std::optional<Sample> difference;
   bool pareto = false;
   /// "highest quality", "lowest memory", "fastest", "best balance".
@@ -44,7 +44,8 @@ struct Configuration {
 /// Everything that the tables say, decided once.
 struct Analysis {
   const RunData* data = nullptr;
-  std::vector<std::string> metrics;           // "step.metric", in pipeline order, then by name
+  std::vector<std::string> metrics;  // "step.metric", in pipeline order, then by name
+  std::map<std::string, StepKind, std::less<>> step_kinds;
   std::vector<TrialResult> trials;            // in expansion order
   std::vector<Configuration> configurations;  // in expansion order
   /// The metrics behind the marks; empty where there is none. Quality is report.select, else report.metric.

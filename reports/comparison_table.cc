@@ -1,6 +1,7 @@
 #include "reports/comparison_table.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
 
 #include "reports/metric_names.h"
@@ -11,8 +12,13 @@ namespace finesweep::reports {
 
 namespace {
 
+using namespace std::string_view_literals;
+
 constexpr std::string_view kParameters = "trainable_parameters";
-constexpr const char* kOverBatches = " (batches)";
+constexpr std::array kQualities{"accuracy"sv, "f1"sv,        "rouge1"sv, "rouge2"sv,
+                                "rougeL"sv,   "rougeLsum"sv, "bleu"sv,   "perplexity"sv};
+constexpr std::array kSizes{"model_mb"sv, "sparsity"sv};
+constexpr std::array kOfBenchmark{"_ms_mean"sv, "_peak_memory_mb"sv, "_samples_per_second_mean"sv};
 
 /// Of the last step that trains; empty where none has it.
 std::string training_metric(const Analysis& analysis, std::string_view name) {
@@ -38,27 +44,32 @@ std::string joined(const std::vector<std::string>& parts, const char* separator)
 }
 
 ComparisonTable::Cell cell(const Analysis& analysis, std::size_t index, const ComparisonTable::Column& column,
-                           const std::string& metric, const std::vector<std::size_t>& best) {
+                           const std::vector<std::size_t>& best) {
+  const std::string& metric = column.metric;
   using Role = ComparisonTable::Role;
   const Configuration& configuration = analysis.configurations[index];
   switch (column.role) {
     case Role::label:
       return {(configuration.pareto ? std::string(kParetoMark) + " " : "") + on_one_line(configuration.label)};
+    case Role::sweep:
+      return {on_one_line(analysis.data->sweep_of(*analysis.trials[configuration.trials[0]].trial))};
     case Role::repeats:
-      return {std::to_string(configuration.succeeded)};
+      return {std::to_string(configuration.succeeded), false, {}, configuration.succeeded};
     case Role::difference:
-      if (analysis.baseline == index) return {"baseline"};
+      if (analysis.baseline == index) return {"baseline", false, {}, 0.0};
       if (!configuration.difference) return {};
       return {rounded_difference(*configuration.difference, true), false,
-              rounded_difference(*configuration.difference, false)};
+              rounded_difference(*configuration.difference, false), configuration.difference->mean};
     case Role::best_for:
       return {joined(configuration.best_for, ", ")};
     default:
       break;
   }
   ComparisonTable::Cell cell{value_text(configuration, metric), std::ranges::find(best, index) != best.end()};
+  if (cell.text.empty()) return cell;
+  cell.value = configuration.metrics.at(metric).mean;
   const bool is_cost = column.role != Role::shown && column.role != Role::chosen_by;
-  if (is_cost && !cell.text.empty()) cell.short_text = rounded(configuration.metrics.at(metric).mean);
+  if (is_cost) cell.short_text = rounded(*cell.value);
   return cell;
 }
 
@@ -72,43 +83,58 @@ std::string value_text(const Configuration& configuration, const std::string& me
   if (sample.n > 1) return rounded(sample.mean, sample.deviation);
   const auto spread = configuration.metrics.find(spread_within_run(metric));
   if (spread == configuration.metrics.end()) return rounded(sample.mean);
-  return rounded(sample.mean, spread->second.mean) + kOverBatches;
+  return rounded(sample.mean, spread->second.mean).append(kOverBatches);
 }
 
 ComparisonTable compare(const Analysis& analysis) {
   using Role = ComparisonTable::Role;
   const ReportSettings& report = analysis.data->plan.report;
   ComparisonTable table;
-  std::vector<std::string> metrics;  // beside the columns
-  const auto add = [&](Role role, std::string words, const std::string& metric, bool is_text = false) {
+  const auto add = [&](Role role, std::string words, bool is_text = false) {
     table.columns.push_back({role, std::move(words), is_text});
-    metrics.push_back(metric);
   };
   const auto add_metric = [&](Role role, const std::string& metric) {
-    if (!metric.empty() && std::ranges::find(metrics, metric) == metrics.end() &&
+    if (!metric.empty() &&
+        std::ranges::find(table.columns, metric, &ComparisonTable::Column::metric) == table.columns.end() &&
         std::ranges::find(analysis.metrics, metric) != analysis.metrics.end())
-      add(role, heading(metric), metric);
+      table.columns.push_back({role, heading(metric), false, metric});
   };
-  add(Role::label, "configuration", "", true);
+  const auto add_all = [&](Role role, auto&& is_wanted) {
+    for (const std::string& metric : analysis.metrics)
+      if (is_wanted(step_of(metric), bare_name(metric))) add_metric(role, metric);
+  };
+  add(Role::label, "configuration", true);
+  if (analysis.data->compares_sweeps()) add(Role::sweep, "sweep", true);
   add_metric(Role::shown, report.metric);
+  add_all(Role::companion, [&](std::string_view step, std::string_view name) {
+    return step == step_of(report.metric) && std::ranges::find(kQualities, name) != kQualities.end();
+  });
   add_metric(Role::chosen_by, report.select);
-  if (differs(analysis, [](const Configuration& c) { return c.succeeded; })) add(Role::repeats, "n", "");
+  if (differs(analysis, [](const Configuration& c) { return c.succeeded; })) add(Role::repeats, "n");
   add_metric(Role::parameters, training_metric(analysis, kParameters));
+  add_all(Role::size,
+          [&](std::string_view, std::string_view name) { return std::ranges::find(kSizes, name) != kSizes.end(); });
   add_metric(Role::memory, analysis.memory);
   add_metric(Role::time, analysis.time);
   add_metric(Role::training_time, training_metric(analysis, "seconds"));
+  add_all(Role::benchmark, [&](std::string_view step, std::string_view name) {
+    const auto kind = analysis.step_kinds.find(step);
+    return kind != analysis.step_kinds.end() && kind->second == StepKind::benchmark &&
+           std::ranges::any_of(kOfBenchmark, [&](std::string_view ending) { return name.ends_with(ending); });
+  });
   if (std::ranges::any_of(analysis.configurations, [](const Configuration& c) { return c.difference.has_value(); }))
-    add(Role::difference, "difference to baseline", "");
+    add(Role::difference, "difference to baseline");
   if (std::ranges::any_of(analysis.configurations, [](const Configuration& c) { return !c.best_for.empty(); }))
-    add(Role::best_for, "best use case", "", true);
+    add(Role::best_for, "best use case", true);
 
   std::vector<std::vector<std::size_t>> best;
-  for (const std::string& metric : metrics)
-    best.push_back(metric.empty() ? std::vector<std::size_t>() : analysis.best_in(metric));
-  for (const std::size_t index : analysis.ranking()) {
+  for (const auto& column : table.columns)
+    best.push_back(column.metric.empty() ? std::vector<std::size_t>() : analysis.best_in(column.metric));
+  table.configurations = analysis.ranking();
+  for (const std::size_t index : table.configurations) {
     auto& row = table.rows.emplace_back();
     for (std::size_t c = 0; c < table.columns.size(); ++c)
-      row.push_back(cell(analysis, index, table.columns[c], metrics[c], best[c]));
+      row.push_back(cell(analysis, index, table.columns[c], best[c]));
   }
   return table;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,13 +14,17 @@ namespace finesweep::reports {
 struct ComparisonTable {
   enum class Role {
     label,
+    sweep,  // where several are compared
     shown,
+    companion,  // another metric of quality that the step of the shown one has
     chosen_by,
     repeats,
     parameters,
     memory,
     time,
     training_time,
+    size,       // of the model, and what was pruned
+    benchmark,  // time, memory and throughput of each mode
     difference,
     best_for
   };
@@ -27,15 +32,19 @@ struct ComparisonTable {
     Role role;
     std::string heading;
     bool is_text = false;  // aligned left
+    std::string metric = {};
   };
   struct Cell {
     std::string text;
     bool best = false;
     /// Where there is less room; empty: there is no shorter text.
     std::string short_text = {};
+    /// What the cell sorts by, in a column of numbers.
+    std::optional<double> value = {};
   };
   std::vector<Column> columns;
-  std::vector<std::vector<Cell>> rows;  // best configuration by the shown metric first
+  std::vector<std::vector<Cell>> rows;      // best configuration by the shown metric first
+  std::vector<std::size_t> configurations;  // of the rows
   /// Cells show their short texts.
   bool is_shortened = false;
 };
@@ -57,6 +66,9 @@ std::string best_sentence(const Analysis& analysis);
 
 /// "8 trials: 7 succeeded, 1 failed."
 std::string counts_sentence(const Analysis& analysis);
+
+/// Behind a value whose ± is the deviation over the batches of one run.
+inline constexpr std::string_view kOverBatches = " (batches)";
 
 /// Before the label of a Pareto-optimal configuration.
 inline constexpr std::string_view kParetoMark = "◆";

@@ -1,13 +1,14 @@
 #include "reports/markdown.h"
 
 #include <algorithm>
-#include <map>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include "reports/comparison_table.h"
+#include "reports/gnuplot_script.h"
 #include "reports/metric_names.h"
+#include "reports/metric_tables.h"
+#include "reports/profile_table.h"
 #include "reports/text.h"
 
 namespace finesweep::reports {
@@ -59,16 +60,7 @@ std::string comparison(const Analysis& analysis) {
 
 /// A table for each step, of all its metrics.
 std::string all_metrics(const Analysis& analysis) {
-  std::vector<std::pair<std::string, std::vector<std::string>>> steps;
-  for (const std::string& metric : analysis.metrics) {
-    const bool within_a_mean =
-        is_spread_within_run(metric) && std::ranges::any_of(analysis.metrics, [&](const auto& other) {
-          return spread_within_run(other) == metric;
-        });
-    if (within_a_mean) continue;
-    if (steps.empty() || steps.back().first != step_of(metric)) steps.push_back({std::string(step_of(metric)), {}});
-    steps.back().second.push_back(metric);
-  }
+  const auto steps = metrics_by_step(analysis);
   if (steps.empty()) return "";
   std::string text = "\n## All metrics\n";
   for (const auto& [step, metrics] : steps) {
@@ -98,39 +90,69 @@ std::string all_metrics(const Analysis& analysis) {
 }
 
 std::string failures(const Analysis& analysis) {
-  std::map<std::string, const Configuration*> by_name;
-  for (const Configuration& configuration : analysis.configurations) by_name[configuration.name] = &configuration;
-  std::string rows;
-  std::size_t count = 0;
-  for (const TrialResult& trial : analysis.trials) {
-    if (trial.state != JobState::failed && trial.state != JobState::cancelled) continue;
-    if (++count > kMaxRows) continue;
-    rows +=
-        table_row({"`" + trial.trial->name + "`", markdown_escaped(by_name.at(trial.trial->configuration)->label),
-                   std::string(job_state_name(trial.state)), markdown_escaped(trial.error)});
+  const auto failed = failures_of(analysis);
+  if (failed.empty()) return "";
+  std::string text = "\n## Failures\n\n" + table_row({"trial", "configuration", "state", "reason"}) +
+                     table_rule({true, true, true, true});
+  for (std::size_t r = 0; r < std::min(failed.size(), kMaxRows); ++r) {
+    const auto& [trial, label] = failed[r];
+    text += table_row({markdown_escaped(trial->trial->name), markdown_escaped(label),
+                       std::string(job_state_name(trial->state)), markdown_escaped(trial->error)});
   }
-  if (rows.empty()) return "";
-  return "\n## Failures\n\n" + table_row({"trial", "configuration", "state", "reason"}) +
-         table_rule({true, true, true, true}) + rows + cut_note(count, "results.csv");
+  return text + cut_note(failed.size(), "results.csv");
 }
 
 std::string environment(const Analysis& analysis) {
   if (analysis.environment.empty()) return "";
   std::string text = "\n## Environment\n\n";
-  for (const auto& [key, values] : analysis.environment) {
-    std::string list;
-    for (const auto& [value, jobs] : values) {
-      list += (list.empty() ? "" : ", ") + markdown_escaped(value);
-      if (values.size() > 1) list += " (" + std::to_string(jobs) + (jobs == 1 ? " job)" : " jobs)");
+  for (const auto& [key, list] : environment_lines(analysis))
+    text.append("- ").append(markdown_escaped(key)).append(": ").append(markdown_escaped(list)).append("\n");
+  return text;
+}
+
+std::string profiles(const Analysis& analysis) {
+  const std::vector<ProfileTable> tables = profile_tables(analysis);
+  if (tables.empty()) return "";
+  std::string text = std::string("\n## Profile\n\n") + kProfileNote + "\n";
+  for (const ProfileTable& table : tables) {
+    std::vector<std::string> headings{"configuration"};
+    std::vector<bool> is_text{true};
+    for (const std::string& group : table.groups) {
+      headings.push_back(markdown_escaped(group + " (ms)"));
+      is_text.push_back(false);
     }
-    text += "- " + markdown_escaped(key) + ": " + list + "\n";
+    text += "\n### " + markdown_escaped(table.title) + "\n\n" + table_row(headings) + table_rule(is_text);
+    for (std::size_t r = 0; r < std::min(table.rows.size(), kMaxRows); ++r) {
+      std::vector<std::string> cells{markdown_escaped(table.rows[r].label)};
+      for (const auto& cell : table.rows[r].cells) cells.push_back(cell.text.empty() ? "–" : cell.text);
+      text += table_row(cells);
+    }
+    text += cut_note(table.rows.size(), "report.json");
   }
   return text;
 }
 
+std::string plots(const Charts& charts, const PlotFiles& files) {
+  std::string text;
+  const auto add = [&](const std::string& id, const std::string& title, const std::string& caption) {
+    if (std::ranges::find(files.drawn, id) == files.drawn.end()) return;
+    text += "\n![" + markdown_escaped(title) + "](plots/" + id + ".svg)\n";
+    if (!caption.empty()) text += "\n" + markdown_escaped(caption) + "\n";
+  };
+  const auto joined = [](const std::string& a, const std::string& b) {
+    return a.empty() || b.empty() ? a + b : a + " " + b;
+  };
+  for (const Chart& chart : charts.charts) add(chart.id, chart.title, joined(chart.caption, left_out_note(chart)));
+  for (const HeatMap& map : charts.heat_maps) add(map.id, map.title, left_out_note(map));
+  if (!files.trouble.empty())
+    text += "\nThere are plots that were not drawn (" + markdown_escaped(files.trouble) +
+            "). With gnuplot installed, `finesweep report` draws them; their data is in `report.html`.\n";
+  return text.empty() ? "" : "\n## Plots\n" + text;
+}
+
 }  // namespace
 
-std::string markdown_report(const Analysis& analysis) {
+std::string markdown_comparison(const Analysis& analysis) {
   std::string text = "# ";
   text += markdown_escaped(analysis.data->plan.name) + "\n\n" + counts_sentence(analysis) + "\n";
   const auto paragraph = [&](const char* begin, const std::string& words) {
@@ -138,9 +160,12 @@ std::string markdown_report(const Analysis& analysis) {
   };
   paragraph("\n", best_sentence(analysis));
   for (const std::string& warning : analysis.warnings) paragraph("\n> ", warning);
-  text += "\n## Comparison\n\n" + comparison(analysis);
-  text += failures(analysis) + all_metrics(analysis) + environment(analysis);
-  return text;
+  return text + "\n## Comparison\n\n" + comparison(analysis);
+}
+
+std::string markdown_report(const Analysis& analysis, const Charts& charts, const PlotFiles& files) {
+  return markdown_comparison(analysis) + failures(analysis) + plots(charts, files) + profiles(analysis) +
+         all_metrics(analysis) + environment(analysis);
 }
 
 }  // namespace finesweep::reports

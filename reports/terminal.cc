@@ -16,8 +16,9 @@ constexpr std::size_t kMinLabel = 24;
 constexpr std::size_t kMinWords = 16;  // of the best use case, which wraps
 
 /// What goes first where there is no room for all.
-constexpr Role kDispensable[] = {Role::chosen_by, Role::training_time, Role::repeats, Role::parameters,
-                                 Role::best_for,  Role::difference,    Role::memory,  Role::time};
+constexpr Role kDispensable[] = {Role::benchmark,     Role::companion, Role::size,       Role::chosen_by,
+                                 Role::training_time, Role::repeats,   Role::parameters, Role::best_for,
+                                 Role::difference,    Role::memory,    Role::time,       Role::sweep};
 
 std::size_t longest_word(const std::string& text) {
   std::size_t longest = 0;
@@ -70,8 +71,11 @@ std::vector<std::size_t> fit(ComparisonTable& table, std::size_t width) {
       shorten(table);
       continue;
     }
-    const auto column = std::ranges::find(table.columns, kDispensable[next++], &ComparisonTable::Column::role);
-    if (column != table.columns.end()) drop(table, static_cast<std::size_t>(column - table.columns.begin()));
+    const auto column = std::ranges::find(table.columns, kDispensable[next], &ComparisonTable::Column::role);
+    if (column != table.columns.end())
+      drop(table, static_cast<std::size_t>(column - table.columns.begin()));
+    else
+      ++next;
   }
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "jobs/json.h"
+
 namespace finesweep::reports {
 
 std::size_t display_width(std::string_view utf8) {
@@ -41,6 +43,15 @@ std::vector<std::string> wrapped(const std::string& text, std::size_t width) {
   return lines;
 }
 
+std::string valid_utf8(const std::string& text) {
+  const std::string dumped = Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+  std::string valid = Json::parse(dumped).get<std::string>();
+  for (const char* noncharacter : {"\xEF\xBF\xBE", "\xEF\xBF\xBF"})  // U+FFFE, U+FFFF
+    for (std::size_t at = valid.find(noncharacter); at != std::string::npos; at = valid.find(noncharacter, at))
+      valid.replace(at, 3, "\xEF\xBF\xBD");
+  return valid;
+}
+
 std::string on_one_line(std::string text) {
   for (char& c : text)
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = ' ';
@@ -50,7 +61,9 @@ std::string on_one_line(std::string text) {
 std::string markdown_escaped(const std::string& text) {
   std::string escaped;
   for (const char c : on_one_line(text)) {
-    if (std::string_view("\\|*<`").find(c) != std::string_view::npos) escaped += '\\';
+    const bool is_markup = std::string_view("\\|*<`").find(c) != std::string_view::npos;
+    const bool makes_link = c == '(' && escaped.ends_with(']');
+    if (is_markup || makes_link) escaped += '\\';
     escaped += c;
   }
   return escaped;

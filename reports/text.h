@@ -15,6 +15,9 @@ std::string shortened(std::string_view utf8, std::size_t width);
 /// Broken at spaces into lines of at most `width` columns; a longer word is shortened.
 std::vector<std::string> wrapped(const std::string& text, std::size_t width);
 
+/// What is no UTF-8, and the code points that XML has no place for, become U+FFFD.
+std::string valid_utf8(const std::string& text);
+
 /// Line breaks and control characters (a label or an error may hold escape sequences) become spaces.
 std::string on_one_line(std::string text);
 

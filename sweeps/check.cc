@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "sweeps/check_order.h"
+
 namespace finesweep::sweeps {
 
 namespace {
@@ -38,6 +40,8 @@ class Checker {
     for (std::size_t i = 0; i < resolved_.steps.size(); ++i) {
       const ResolvedStep& step = resolved_.steps[i];
       check_splits(step);
+      for (const StepProblem& problem : problems_after({adapter, quantized}, step))
+        error_at_step(step, problem.key, problem.message);
       switch (step.kind) {
         case StepKind::distill:
           info = check_distill(step, info);
@@ -45,29 +49,26 @@ class Checker {
           check_training(step, info);
           break;
         case StepKind::finetune:
-          check_method(step, info, quantized);
+          check_method(step, info);
           check_training(step, info);
           adapter = step.facts.method != "full";
           quantized = quantized || step.facts.method == "qlora";
           break;
         case StepKind::prune:
-          check_prune(step, i, adapter);
+          check_prune(step, i);
           break;
         case StepKind::quantize:
           if (step.facts.format == "nf4") check_block_size(step);
           quantized = quantized || step.facts.format == "nf4" || step.facts.format == "int8";
           break;
         case StepKind::merge:
-          if (!adapter)
-            error_at_step(step, "",
-                          "there is no adapter to merge; leave the step out with '" + step.name + ": skip'");
-          adapter = false;
+          adapter = quantized = false;  // merged weights are in full precision
           break;
         case StepKind::evaluate:
           check_evaluate(step, info, i);
           break;
         case StepKind::benchmark:
-          check_benchmark(step, info, i);
+          check_benchmark(step, info, i, quantized && !adapter);
           break;
       }
     }
@@ -163,7 +164,7 @@ class Checker {
   }
 
   void check_splits(const ResolvedStep& step) {
-    for (const std::string& split : splits_of(step)) {
+    for (const std::string& split : splits_of(step, resolved_.data)) {
       const auto file = resolved_.data.find(split);
       if (file == resolved_.data.end()) {
         const char* key = step.kind == StepKind::evaluate ? "split" : split == "validation" ? "evaluate_every" : "";
@@ -217,12 +218,8 @@ class Checker {
       error_at_step(step, "block_size", "expected a power of two, got " + std::to_string(size));
   }
 
-  void check_method(const ResolvedStep& step, const ModelInfo* info, bool quantized) {
+  void check_method(const ResolvedStep& step, const ModelInfo* info) {
     const std::string& method = step.facts.method;
-    if (method == "full" && quantized)
-      error_at_step(step, "method", "quantised weights cannot be trained; use lora, which trains beside them");
-    if (method == "qlora" && quantized)
-      error_at_step(step, "method", "the base is quantised already; use lora, which trains on it");
     if (method == "qlora") check_block_size(step);
     if (method == "full" || !info || info->tensors.empty()) return;
     std::int64_t width = std::numeric_limits<std::int64_t>::max();
@@ -254,6 +251,14 @@ class Checker {
                         "'" + target.get<std::string>() + "' is not among the targets");
   }
 
+  /// What a teacher says of a token is of use only to a student that has the same one.
+  void check_same_vocabulary(const ResolvedStep& step, const ModelInfo* teacher, const ModelInfo* student) {
+    if (!teacher || !student || teacher->vocabulary == student->vocabulary) return;
+    error_at_step(step, "teacher",
+                  "has a vocabulary of " + std::to_string(teacher->vocabulary) + " tokens and the student of " +
+                      std::to_string(student->vocabulary) + "; choose models with the same tokenizer");
+  }
+
   /// The model that comes out of the step.
   const ModelInfo* check_distill(const ResolvedStep& step, const ModelInfo* before) {
     const auto teacher_path = step.settings.find("teacher");
@@ -268,10 +273,16 @@ class Checker {
         teacher = &*info;
     }
     const auto student = step.settings.find("student");
-    if (student == step.settings.end()) return before;
+    if (student == step.settings.end()) {
+      check_same_vocabulary(step, teacher, before);
+      return before;
+    }
     if (student->is_string()) {
       const auto& info = models_.get(student->get_ref<const std::string&>());
-      if (info) return &*info;
+      if (info) {
+        check_same_vocabulary(step, teacher, &*info);
+        return &*info;
+      }
       error_at_step(step, "student", info.error().message);
       return nullptr;
     }
@@ -281,10 +292,7 @@ class Checker {
     return teacher;
   }
 
-  void check_prune(const ResolvedStep& step, std::size_t i, bool adapter) {
-    if (step.settings.at("target") == "adapter" && !adapter)
-      error_at_step(step, "target",
-                    "there is no adapter to prune; leave the step out with '" + step.name + ": skip'");
+  void check_prune(const ResolvedStep& step, std::size_t i) {
     if (step.settings.at("when") != "before") return;
     const bool follows = i > 0 && resolved_.steps[i - 1].kind == StepKind::finetune;
     if (!follows || step.settings.at("target") != "adapter")
@@ -315,7 +323,14 @@ class Checker {
     if (is_given(step.name + ".sequence_length") || !has_training_before(i)) check_length(step, info);
   }
 
-  void check_benchmark(const ResolvedStep& step, const ModelInfo* info, std::size_t i) {
+  /// `untrainable`: the model is quantised and has no adapter.
+  void check_benchmark(const ResolvedStep& step, const ModelInfo* info, std::size_t i, bool untrainable) {
+    const Json& modes = step.settings.at("mode");
+    if (untrainable && std::find(modes.begin(), modes.end(), Json("train")) != modes.end())
+      error_at_step(
+          step, "mode",
+          "mode train steps all weights where there is no adapter, and quantised weights cannot be trained; "
+          "leave train out, or fine-tune an adapter before");
     if (step.facts.generate_mode && resolved_.task == Task::classification)
       error_at_step(step, "mode", "task classification generates no text");
     const bool decodes = step.facts.generate_mode && info && info->decoder_only();
@@ -372,12 +387,12 @@ std::vector<std::string> metrics_of(const ResolvedStep& step) {
     case StepKind::prune:
       return {"sparsity"};
     case StepKind::merge:
-      return {};
+      return {"relative_error"};
   }
   return {};
 }
 
-std::vector<std::string> splits_of(const ResolvedStep& step) {
+std::vector<std::string> splits_of(const ResolvedStep& step, const Json& data) {
   switch (step.kind) {
     case StepKind::finetune:
     case StepKind::distill:
@@ -385,6 +400,10 @@ std::vector<std::string> splits_of(const ResolvedStep& step) {
                                                       : std::vector<std::string>{"train"};
     case StepKind::evaluate:
       return {step.settings.at("split").get<std::string>()};
+    case StepKind::benchmark:
+      for (const char* split : {"train", "validation", "test"})
+        if (data.contains(split)) return {split};
+      return {};
     default:
       return {};
   }

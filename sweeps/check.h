@@ -19,6 +19,6 @@ void check_configuration(const SweepDeclaration& declaration, const Given& given
 std::vector<std::string> metrics_of(const ResolvedStep& step);
 
 /// Splits that a step reads: train, validation, test.
-std::vector<std::string> splits_of(const ResolvedStep& step);
+std::vector<std::string> splits_of(const ResolvedStep& step, const Json& data);
 
 }  // namespace finesweep::sweeps

@@ -19,7 +19,7 @@ std::string plain(const Json& value) {
 
 Json describe_data(const ResolvedStep& step, const Resolved& resolved, bool trained, DataCatalog& catalog) {
   Json data{{"task", task_name(resolved.task)}};
-  std::vector<std::string> splits = splits_of(step);
+  std::vector<std::string> splits = splits_of(step, resolved.data);
   // The classes of rows that name theirs come from the training rows, unless a training step has settled them.
   const bool settles_labels = step.kind == StepKind::evaluate && !trained &&
                               resolved.task == Task::classification && !resolved.data.contains("labels");
@@ -75,9 +75,14 @@ bool makes_model(StepKind kind) {
   return kind != StepKind::evaluate && kind != StepKind::benchmark;
 }
 
-bool leaves_adapter(const ResolvedStep& step) {
-  if (step.kind == StepKind::prune) return step.settings.at("target") == "adapter";
-  return step.kind == StepKind::finetune && step.facts.method != "full";
+bool leaves_adapter(const ResolvedStep& step, bool adapter_before) {
+  if (step.kind == StepKind::finetune) return step.facts.method != "full";
+  return adapter_before && step.kind != StepKind::merge && step.kind != StepKind::distill;
+}
+
+bool leaves_base(const ResolvedStep& step, bool adapter_after) {
+  if (!makes_model(step.kind)) return false;
+  return !adapter_after || (step.kind == StepKind::prune && step.settings.at("target") == "model");
 }
 
 bool needs_seed(const ResolvedStep& step, const Resolved& resolved, bool trained) {

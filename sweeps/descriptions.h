@@ -22,8 +22,10 @@ std::string hash_of(const Resolved& resolved, std::vector<JobDescription> descri
 /// Whether the step leaves a model that later steps act on.
 bool makes_model(StepKind kind);
 
-/// Whether what the step leaves is an adapter, on the base that it found.
-bool leaves_adapter(const ResolvedStep& step);
+/// Whether there is an unmerged adapter behind the step.
+bool leaves_adapter(const ResolvedStep& step, bool adapter_before);
+/// Whether the step leaves a base of its own: a whole model, or what the adapter behind it stands on.
+bool leaves_base(const ResolvedStep& step, bool adapter_after);
 
 /// Whether the step draws random numbers; `trained`: a training step stands before it.
 bool needs_seed(const ResolvedStep& step, const Resolved& resolved, bool trained);

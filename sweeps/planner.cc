@@ -175,7 +175,7 @@ class Planner {
     trial.swept = swept;
     // The job that left the model, and the one that left what its adapter stands on.
     std::optional<JobId> model, base;
-    bool trained = false;
+    bool trained = false, adapter = false;
     for (std::size_t i = 0; i < descriptions.size(); ++i) {
       const ResolvedStep& step = resolved.steps[i];
       JobDescription description = descriptions[i];
@@ -191,7 +191,8 @@ class Planner {
         add_job(id, description, step, resolved);
       }
       if (makes_model(step.kind)) model = id;
-      if (makes_model(step.kind) && !leaves_adapter(step)) base = id;
+      adapter = leaves_adapter(step, adapter);
+      if (leaves_base(step, adapter)) base = id;
       trained = trained || step.kind == StepKind::finetune || step.kind == StepKind::distill;
     }
     configurations_.back().trials.push_back(plan_.trials.size());

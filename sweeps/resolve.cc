@@ -118,10 +118,14 @@ class Resolver {
     }
   }
 
-  /// Of the training step before, where there is one.
+  /// Of the training step before, where there is one. Weights that were brought to fp16 or bf16 since are computed
+  /// with in that precision.
   const Json* inherited_value(const std::string& key) const {
     for (auto step = out_.steps.rbegin(); step != out_.steps.rend(); ++step)
-      if (step->kind == StepKind::finetune || step->kind == StepKind::distill)
+      if (key == "precision" && step->kind == StepKind::quantize &&
+          (step->facts.format == "fp16" || step->facts.format == "bf16"))
+        return &step->settings.at("format");
+      else if (step->kind == StepKind::finetune || step->kind == StepKind::distill)
         return find_nested(step->settings, key);
     return nullptr;
   }
@@ -284,6 +288,7 @@ class Resolver {
       evaluation = std::move(standard.settings);
     }
     evaluation["split"] = "validation";
+    evaluation.erase("profile");  // of that step alone: training is the same with and without
     out_.steps[i].settings["evaluation"] = std::move(evaluation);
   }
 

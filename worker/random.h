@@ -32,6 +32,7 @@ inline constexpr std::string_view data_limit = "data limit";          // indices
 inline constexpr std::string_view initialisation = "initialisation";  // index: hash_name(tensor)
 inline constexpr std::string_view dropout = "dropout";    // indices: optimiser step, site, row in the step
 inline constexpr std::string_view sampling = "sampling";  // index: row of the split; block: number of the token
+inline constexpr std::string_view benchmark_tokens = "benchmark tokens";  // indices: none
 }  // namespace purpose
 
 /// A stable 64-bit hash, for streams keyed by a tensor's name.

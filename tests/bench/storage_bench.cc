@@ -164,7 +164,8 @@ void bench(int jobs, const fs::path& directory) {
   const double opened = timed([&] { (void)require(storage::Store::create_or_open(directory)); });
   const storage::Store store = require(storage::Store::open_read_only(directory));
   reports::RunData data;
-  const double loaded = timed([&] { data = require(reports::read_run_data(store)); });
+  const double loaded =
+      timed([&] { data = require(reports::read_run_data(store, storage::RunDirectory(directory))); });
   const double written = timed([&] { require(reports::write_reports(data, directory / "reports")); });
   fmt::print("  opened {:.2f} s, plan and results read {:.2f} s, reports written {:.2f} s\n", opened, loaded,
              written);

@@ -44,7 +44,6 @@ class ExecuteErrors : public ::testing::Test {
 };
 
 TEST_F(ExecuteErrors, what_the_engine_does_not_do_yet_is_named) {
-  expect_permanent(bench_.job(StepKind::prune, Json::object()), "the step 'prune'");
   Job job = bench_.job(StepKind::finetune, bench_.finetune_settings());
   job.gpus = 2;
   expect_permanent(job, "training on more than one GPU");

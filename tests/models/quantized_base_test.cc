@@ -141,7 +141,7 @@ TEST(QuantizedBase, a_saved_one_loads_as_the_same_model_and_not_to_be_quantised_
       const auto base = require(worker::load_pretrained(folder, at::kFloat, c10::kCPU, how));
       const fs::path saved = fs::path(testing::TempDir()) / "quantized_base";
       fs::remove_all(saved);
-      ASSERT_TRUE(worker::save_quantized(*base, saved).ok());
+      ASSERT_TRUE(worker::save_base(*base, saved).ok());
       const nlohmann::json config = read_json(saved / "config.json")["quantization_config"];
       EXPECT_EQ(config["load_in_4bit"], how.format == QuantizedFormat::nf4);
       const auto again = require(worker::load_pretrained(saved));

@@ -55,7 +55,7 @@ TEST(QloraParity, quantised_here_the_base_has_the_bytes_of_bitsandbytes) {
     SCOPED_TRACE(folder);
     const fs::path saved = fs::path(testing::TempDir()) / ("nf4_" + folder.filename().string());
     const auto base = quantized(folder);
-    ASSERT_TRUE(worker::save_quantized(*base, saved).ok());
+    ASSERT_TRUE(worker::save_base(*base, saved).ok());
     const Tensors mine = read_tensors(saved / "model.safetensors");
     for (const auto& [name, tensor] : read_tensors(folder / "base_nf4.safetensors")) {
       ASSERT_TRUE(mine.contains(name)) << name;
@@ -182,7 +182,7 @@ TEST(Qlora, an_int8_base_is_near_the_full_one_and_saves_as_itself) {
     const at::Tensor& right = expected.at("full_precision_logits");
     EXPECT_LE(distance(*model, batch, right), 0.05 * right.abs().max().item<double>());
     const fs::path saved = fs::path(testing::TempDir()) / ("int8_" + folder.filename().string());
-    ASSERT_TRUE(worker::save_quantized(*base, saved).ok());
+    ASSERT_TRUE(worker::save_base(*base, saved).ok());
     const auto again = parity::model_of(base_of(folder), Trains::head, require(worker::load_pretrained(saved)));
     EXPECT_LE(largest_difference(logits_of(*model, batch), logits_of(*again, batch)), 1e-4);
   }

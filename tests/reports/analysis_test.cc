@@ -99,6 +99,61 @@ TEST(Analysis, best_use_cases_name_the_ends_and_the_balance) {
   EXPECT_EQ(analysis.configurations[*analysis.best].label, "A");
 }
 
+TEST(Analysis, the_balance_of_a_quality_to_be_minimized_is_best_over_value) {
+  RunBuilder run;
+  run.report().metric = run.report().select = "test.perplexity";
+  run.report().goal = Goal::minimize;
+  const auto measured = [](const std::string& job, double perplexity) {
+    return RunBuilder::StepResult{
+        "test", StepKind::evaluate, job, JobState::succeeded, {{"perplexity", perplexity}}};
+  };
+  // Ratios to the best of perplexity 20, 100 MB, 10 s and their geometric means:
+  run.trial("a", "A", 0, {}, {trained("fa", 400, 40), measured("ea", 20)});  // (1 * 0.25 * 0.25)^(1/3) = 0.397
+  run.trial("b", "B", 0, {}, {trained("fb", 100, 40), measured("eb", 50)});  // (0.4 * 1 * 0.25)^(1/3) = 0.464
+  run.trial("c", "C", 0, {}, {trained("fc", 150, 10), measured("ec", 80)});  // (0.25 * 0.667 * 1)^(1/3) = 0.550
+  run.trial("d", "D", 0, {}, {trained("fd", 160, 12), measured("ed", 25)});  // (0.8 * 0.625 * 0.833)^(1/3) = 0.747
+  run.trial("e", "E", 0, {}, {trained("fe", 170, 13), measured("ee", 26)});  // dominated by D
+  const Analysis analysis = analyze(run.data());
+  EXPECT_THAT(find(analysis, "A").best_for, ElementsAre("highest quality"));
+  EXPECT_THAT(find(analysis, "B").best_for, ElementsAre("lowest memory"));
+  EXPECT_THAT(find(analysis, "C").best_for, ElementsAre("fastest"));
+  EXPECT_THAT(find(analysis, "D").best_for, ElementsAre("best balance"));
+  EXPECT_THAT(find(analysis, "E").best_for, IsEmpty());
+  std::vector<bool> marks;
+  for (const Configuration& configuration : analysis.configurations) marks.push_back(configuration.pareto);
+  EXPECT_THAT(marks, ElementsAre(true, true, true, true, false));
+}
+
+TEST(Comparison, has_the_other_qualities_sizes_and_each_mode_of_a_benchmark) {
+  RunBuilder run;
+  run.report().metric = run.report().select = "test.rouge1";
+  for (const char* name : {"a", "b"}) {
+    const std::string job(name);
+    run.trial(name, name, 0, {},
+              {{"prune", StepKind::prune, job + "p", JobState::succeeded, {{"sparsity", 0.8}}},
+               {"quantize", StepKind::quantize, job + "q", JobState::succeeded, {{"model_mb", 120}}},
+               {"test",
+                StepKind::evaluate,
+                job + "t",
+                JobState::succeeded,
+                {{"rouge1", 0.3}, {"rougeLsum", 0.2}, {"loss", 1}}},
+               {"benchmark",
+                StepKind::benchmark,
+                job + "b",
+                JobState::succeeded,
+                {{"forward_ms_mean", 5},
+                 {"forward_ms_p99", 6},
+                 {"forward_peak_memory_mb", 80},
+                 {"generate_samples_per_second_mean", 7},
+                 {"generate_samples_per_second_std", 1}}}});
+  }
+  std::vector<std::string> headings;
+  for (const auto& column : compare(analyze(run.data())).columns) headings.push_back(column.heading);
+  EXPECT_THAT(headings, ElementsAre("configuration", "test ROUGE-1", "test ROUGE-Lsum", "prune sparsity",
+                                    "quantize model size (MB)", "benchmark forward peak memory (MB)",
+                                    "benchmark forward time (ms)", "benchmark generate samples/s"));
+}
+
 TEST(Analysis, with_a_metric_to_be_minimized_less_is_best) {
   RunBuilder run;
   run.report().metric = run.report().select = "test.accuracy";  // an error rate, say

@@ -10,7 +10,9 @@
 #include <filesystem>
 
 #include "reports/analysis.h"
+#include "reports/charts.h"
 #include "reports/csv.h"
+#include "reports/gnuplot_script.h"
 #include "reports/json_report.h"
 #include "reports/markdown.h"
 #include "reports/report.h"
@@ -54,6 +56,19 @@ TEST(Golden, a_run_that_has_no_results_yet) {
   RunData data = mixed_run();
   data.jobs.clear();
   expect_all_golden("empty", data);
+}
+
+TEST(Golden, the_scripts_of_plots_and_the_report_that_shows_them) {
+  const RunData study = study_run(), grid = grid_run();
+  const Charts charts = charts_of(analyze(study)), maps = charts_of(analyze(grid));
+  PlotFiles drawn;
+  for (const Chart& chart : charts.charts) {
+    if (!chart.is_plotted) continue;
+    drawn.drawn.push_back(chart.id);
+    expect_golden("study/" + chart.id + ".gnuplot", gnuplot_script(chart));
+  }
+  expect_golden("study/report.md", markdown_report(analyze(study), charts, drawn));
+  expect_golden("grid/heat_map.gnuplot", gnuplot_script(maps.heat_maps.at(0)));
 }
 
 }  // namespace

@@ -160,4 +160,132 @@ inline RunData single_repeat_run() {
   return std::move(run.data());
 }
 
+/// Methods × ranks with three repeats, histories, and full fine-tuning beside them: as in a study of adapters.
+inline RunData study_run() {
+  RunBuilder run;
+  run.data().plan.name = "study";
+  run.data().plan.swept_paths = {"finetune.method", "finetune.rank", "finetune.alpha"};
+  run.report() = {.select = "validation.accuracy",
+                  .metric = "test.accuracy",
+                  .goal = Goal::maximize,
+                  .baseline = "full",
+                  .selects_on_test = false};
+  const auto add = [&](const std::string& name, const std::string& label, std::vector<Json> swept, double accuracy,
+                       double memory, double seconds) {
+    for (int r : {0, 1, 2}) {
+      const std::string job = name + std::to_string(r);
+      const double shift = 0.004 * (r - 1);
+      std::vector<HistoryPoint> history;
+      for (int epoch = 1; epoch <= 4; ++epoch) {
+        history.push_back(
+            {static_cast<double>(epoch), 50 * epoch, "loss", 1.2 / epoch + shift + 0.5 - accuracy / 2});
+        history.push_back(
+            {static_cast<double>(epoch), 50 * epoch, "validation_accuracy", accuracy - 0.2 / epoch + shift});
+      }
+      run.trial(
+          name, label, r, swept,
+          {{"finetune",
+            StepKind::finetune,
+            job + "f",
+            JobState::succeeded,
+            {{"seconds", seconds + r}, {"peak_memory_mb", memory}, {"loss", 1 - accuracy}},
+            history},
+           {"validation", StepKind::evaluate, job + "v", JobState::succeeded, {{"accuracy", accuracy + shift}}},
+           {"test",
+            StepKind::evaluate,
+            job + "t",
+            JobState::succeeded,
+            {{"accuracy", accuracy - 0.01 + shift}, {"f1", accuracy - 0.02 + shift}}}});
+    }
+  };
+  int step = 0;
+  for (const int rank : {2, 4, 8}) {
+    const double more = 0.015 * step++;
+    const std::string size = std::to_string(rank);
+    add("lora" + size, "LoRA rank " + size, {"lora", rank, 2 * rank}, 0.86 + more, 900 + 4.0 * rank, 60 + rank);
+    add("qlora" + size, "QLoRA rank " + size, {"qlora", rank, 2 * rank}, 0.845 + more, 520 + 4.0 * rank, 95 + rank);
+  }
+  add("full", "Full fine-tuning", {"full", nullptr, nullptr}, 0.905, 2400, 150);
+  return std::move(run.data());
+}
+
+/// Batch size × sequence length of two arms, as a benchmark measures them.
+inline RunData grid_run() {
+  RunBuilder run;
+  run.data().plan.name = "grid";
+  run.data().plan.swept_paths = {"quantize", "benchmark.batch_size", "benchmark.sequence_length"};
+  run.report().select = run.report().metric = "test.perplexity";
+  run.report().goal = Goal::minimize;
+  for (const char* arm : {"skip", "run"})
+    for (const int batch : {1, 4, 16})
+      for (const int length : {64, 128, 256, 512}) {
+        const bool small = std::string(arm) == "run";
+        const std::string name =
+            std::string(small ? "nf4-" : "fp32-") + std::to_string(batch) + "-" + std::to_string(length);
+        const double ms = 0.02 * batch * length * (small ? 1.3 : 1.0) + 4;
+        if (small && batch == 16 && length == 512) {
+          run.trial(name, name, 0, {arm, batch, length},
+                    {{"benchmark", StepKind::benchmark, name, JobState::failed, {}, {}, "out of memory"}});
+          continue;
+        }
+        run.trial(name, name, 0, {arm, batch, length},
+                  {{"test",
+                    StepKind::evaluate,
+                    std::string(arm),
+                    JobState::succeeded,
+                    {{"perplexity", small ? 22.4 : 21.5}}},
+                   {"benchmark",
+                    StepKind::benchmark,
+                    name,
+                    JobState::succeeded,
+                    {{"forward_ms_mean", ms},
+                     {"forward_ms_std", ms / 30},
+                     {"forward_samples_per_second_mean", 1000 * batch / ms},
+                     {"forward_samples_per_second_std", 30 * batch / ms},
+                     {"forward_peak_memory_mb", (small ? 180 : 500) + 0.05 * batch * length}}}});
+      }
+  return std::move(run.data());
+}
+
+/// Text that tries to be markup, a script, a command or the end of a string wherever a sweep file's text is shown.
+inline const std::vector<std::string>& hostile_texts() {
+  static const std::vector<std::string> texts{
+      "</script><img src=x onerror=\"document.documentElement.dataset.pwned=1\">",
+      "'; system('touch pwned1') #",
+      "\"quoted\" `touch pwned2` $(touch pwned3) \\",
+      "line one\nset output 'pwned4'\n! touch pwned5",
+      "]]> <!-- &#0; &lt; %s %n @macro \x1b[31m \xff\xfe",
+      "![x](http://example.invalid/p.png) | <b>bold</b>",
+  };
+  return texts;
+}
+
+inline RunData hostile_run() {
+  RunBuilder run;
+  const auto& texts = hostile_texts();
+  run.data().plan.name = texts[0];
+  run.data().plan.swept_paths = {texts[1] + ".rank", "finetune.method"};
+  const std::string step = texts[2];
+  run.report().select = run.report().metric = step + ".accuracy";
+  run.report().baseline = "0";
+  for (std::size_t i = 0; i < texts.size(); ++i)
+    for (const int rank : {2, 4}) {
+      const std::string name = std::to_string(i) + (rank == 2 ? "" : "b");
+      const double accuracy = 0.5 + 0.05 * static_cast<double>(i) + 0.01 * rank;
+      run.trial(name, texts[i] + " " + std::to_string(rank), 0, {rank, texts[i]},
+                {{"finetune",
+                  StepKind::finetune,
+                  name + "f",
+                  JobState::succeeded,
+                  {{"seconds", 10.0 + rank}, {"peak_memory_mb", 100.0 * rank}},
+                  {{1, 10, "loss", 1}, {2, 20, "loss", 0.5}, {2, 20, texts[i], 0.25}},
+                  "",
+                  texts[i]},
+                 {step, StepKind::evaluate, name + "t", JobState::succeeded, {{"accuracy", accuracy}}}});
+    }
+  run.trial("bad", texts[0], 0, {2, texts[0]},
+            {{"finetune", StepKind::finetune, "bad", JobState::failed, {}, {}, texts[3]}});
+  return std::move(run.data());
+}
+
 }  // namespace finesweep::reports

@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "jobs/compression_settings.h"
 #include "jobs/settings.h"
 #include "sweeps/job_hash.h"
 #include "tests/sweeps/world.h"
@@ -179,6 +180,58 @@ TEST(JobIdTest, every_setting_that_matters_changes_the_id) {
   }
 }
 
+TEST(JobIdTest, a_benchmark_is_a_job_of_each_repeat_and_depends_on_its_shape_and_its_rows) {
+  const std::string text = std::string(kHead) +
+                           "pipeline:\n  - evaluate: {split: test}\n  - benchmark: {mode: [forward, train]}\n"
+                           "sweep:\n  axes:\n    - benchmark.batch_size: [1, 8]\n"
+                           "    - benchmark.sequence_length: [16, 32, 64]\n  repeats: 3\n";
+  MemoryFiles world = make_world();
+  const Plan plan = plan_of(text, world);
+  EXPECT_EQ(plan.trials.size(), 18u);
+  std::set<std::string> benchmarks, evaluations, configurations;
+  for (const Trial& trial : plan.trials) {
+    evaluations.insert(trial.steps.at(0).job.hex());
+    benchmarks.insert(trial.steps.at(1).job.hex());
+    configurations.insert(trial.configuration);
+  }
+  EXPECT_EQ(benchmarks.size(), 18u);
+  EXPECT_EQ(configurations.size(), 6u);
+  EXPECT_EQ(evaluations.size(), 3u) << "shared by the shapes; seeded, since the head is initialised";
+  for (const Job& job : plan.jobs) EXPECT_EQ(job.isolate, job.kind == StepKind::benchmark);
+
+  const auto before = ids_by_step(plan);
+  world.files["/w/data/train.jsonl"] = "{\"text\": \"other rows\", \"label\": 1}\n";
+  EXPECT_NE(before.at("benchmark"), ids_by_step(plan_of(text, world)).at("benchmark"));
+}
+
+TEST(JobIdTest, a_profile_of_an_evaluation_leaves_the_training_before_it_as_it_is) {
+  const auto steps = [](const char* profile) {
+    return std::string(kHead) +
+           "pipeline:\n  - finetune: {epochs: 1, sequence_length: 32, evaluate_every: epoch}\n" +
+           "  - evaluate: {profile: " + profile + "}\n";
+  };
+  const auto without = ids_by_step(plan_of(steps("false"))), with = ids_by_step(plan_of(steps("true")));
+  EXPECT_EQ(without.at("finetune"), with.at("finetune"));
+  EXPECT_NE(without.at("evaluate"), with.at("evaluate"));
+}
+
+TEST(PlanTest, settings_of_a_benchmark_are_those_of_its_file) {
+  const Plan plan =
+      plan_of(std::string(kHead) +
+              "pipeline:\n  - finetune: {epochs: 1, sequence_length: 24, precision: bf16, attention: math}\n"
+              "  - benchmark: {mode: train, batch_size: 4, iterations: 7, warmup: 0, profile: true}\n");
+  const auto settings = read_benchmark_settings(plan.jobs.back().settings);
+  ASSERT_TRUE(settings.ok()) << settings.error().message;
+  EXPECT_EQ(settings->modes, std::vector<BenchmarkMode>{BenchmarkMode::train});
+  EXPECT_EQ(settings->batch_size, 4);
+  EXPECT_EQ(settings->sequence_length, 24) << "of the training step before";
+  EXPECT_EQ(settings->precision, Precision::bf16);
+  EXPECT_EQ(settings->attention, AttentionKind::math);
+  EXPECT_EQ(settings->iterations, 7);
+  EXPECT_EQ(settings->warmup, 0);
+  EXPECT_TRUE(settings->profile);
+}
+
 TEST(SeedTest, repeats_are_paired_across_configurations_and_differ_from_each_other) {
   const Plan plan = plan_of(sweep_file("sweep: {axes: [{finetune.rank: [2, 4]}], repeats: 3, seed: 5}\n"));
   std::map<int, std::set<std::uint64_t>> seeds;
@@ -267,6 +320,101 @@ TEST(PlanTest, every_planned_finetune_and_evaluate_job_can_be_read_by_the_engine
     }
   }
   EXPECT_EQ(methods, 4);
+}
+
+constexpr const char* kCompression = R"(pipeline:
+  - finetune: {name: whole, method: full, sequence_length: 32}
+  - finetune: {method: lora, rank: 4, sequence_length: 32}
+  - prune: {amount: 0.8}
+  - quantize: {format: nf4}
+  - evaluate: {name: small, split: validation}
+  - merge
+  - quantize: {name: half, format: fp16}
+  - evaluate: {name: merged, split: validation}
+)";
+
+TEST(PlanTest, an_adapter_that_is_pruned_and_quantised_keeps_its_base_until_it_is_merged) {
+  const Plan plan = plan_of(sweep_file("", kCompression));
+  const auto ids = ids_by_step(plan);
+  std::map<std::string, std::vector<std::string>> inputs;
+  for (const Job& job : plan.jobs) {
+    for (const JobId& input : job.inputs) inputs[job.id.hex()].push_back(input.hex());
+  }
+  const auto of = [&](const char* step) { return inputs[ids.at(step)]; };
+  using ::testing::ElementsAre;
+  EXPECT_THAT(of("finetune"), ElementsAre(ids.at("whole")));
+  EXPECT_THAT(of("prune"), ElementsAre(ids.at("finetune"), ids.at("whole")));
+  EXPECT_THAT(of("quantize"), ElementsAre(ids.at("prune"), ids.at("whole")));
+  EXPECT_THAT(of("small"), ElementsAre(ids.at("quantize"), ids.at("whole")));
+  EXPECT_THAT(of("merge"), ElementsAre(ids.at("quantize"), ids.at("whole")));
+  EXPECT_THAT(of("half"), ElementsAre(ids.at("merge")));
+  EXPECT_THAT(of("merged"), ElementsAre(ids.at("half")));
+}
+
+TEST(PlanTest, a_pruned_base_is_the_base_of_the_adapter_on_it) {
+  const Plan plan = plan_of(sweep_file("", R"(pipeline:
+  - finetune: {method: lora, rank: 4, sequence_length: 32}
+  - prune: {name: base, target: model}
+  - prune: {target: adapter}
+  - evaluate: {split: validation}
+)"));
+  const auto ids = ids_by_step(plan);
+  for (const Job& job : plan.jobs) {
+    if (job.kind != StepKind::evaluate) continue;
+    ASSERT_EQ(job.inputs.size(), 2u);
+    EXPECT_EQ(job.inputs[0].hex(), ids.at("prune"));
+    EXPECT_EQ(job.inputs[1].hex(), ids.at("base"));
+  }
+}
+
+TEST(PlanTest, what_was_brought_to_fp16_is_computed_with_in_fp16) {
+  const Plan plan = plan_of(sweep_file("", kCompression));
+  const auto ids = ids_by_step(plan);
+  for (const Job& job : plan.jobs) {
+    if (job.id.hex() == ids.at("small")) EXPECT_EQ(job.settings.at("precision"), "fp32");
+    if (job.id.hex() == ids.at("merged")) EXPECT_EQ(job.settings.at("precision"), "fp16");
+  }
+}
+
+TEST(PlanTest, every_planned_step_that_makes_a_model_smaller_can_be_read_by_the_engine) {
+  const Plan plan = plan_of(sweep_file("", R"(pipeline:
+  - distill: {teacher: models/bert, student: {layers: 1}, temperature: 4, alpha: 0.9, sequence_length: 32}
+  - finetune: {method: lora, rank: 4, sequence_length: 32}
+  - prune: {amount: 0.25, scope: global, when: before}
+  - quantize: {format: nf4, compute: bf16}
+  - evaluate: {split: validation}
+)"));
+  int read = 0;
+  for (const Job& job : plan.jobs) {
+    ++read;
+    if (job.kind == StepKind::distill) {
+      const auto settings = read_distill_settings(job.settings);
+      ASSERT_TRUE(settings.ok()) << settings.error().message;
+      EXPECT_EQ(settings->teacher, "/w/models/bert");
+      EXPECT_EQ(settings->student_layers, 1);
+      EXPECT_EQ(settings->temperature, 4);
+      EXPECT_EQ(settings->alpha, 0.9);
+    } else if (job.kind == StepKind::finetune) {
+      const auto masks = read_masks_while_training(job.settings);
+      ASSERT_TRUE(masks.ok()) << masks.error().message;
+      ASSERT_TRUE(masks->has_value());
+      EXPECT_EQ((*masks)->amount, 0.25);
+      EXPECT_EQ((*masks)->scope, PruneScope::global);
+    } else if (job.kind == StepKind::prune) {
+      const auto settings = read_prune_settings(job.settings);
+      ASSERT_TRUE(settings.ok()) << settings.error().message;
+      EXPECT_EQ(settings->target, PruneTarget::adapter);
+      EXPECT_TRUE(settings->before_training);
+    } else if (job.kind == StepKind::quantize) {
+      const auto settings = read_quantize_settings(job.settings);
+      ASSERT_TRUE(settings.ok()) << settings.error().message;
+      EXPECT_EQ(settings->format, WeightFormat::nf4);
+      EXPECT_EQ(settings->compute, Precision::bf16);
+    } else {
+      --read;
+    }
+  }
+  EXPECT_EQ(read, 4);
 }
 
 TEST(PlanTest, a_share_of_steps_that_means_a_whole_number_gives_it) {

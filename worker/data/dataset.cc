@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "worker/kernels/profile_scope.h"
 #include "worker/random.h"
 
 namespace finesweep::worker {
@@ -43,6 +44,7 @@ std::int64_t ClassificationDataset::tokens_in_row(std::int64_t row) const {
 }
 
 Batch ClassificationDataset::batch(std::span<const std::int64_t> rows, const LengthBuckets& buckets) const {
+  const ProfileScope scope("batch", OperatorGroup::data);
   const auto count = static_cast<std::int64_t>(rows.size());
   std::int64_t length = 1;
   for (const std::int64_t row : rows) length = std::max(length, tokens_in_row(row));

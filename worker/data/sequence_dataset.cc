@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "worker/kernels/profile_scope.h"
+
 namespace finesweep::worker {
 namespace {
 
@@ -66,6 +68,7 @@ std::int64_t SequenceDataset::predicted_tokens(std::int64_t row) const {
 }
 
 Batch SequenceDataset::batch(std::span<const std::int64_t> rows, const LengthBuckets& buckets) const {
+  const ProfileScope scope("batch", OperatorGroup::data);
   Batch batch = read_by_model(rows_.inputs, rows, buckets, pad_, Side::right);
   if (model_ == SequenceModel::encoder_decoder) {
     const std::int64_t length = padded_length(rows_.targets, rows, buckets);
@@ -83,6 +86,7 @@ Batch SequenceDataset::batch(std::span<const std::int64_t> rows, const LengthBuc
 }
 
 Batch SequenceDataset::prompts(std::span<const std::int64_t> rows, const LengthBuckets& buckets) const {
+  const ProfileScope scope("batch", OperatorGroup::data);
   return read_by_model(rows_.prompts, rows, buckets, pad_,
                        model_ == SequenceModel::decoder_only ? Side::left : Side::right);
 }

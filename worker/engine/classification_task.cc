@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "worker/data/dataset.h"
+#include "worker/kernels/attention_choice.h"
 #include "worker/metrics/classification.h"
 
 namespace finesweep::worker {
@@ -38,6 +39,7 @@ class ClassificationData final : public TaskData {
     const Status known = regression ? check_metrics(run.settings, {"loss"}, "a regression")
                                     : check_metrics(run.settings, {"loss", "accuracy", "f1"}, "a classification");
     if (!known) return known.error();
+    const AttentionChoice attention(run.settings.attention);
     const at::NoGradGuard no_graph;
     std::vector<std::int64_t> expected, predicted;
     double loss = 0;

@@ -5,6 +5,7 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
+#include <malloc.h>
 #include <torch/headeronly/version.h>
 
 #include <algorithm>
@@ -103,6 +104,16 @@ void synchronize(c10::Device device) {
 
 void begin_memory_peak(c10::Device device) {
   if (!device.is_cpu()) c10::getDeviceAllocator(device.type())->resetPeakStats(device.index());
+}
+
+bool restart_memory_peak(c10::Device device) {
+  begin_memory_peak(device);
+  if (!device.is_cpu()) return true;
+  ::malloc_trim(0);
+  // proc(5): "5" resets the peak resident set size (VmHWM) to what is resident now.
+  std::ofstream file("/proc/self/clear_refs");
+  file << "5" << std::flush;
+  return file.good();
 }
 
 double peak_memory_mb(c10::Device device) {

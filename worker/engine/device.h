@@ -16,6 +16,9 @@ void synchronize(c10::Device device);
 
 /// Peaks are counted from here on. Nothing on a CPU, where the peak is that of the process.
 void begin_memory_peak(c10::Device device);
+/// The same on a CPU too. False where the kernel does not let a process forget its peak: peak_memory_mb() is then
+/// still that since the process began.
+bool restart_memory_peak(c10::Device device);
 /// On a GPU the peak of allocated bytes, on a CPU that of the process's resident memory.
 double peak_memory_mb(c10::Device device);
 /// Gives back what the allocator keeps for reuse: after a job ran out of memory.

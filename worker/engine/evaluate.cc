@@ -1,9 +1,11 @@
 #include <chrono>
 #include <cstdio>
 #include <limits>
+#include <optional>
 
 #include "worker/engine/device.h"
 #include "worker/engine/job_model.h"
+#include "worker/engine/profile_artifact.h"
 #include "worker/engine/steps.h"
 #include "worker/engine/task_data.h"
 
@@ -53,6 +55,8 @@ Outcome evaluate_model(const ExecutionRequest& request, const JobContext& contex
     control.progress({done, total, "evaluating", no_loss});
     return !control.stop_requested();
   };
+  std::optional<Profiler> profiler;
+  if (settings->profile) profiler.emplace(device).start("evaluate");
   const auto metrics = (*data)->evaluate(*loaded->model, run);
   if (!metrics) return failed_for_good(metrics.error().message);
   Outcome outcome;
@@ -64,6 +68,11 @@ Outcome evaluate_model(const ExecutionRequest& request, const JobContext& contex
   outcome.metrics = **metrics;
   outcome.metrics["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   outcome.metrics["peak_memory_mb"] = peak_memory_mb(device);
+  if (profiler) {
+    profiler->stop(((*data)->rows() + settings->batch_size - 1) / settings->batch_size);
+    if (Status kept = keep_profile(request, *profiler, outcome); !kept)
+      return failed_this_time(kept.error().message);
+  }
   return outcome;
 }
 

@@ -32,6 +32,11 @@ void leave_out_paths(const ExecutionRequest& request, std::string& text) {
   replace(request.staging, "(staging)");
   const Json& context = request.job.context;
   std::vector<std::filesystem::path> inputs{context.value("model", "")};
+  for (const char* key : {"teacher", "student"}) {
+    if (const auto path = request.job.settings.find(key); path != request.job.settings.end() && path->is_string()) {
+      inputs.emplace_back(path->get<std::string>());
+    }
+  }
   if (const auto data = context.find("data"); data != context.end() && data->is_object()) {
     for (const char* split : {"train", "validation", "test"}) {
       if (const auto path = data->find(split); path != data->end() && path->is_string()) {
@@ -46,11 +51,29 @@ void leave_out_paths(const ExecutionRequest& request, std::string& text) {
 
 /// What this engine does not do yet, named; empty where it does the job.
 std::string missing_feature(const Job& job) {
-  if (job.kind != StepKind::finetune && job.kind != StepKind::evaluate) {
-    return "the step '" + std::string(step_kind_name(job.kind)) + "'";
-  }
   if (job.gpus > 1) return "training on more than one GPU";
   return "";
+}
+
+Outcome run_step(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+                 ExecutionControl& control) {
+  switch (request.job.kind) {
+    case StepKind::distill:
+      return distill(request, context, device, control);
+    case StepKind::finetune:
+      return finetune(request, context, device, control);
+    case StepKind::prune:
+      return prune(request, context, device, control);
+    case StepKind::quantize:
+      return quantize(request, context, device, control);
+    case StepKind::merge:
+      return merge_step(request, context, device, control);
+    case StepKind::evaluate:
+      return evaluate(request, context, device, control);
+    case StepKind::benchmark:
+      return benchmark(request, context, device, control);
+  }
+  return {};
 }
 
 Outcome execute_job(const ExecutionRequest& request, ExecutionControl& control) {
@@ -59,10 +82,8 @@ Outcome execute_job(const ExecutionRequest& request, ExecutionControl& control) 
   if (const auto missing = missing_feature(request.job); !missing.empty()) {
     return failed_for_good("This version of finesweep does not have " + missing + " yet.");
   }
-  return guarded(request.device, request.threads, [&](c10::Device device) {
-    return request.job.kind == StepKind::finetune ? finetune(request, *context, device, control)
-                                                  : evaluate(request, *context, device, control);
-  });
+  return guarded(request.device, request.threads,
+                 [&](c10::Device device) { return run_step(request, *context, device, control); });
 }
 
 }  // namespace

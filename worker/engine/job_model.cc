@@ -6,7 +6,9 @@
 
 #include "storage/artifact.h"
 #include "worker/engine/loaded_base.h"
+#include "worker/engine/masks.h"
 #include "worker/engine/model_files.h"
+#include "worker/models/student.h"
 #include "worker/models/weights.h"
 
 namespace finesweep::worker {
@@ -86,24 +88,54 @@ Status settle_quantization(ModelSource& source, const FinetuneSettings& settings
   return {};
 }
 
-Result<JobModel> load(const ModelSource& source, const HeadChoice& head, ModelOptions options, c10::Device device) {
+/// What stands quantised in its files is not quantised again.
+std::optional<BaseQuantization> quantization_to_do(const ModelSource& source) {
+  return holds_quantized_weights(source.model) ? std::nullopt : source.quantization;
+}
+
+/// What earlier steps pruned.
+Result<NamedMasks> earlier_masks(const ModelSource& source) {
+  return source.masks ? read_masks(*source.masks) : Result<NamedMasks>(NamedMasks());
+}
+
+/// What earlier steps pruned of what is trained stays so.
+Status keep_masks(const ModelSource& source, JobModel& loaded) {
+  const auto masks = earlier_masks(source);
+  if (!masks) return masks.error();
+  loaded.masks = apply_masks(*masks, loaded.trained_parameters());
+  return {};
+}
+
+/// The weights that a model with these options is made of.
+Result<std::shared_ptr<const Pretrained>> load_weights(const ModelSource& source, const ModelOptions& options,
+                                                       c10::Device device) {
+  // Weights that are trained are kept in fp32, the others in what the model computes in.
+  const bool rounded = source.adapter && source.storage;
+  const at::ScalarType storage =
+      options.train_all ? at::kFloat : scalar_type_of(rounded ? *source.storage : options.precision);
+  return load_base({source.model, storage, quantization_to_do(source)}, device,
+                   options.train_all ? KeepLoaded::no : KeepLoaded::yes);
+}
+
+Result<JobModel> make(std::shared_ptr<const Pretrained> weights, const HeadChoice& head, ModelOptions options) {
   options.head = head ? ModelHead::classification : ModelHead::language_model;
   if (head) {
     options.labels = head->labels.count();
     options.pooling = head->pooling;
   }
-  options.quantized_products = source.compute;
-  // Weights that are trained are kept in fp32, the others in what the model computes in.
-  const at::ScalarType storage = options.train_all ? at::kFloat : scalar_type_of(options.precision);
-  const auto base = load_base({source.model, storage, source.quantization}, device,
-                              options.train_all ? KeepLoaded::no : KeepLoaded::yes);
-  if (!base) return base.error();
-  auto model = make_model(*base, options);
+  auto model = make_model(std::move(weights), options);
   if (!model) return model.error();
   JobModel loaded;
   loaded.model = std::move(*model);
   if (head) loaded.model->label_names = head->labels.names();
   return loaded;
+}
+
+Result<JobModel> load(const ModelSource& source, const HeadChoice& head, ModelOptions options, c10::Device device) {
+  options.quantized_products = source.compute;
+  const auto weights = load_weights(source, options, device);
+  if (!weights) return weights.error();
+  return make(*weights, head, options);
 }
 
 }  // namespace
@@ -127,11 +159,13 @@ Result<ModelSource> find_model(const ExecutionRequest& request, const JobContext
   if (!manifest) return manifest.error();
   auto described = ModelManifest::from_json(manifest->model);
   if (!described) return described.error();
+  source.quantization = described->quantization;
+  source.compute = described->compute;
+  source.storage = described->storage;
+  if (fs::exists(*artifact / kMasksName)) source.masks = *artifact / kMasksName;
   if (described->is_adapter) {
     source.adapter = *artifact / "adapter";
     source.model_job = described->base_job;
-    source.quantization = described->quantization;
-    source.compute = described->compute;
   } else {
     source.model_job = request.job.inputs.front();
   }
@@ -160,7 +194,8 @@ Result<JobModel> load_frozen(const ModelSource& source, const HeadChoice& head, 
 }
 
 Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
-                              std::uint64_t seed, c10::Device device) {
+                              std::uint64_t seed, c10::Device device,
+                              const std::optional<PruneSettings>& masks) {
   if (Status settled = settle_quantization(source, settings); !settled) return settled.error();
   ModelOptions options;
   options.precision = settings.training.precision;
@@ -168,7 +203,11 @@ Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const
   options.seed = seed;
   options.train_all = settings.method == Method::full;
   auto loaded = load(source, head, options, device);
-  if (!loaded || options.train_all) return loaded;
+  if (!loaded) return loaded;
+  if (options.train_all) {
+    if (Status pruned = keep_masks(source, *loaded); !pruned) return pruned.error();
+    return loaded;
+  }
   const AdapterOptions asked = adapter_options(settings);
   auto adapter = source.adapter ? read_adapter(*loaded->model, *source.adapter, /*trained=*/true)
                                 : make_adapter(*loaded->model, asked, seed);
@@ -177,6 +216,39 @@ Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const
     if (Status same = check_same_adapter(*loaded->model, (*adapter)->options(), asked); !same) return same.error();
   }
   loaded->adapter = std::move(*adapter);
+  if (!masks) {
+    if (Status pruned = keep_masks(source, *loaded); !pruned) return pruned.error();
+    return loaded;
+  }
+  const auto earlier = earlier_masks(source);
+  if (!earlier) return earlier.error();
+  const auto chosen = masks_before_training(*loaded->adapter, *masks, *earlier);
+  if (!chosen) return chosen.error();
+  loaded->masks = apply_masks(*chosen, loaded->adapter->parameters());
+  return loaded;
+}
+
+Result<JobModel> load_student(const ModelSource& source, const HeadChoice& head, const DistillSettings& settings,
+                              std::uint64_t seed, c10::Device device) {
+  if (source.adapter) return Error{"All weights of a student are trained. Merge its adapter into its base first."};
+  if (source.quantization || holds_quantized_weights(source.model)) {
+    return Error{"Quantised weights cannot be trained. Quantise after distilling."};
+  }
+  ModelOptions options;
+  options.precision = settings.training.precision;
+  options.model_dropout = settings.training.model_dropout;
+  options.seed = seed;
+  options.train_all = true;
+  auto weights = load_weights(source, options, device);
+  if (!weights) return weights.error();
+  if (settings.student_layers) {
+    auto fewer = student_of_layers(**weights, *settings.student_layers);
+    if (!fewer) return fewer.error();
+    weights = std::move(fewer);
+  }
+  auto loaded = make(*weights, head, options);
+  if (!loaded) return loaded;
+  if (Status pruned = keep_masks(source, *loaded); !pruned) return pruned.error();
   return loaded;
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "jobs/compression_settings.h"
 #include "jobs/job.h"
 #include "jobs/settings.h"
 #include "worker/adapters/adapter.h"
@@ -16,6 +17,7 @@
 #include "worker/models/base_quantization.h"
 #include "worker/models/model.h"
 #include "worker/models/pretrained.h"
+#include "worker/training/pruning.h"
 
 namespace finesweep::worker {
 
@@ -37,11 +39,18 @@ using HeadChoice = std::optional<ClassificationHead>;
 ///    "base": {"model": "…", "job": "…"},           what the adapter stands on: the artifact of that job where
 ///    there
 ///                                                  is one, else the job's own model, named for people
-///    "quantization": {"format": "nf4", "double": true, "block_size": 64},   how the base is kept; absent: as it is
-///    "compute": "bf16",                            what its products are computed in; absent: in the precision
+///    "quantization": {"format": "nf4", "double": true, "block_size": 64},   how the weights (of an adapter's base)
+///                                                  are kept; absent: as they are
+///    "storage": "fp16",                            what the other weights are rounded to; absent: not rounded
+///    "compute": "bf16",                            what products with quantised weights are computed in; absent:
+///    in
+///                                                  the precision
 ///    "training": {…}}                              only where the training state was kept: TrainingProgress,
 ///    beside
 ///                                                  training/
+///
+/// An adapter whose base is in the same artifact names the artifact's own job as its base. Masks of what is pruned
+/// stand beside it (engine/masks.h).
 struct ModelManifest {
   bool is_adapter = false;
   Task task = Task::classification;
@@ -50,7 +59,7 @@ struct ModelManifest {
   std::string base_model;
   std::optional<JobId> base_job;
   std::optional<BaseQuantization> quantization;
-  std::optional<Precision> compute;
+  std::optional<Precision> compute, storage;
   Json training;
 
   Json to_json() const;
@@ -64,9 +73,11 @@ struct ModelSource {
   std::optional<std::filesystem::path> adapter;  // a PEFT directory over it
   /// How the model is to be kept; absent: as it stands in its files.
   std::optional<BaseQuantization> quantization;
-  std::optional<Precision> compute;       // of products with quantised weights; absent: the model's precision
-  std::optional<JobId> model_job;         // that left `model`
-  std::optional<ModelManifest> manifest;  // of the job's first input
+  std::optional<Precision> compute;            // of products with quantised weights; absent: the model's precision
+  std::optional<Precision> storage;            // what weights are rounded to
+  std::optional<std::filesystem::path> masks;  // of what is pruned
+  std::optional<JobId> model_job;              // that left `model`
+  std::optional<ModelManifest> manifest;       // of the job's first input
 };
 
 Result<ModelSource> find_model(const ExecutionRequest& request, const JobContext& context);
@@ -75,6 +86,7 @@ Result<ModelSource> find_model(const ExecutionRequest& request, const JobContext
 struct JobModel {
   std::unique_ptr<Model> model;
   std::unique_ptr<Adapter> adapter;  // goes before the model
+  std::vector<ParameterMask> masks;  // on what is trained
 
   /// What training changes: of the model, then of the adapter.
   std::vector<Parameter*> trained_parameters() const;
@@ -85,9 +97,15 @@ Result<JobModel> load_frozen(const ModelSource& source, const HeadChoice& head, 
                              std::uint64_t seed, c10::Device device);
 
 /// A model that is trained as the settings say: all of it, or an adapter and the head. An adapter that `source`
-/// brings is trained further. `source.quantization` becomes that of method qlora. The Error: a method or options
-/// that do not go with what is there.
+/// brings is trained further. `source.quantization` becomes that of method qlora. What `source` prunes stays 0, and
+/// so does what `masks` prune of an adapter. The Error: a method or options that do not go with what is there.
 Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
+                              std::uint64_t seed, c10::Device device,
+                              const std::optional<PruneSettings>& masks = {});
+
+/// The student of a distillation: all of `source`, or so many layers of it, trained. The Error: what stands there
+/// cannot be trained.
+Result<JobModel> load_student(const ModelSource& source, const HeadChoice& head, const DistillSettings& settings,
                               std::uint64_t seed, c10::Device device);
 
 }  // namespace finesweep::worker

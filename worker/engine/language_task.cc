@@ -11,6 +11,7 @@
 #include "worker/data/tokenized_cache.h"
 #include "worker/engine/generated_text.h"
 #include "worker/engine/model_files.h"
+#include "worker/kernels/attention_choice.h"
 #include "worker/metrics/bleu.h"
 #include "worker/metrics/perplexity.h"
 #include "worker/metrics/rouge.h"
@@ -75,6 +76,7 @@ class LanguageData final : public TaskData {
 
   Result<std::optional<Metrics>> evaluate(Model& model, const EvaluationRun& run) const override {
     if (Status fit = check_settings(run.settings); !fit) return fit.error();
+    const AttentionChoice attention(run.settings.attention);
     const at::NoGradGuard no_graph;
     const auto loss = take_loss(model, run);
     if (!loss) return loss.error();

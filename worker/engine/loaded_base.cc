@@ -21,7 +21,14 @@ std::string fingerprint_of_file(const fs::path& file) {
          "." + std::to_string(info.st_mtim.tv_nsec) + " " + std::to_string(info.st_ino);
 }
 
-/// Names the files that a model is loaded from.
+std::string text_of(const std::optional<BaseQuantization>& quantization) {
+  if (!quantization) return "as it is";
+  if (quantization->format == QuantizedFormat::int8) return "int8";
+  return "nf4 " + std::to_string(quantization->block_size) + (quantization->double_quantization ? " double" : "");
+}
+
+}  // namespace
+
 std::string fingerprint(const fs::path& path) {
   std::vector<std::string> lines;
   std::error_code ignored;
@@ -36,14 +43,6 @@ std::string fingerprint(const fs::path& path) {
   for (const auto& line : lines) text += "\n" + line;
   return text;
 }
-
-std::string text_of(const std::optional<BaseQuantization>& quantization) {
-  if (!quantization) return "as it is";
-  if (quantization->format == QuantizedFormat::int8) return "int8";
-  return "nf4 " + std::to_string(quantization->block_size) + (quantization->double_quantization ? " double" : "");
-}
-
-}  // namespace
 
 Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device,
                                                     KeepLoaded keep) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "jobs/result.h"
 #include "worker/models/base_quantization.h"
@@ -18,6 +19,10 @@ struct BaseRequest {
   at::ScalarType storage = at::kFloat;
   std::optional<BaseQuantization> quantization;
 };
+
+/// Tells the files that a model is loaded from (or a file) from others and from what they were before: names,
+/// sizes, times.
+std::string fingerprint(const std::filesystem::path& path);
 
 /// The frozen weights that a job's model is made of. They stay loaded from job to job while request, files and
 /// device are the same, one model at a time; not where the job makes them its own: they would stand in memory

@@ -92,6 +92,18 @@ bool holds_tokenizer(const fs::path& model) {
   return false;
 }
 
+bool holds_quantized_weights(const fs::path& model) {
+  std::error_code ignored;
+  return fs::is_directory(model, ignored) && read_json(model / "config.json").contains("quantization_config");
+}
+
+std::string family_of(const fs::path& model) {
+  std::error_code ignored;
+  if (fs::is_regular_file(model, ignored)) return "llama";
+  const Json type = read_json(model / "config.json").value("model_type", Json());
+  return type.is_string() ? type.get<std::string>() : "";
+}
+
 Result<std::unique_ptr<Tokenizer>> load_model_tokenizer(const fs::path& model) {
   std::error_code ignored;
   if (!fs::is_regular_file(model, ignored)) return load_tokenizer(model);

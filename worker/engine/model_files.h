@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "jobs/json.h"
@@ -16,6 +17,12 @@ namespace finesweep::worker {
 
 /// A tokenizer's files lie in the folder.
 bool holds_tokenizer(const std::filesystem::path& model);
+
+/// The weights stand in bitsandbytes' layout, as config.json says.
+bool holds_quantized_weights(const std::filesystem::path& model);
+
+/// "bert", …, as config.json says; of a GGUF file "llama".
+std::string family_of(const std::filesystem::path& model);
 
 /// Of a Hugging Face directory, or from the metadata of a GGUF file.
 Result<std::unique_ptr<Tokenizer>> load_model_tokenizer(const std::filesystem::path& model);

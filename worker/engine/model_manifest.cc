@@ -55,6 +55,7 @@ Json ModelManifest::to_json() const {
   }
   if (quantization) json["quantization"] = worker::to_json(*quantization);
   if (compute) json["compute"] = precision_name(*compute);
+  if (storage) json["storage"] = precision_name(*storage);
   if (!training.is_null()) json["training"] = training;
   return json;
 }
@@ -83,10 +84,12 @@ Result<ModelManifest> ModelManifest::from_json(const Json& json) {
       manifest.base_job = *id;
     }
     if (json.contains("quantization")) manifest.quantization = quantization_from_json(json["quantization"]);
-    if (json.contains("compute")) {
-      const auto compute = parse_precision(json["compute"].get<std::string>());
-      if (!compute) throw std::invalid_argument(compute.error().message);
-      manifest.compute = *compute;
+    for (const auto& [key, precision] :
+         {std::pair("compute", &manifest.compute), std::pair("storage", &manifest.storage)}) {
+      if (!json.contains(key)) continue;
+      const auto named = parse_precision(json[key].get<std::string>());
+      if (!named) throw std::invalid_argument(named.error().message);
+      *precision = *named;
     }
     manifest.training = json.value("training", Json());
     return manifest;

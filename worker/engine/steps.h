@@ -19,6 +19,17 @@ Outcome finetune(const ExecutionRequest& request, const JobContext& context, c10
                  ExecutionControl& control);
 Outcome evaluate(const ExecutionRequest& request, const JobContext& context, c10::Device device,
                  ExecutionControl& control);
+Outcome benchmark(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+                  ExecutionControl& control);
+Outcome distill(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+                ExecutionControl& control);
+Outcome prune(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+              ExecutionControl& control);
+Outcome quantize(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+                 ExecutionControl& control);
+/// Puts the adapter into its base.
+Outcome merge_step(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+                   ExecutionControl& control);
 
 /// What evaluate() does, over any model: request.job's inputs are not looked at.
 Outcome evaluate_model(const ExecutionRequest& request, const JobContext& context, const ModelSource& source,

@@ -18,6 +18,7 @@
 
 #include "worker/data/batch.h"
 #include "worker/generation/beam_search.h"
+#include "worker/kernels/profile_scope.h"
 #include "worker/random.h"
 
 namespace finesweep::worker {
@@ -27,6 +28,7 @@ using Sequences = std::vector<std::vector<std::int64_t>>;
 
 /// Padded on the right to the longest: the model works on the real tokens alone.
 Batch batch_of(const Sequences& rows) {
+  const ProfileScope scope("batch", OperatorGroup::data);
   std::size_t longest = 0;
   for (const auto& row : rows) longest = std::max(longest, row.size());
   Batch batch;

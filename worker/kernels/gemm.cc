@@ -8,6 +8,8 @@
 #include <optional>
 #include <string_view>
 
+#include "worker/kernels/profile_scope.h"
+
 namespace finesweep::worker {
 namespace {
 
@@ -51,6 +53,7 @@ at::Tensor call_one_dnn(const at::Tensor& x, const at::Tensor& w, const std::opt
 
 at::Tensor product_with_weight(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias,
                                const at::Tensor& residual) {
+  const ProfileScope scope("matrix product", OperatorGroup::matrix_product);
   const std::optional<at::Tensor> maybe = bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt;
   const bool one_dnn = goes_to_one_dnn(x, w.size(0));
   if (residual.defined() && one_dnn && one_dnn_linear_add()) {
@@ -61,11 +64,13 @@ at::Tensor product_with_weight(const at::Tensor& x, const at::Tensor& w, const a
 }
 
 at::Tensor product_with_transposed_weight(const at::Tensor& dy, const at::Tensor& w) {
+  const ProfileScope scope("matrix product", OperatorGroup::matrix_product);
   if (goes_to_one_dnn(dy, w.size(1))) return call_one_dnn(dy, w.t(), std::nullopt);
   return at::mm(dy, w);
 }
 
 void add_weight_gradient(const at::Tensor& grad, const at::Tensor& dy, const at::Tensor& x) {
+  const ProfileScope scope("weight gradient", OperatorGroup::matrix_product);
   if (dy.scalar_type() == at::kFloat) {
     grad.addmm_(dy.t(), x);
   } else {
@@ -74,6 +79,7 @@ void add_weight_gradient(const at::Tensor& grad, const at::Tensor& dy, const at:
 }
 
 void add_product(const at::Tensor& y, const at::Tensor& a, const at::Tensor& b, double scale) {
+  const ProfileScope scope("matrix product", OperatorGroup::matrix_product);
   y.addmm_(a, b, /*beta=*/1, /*alpha=*/scale);
 }
 

@@ -9,10 +9,12 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "worker/kernels/attention_choice.h"
 #include "worker/kernels/cpu/attention.h"
 #include "worker/kernels/differentiate.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/ops.h"
+#include "worker/kernels/profile_scope.h"
 #include "worker/kernels/reference.h"
 
 namespace finesweep::worker {
@@ -188,9 +190,11 @@ Var attention_by_reference(Tape* tape, const AttentionInputs& in, const Layout& 
 
 Var attention(Tape* tape, const AttentionInputs& inputs, const Layout& queries, const RowSpans& keys,
               const AttentionOptions& options, const Dropout& dropout) {
+  const ProfileScope scope("attention", OperatorGroup::attention);
   const AttentionOptions full = resolved(options);
   check(inputs, *queries, keys, full);
-  if (!has_kernels(inputs.query.value) || (tape != nullptr && !disjoint(keys))) {
+  const bool plain = AttentionChoice::current() == AttentionKind::math || !has_kernels(inputs.query.value);
+  if (plain || (tape != nullptr && !disjoint(keys))) {
     return attention_by_reference(tape, inputs, queries, keys, full, dropout);
   }
   return with_storage(inputs.query.value.scalar_type(), [&]<typename T>() {

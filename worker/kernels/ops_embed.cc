@@ -8,6 +8,7 @@
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/norm_dropout.h"
 #include "worker/kernels/ops.h"
+#include "worker/kernels/profile_scope.h"
 #include "worker/kernels/reference.h"
 
 namespace finesweep::worker {
@@ -77,6 +78,7 @@ at::Tensor sum_of_rows(const EmbeddingModule& module, const at::Tensor& ids, con
 
 Var embed(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
           const at::Tensor& types, const Layout& layout, const Dropout& dropout, at::ScalarType compute_type) {
+  const ProfileScope scope("embedding", OperatorGroup::embedding);
   const at::Tensor sum = sum_of_rows(module, ids, positions, types, compute_type);
   bool trained = false;
   for (const Parameter* table : {module.words, module.positions, module.types}) {

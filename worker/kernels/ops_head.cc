@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "worker/kernels/ops.h"
+#include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
 namespace {
@@ -21,6 +22,7 @@ namespace {
 
 /// These rows of x, none twice.
 Var chosen_tokens(Tape* tape, const Var& x, const std::vector<std::int64_t>& tokens) {
+  const ProfileScope scope("pooling", OperatorGroup::other);
   const at::Tensor index = at::tensor(tokens, at::kLong).to(x.value.device());
   const at::Tensor value = at::index_select(x.value, 0, index);
   if (tape == nullptr || !x.needs_grad()) return Var(value);
@@ -58,6 +60,7 @@ Var last_tokens(Tape* tape, const Var& x, const Layout& layout) {
 }
 
 Var mean_tokens(Tape* tape, const Var& x, const Layout& layout) {
+  const ProfileScope scope("pooling", OperatorGroup::other);
   const at::Tensor matrix = averaging_matrix(*layout, x.value);
   const at::Tensor value = at::mm(matrix, x.value.to(at::kFloat)).to(x.value.scalar_type());
   if (tape == nullptr || !x.needs_grad()) return Var(value);
@@ -96,6 +99,7 @@ Var scale(Tape* tape, const Var& x, double factor) {
 }
 
 Var cross_entropy(Tape* tape, const Var& logits, const at::Tensor& labels, double denominator) {
+  const ProfileScope scope("cross-entropy", OperatorGroup::loss);
   const at::Tensor log_probabilities = at::log_softmax(logits.value, 1);
   const at::Tensor counts = labels.ne(-100);
   const at::Tensor index = at::where(counts, labels, at::zeros_like(labels)).unsqueeze(1);
@@ -115,6 +119,7 @@ Var cross_entropy(Tape* tape, const Var& logits, const at::Tensor& labels, doubl
 }
 
 Var squared_error(Tape* tape, const Var& values, const at::Tensor& labels, double denominator) {
+  const ProfileScope scope("squared error", OperatorGroup::loss);
   const at::Tensor difference = values.value - labels.to(at::kFloat).view({-1, 1});
   const at::Tensor value = (difference * difference).sum() / denominator;
   if (tape == nullptr || !values.needs_grad()) return Var(value);

@@ -9,6 +9,7 @@
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/linear_pass.h"
 #include "worker/kernels/ops.h"
+#include "worker/kernels/profile_scope.h"
 #include "worker/kernels/reference.h"
 
 namespace finesweep::worker {
@@ -30,6 +31,7 @@ cpu::ActivationKind kind_of(Activation activation) {
 }
 
 at::Tensor activated(const at::Tensor& z, Activation activation, bool keep_z) {
+  const ProfileScope scope("activation", OperatorGroup::activation);
   if (!has_kernels(z)) return reference::activate(z, activation);
   const at::Tensor out = keep_z ? at::empty_like(z) : z;
   with_storage(z.scalar_type(), [&]<typename T>() {
@@ -41,6 +43,7 @@ at::Tensor activated(const at::Tensor& z, Activation activation, bool keep_z) {
 
 /// Overwrites `gradient` where nobody else holds it.
 at::Tensor activation_gradient(const at::Tensor& z, at::Tensor gradient, Activation activation) {
+  const ProfileScope scope("activation gradient", OperatorGroup::activation);
   if (!has_kernels(z)) {
     Tape tape;
     const Var input = tape.track(z);
@@ -101,6 +104,7 @@ void add_residual(const at::Tensor& x, const at::Tensor& residual, const Layout&
 
 Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const DropoutRun& run,
            Activation activation, std::int64_t out_begin, std::int64_t out_count) {
+  const ProfileScope scope("linear", OperatorGroup::matrix_product);
   const Var input = after_input_scales(tape, x, module);
   LinearPass pass(module, layout, out_begin, out_count);
   const bool recorded = tape != nullptr && (input.needs_grad() || pass.trains());
@@ -120,6 +124,7 @@ Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& l
 
 Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& residual, const Layout& layout,
                const DropoutRun& run, const Dropout& dropout) {
+  const ProfileScope scope("linear and residual", OperatorGroup::matrix_product);
   const Var input = after_input_scales(tape, x, module);
   LinearPass pass(module, layout, 0, -1);
   const bool through = tape != nullptr && (input.needs_grad() || pass.trains());
@@ -140,6 +145,7 @@ Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& 
 }
 
 Var gated(Tape* tape, const Var& z, Activation activation) {
+  const ProfileScope scope("gated activation", OperatorGroup::activation);
   if (!has_kernels(z.value) || activation == Activation::none) {
     return differentiate(tape, {z}, {},
                          [&](const std::vector<at::Tensor>& v) { return reference::gated(v[0], activation); });

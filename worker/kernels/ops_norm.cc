@@ -7,6 +7,7 @@
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/norm_dropout.h"
 #include "worker/kernels/ops.h"
+#include "worker/kernels/profile_scope.h"
 #include "worker/kernels/reference.h"
 
 namespace finesweep::worker {
@@ -96,6 +97,7 @@ Var norm_on_cpu(Tape* tape, const Var& x, const NormModule& module, const Layout
 }  // namespace
 
 Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layout& layout, const Dropout& dropout) {
+  const ProfileScope scope("norm", OperatorGroup::normalisation);
   if (has_kernels(x.value)) {
     return with_storage(x.value.scalar_type(),
                         [&]<typename T>() { return norm_on_cpu<T>(tape, x, module, layout, dropout); });
@@ -112,6 +114,7 @@ Var norm(Tape* tape, const Var& x, const NormModule& module) {
 
 Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const Layout& layout,
              const Dropout& dropout) {
+  const ProfileScope scope("residual and norm", OperatorGroup::normalisation);
   if (has_kernels(x.value)) {
     return with_storage(x.value.scalar_type(), [&]<typename T>() {
       return add_norm_on_cpu<T>(tape, x, residual, module, layout, dropout);

@@ -2,6 +2,7 @@
 #include "worker/kernels/differentiate.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/ops.h"
+#include "worker/kernels/profile_scope.h"
 #include "worker/kernels/reference.h"
 
 namespace finesweep::worker {
@@ -20,6 +21,7 @@ void rotate_in_place(const at::Tensor& x, const RotaryTable& table, const at::Te
 
 Var rotate(Tape* tape, const Var& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
            std::int64_t size) {
+  const ProfileScope scope("rotary embedding", OperatorGroup::attention);
   if (!has_kernels(x.value)) {
     return differentiate(tape, {x}, {}, [&](const std::vector<at::Tensor>& v) {
       return reference::rotate(v[0], table, positions, heads, size);

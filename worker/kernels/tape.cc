@@ -4,6 +4,8 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
+#include "worker/kernels/profile_scope.h"
+
 namespace finesweep::worker {
 
 void GradSlot::add(const at::Tensor& gradient) {
@@ -30,6 +32,18 @@ Var Tape::track(at::Tensor value) {
   Var var(std::move(value));
   var.slot = std::make_shared<GradSlot>();
   return var;
+}
+
+void Tape::record(std::function<void()> backward) {
+  if (const ScopeListener* listener = ScopeListener::of_thread(); listener != nullptr) {
+    ScopeLabel label = listener->innermost();
+    label.backward = true;
+    backward = [label, step = std::move(backward)] {
+      const ProfileScope scope(label);
+      step();
+    };
+  }
+  steps_.push_back(std::move(backward));
 }
 
 void Tape::backward() {

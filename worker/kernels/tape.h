@@ -36,7 +36,8 @@ class Tape {
  public:
   /// A Var that a recorded step computes a gradient for.
   Var track(at::Tensor value);
-  void record(std::function<void()> backward) { steps_.push_back(std::move(backward)); }
+  /// Where somebody profiles, the step runs under the label of the scope that it was recorded in.
+  void record(std::function<void()> backward);
   /// Runs every step, last first, and empties the tape.
   void backward();
 

@@ -6,9 +6,12 @@
 #include <stdexcept>
 #include <utility>
 
+#include "worker/kernels/profile_scope.h"
+
 namespace finesweep::worker {
 
 Layout TokenLayout::of_mask(const at::Tensor& attention_mask, std::int64_t first_row) {
+  const ProfileScope scope("layout", OperatorGroup::data);
   const at::Tensor mask = attention_mask.to(at::kCPU, at::kLong).contiguous();
   const std::int64_t rows = mask.size(0), length = mask.size(1);
   const std::int64_t* ones = mask.const_data_ptr<std::int64_t>();

@@ -311,11 +311,19 @@ Var Decoder::loss(const Batch& batch, const Pass& pass, double denominator) {
     return labels_ == 1 ? squared_error(pass.tape, values, labels, denominator)
                         : cross_entropy(pass.tape, values, labels, denominator);
   }
+  const TokenOutputs out = outputs(batch, pass);
+  return linear_cross_entropy(pass.tape, out.hidden, head_, out.labels, denominator, out.scale, out.layout,
+                              pass.dropout);
+}
+
+TokenOutputs Decoder::outputs(const Batch& batch, const Pass& pass) {
   const Tokens tokens = tokens_of(batch, pass);
-  const Var hidden = final_norm(run(tokens, pass), pass);
-  const at::Tensor labels =
-      at::index_select(shifted(batch.labels).view({-1}), 0, tokens.layout->padded_index).to(device());
-  return linear_cross_entropy(pass.tape, hidden, head_, labels, denominator, 1, tokens.layout, pass.dropout);
+  TokenOutputs out;
+  out.hidden = final_norm(run(tokens, pass), pass);
+  out.head = &head_;
+  out.labels = at::index_select(shifted(batch.labels).view({-1}), 0, tokens.layout->padded_index).to(device());
+  out.layout = tokens.layout;
+  return out;
 }
 
 at::Tensor Decoder::next_logits(const Batch& batch, Decoding& decoding) {

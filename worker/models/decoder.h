@@ -111,6 +111,7 @@ class Decoder final : public LanguageModel {
   LanguageModel* language_model() override { return classifies_ ? nullptr : this; }
   std::int64_t vocabulary() const override { return config_.vocabulary; }
   std::optional<std::int64_t> positions() const override { return config_.positions; }
+  TokenOutputs outputs(const Batch& batch, const Pass& pass) override;
   at::Tensor next_logits(const Batch& tokens, Decoding& decoding) override;
 
  private:

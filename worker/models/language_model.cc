@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "worker/kernels/profile_scope.h"
+
 namespace finesweep::worker {
 namespace {
 
@@ -55,6 +57,7 @@ EncodedSource LanguageModel::encode(const Batch&) {
 
 Var self_attention(const Pass& pass, std::size_t layer, const Var& qkv, const Layout& layout,
                    const AttentionOptions& options, const Dropout& dropout) {
+  const ProfileScope scope("self-attention", OperatorGroup::attention);
   const std::int64_t key_heads = options.key_heads == 0 ? options.heads : options.key_heads;
   const std::int64_t query_width = options.heads * options.size, key_width = key_heads * options.size;
   if (pass.cache == nullptr) {

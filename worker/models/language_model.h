@@ -44,6 +44,15 @@ struct Decoding {
   std::optional<EncodedSource> source;
 };
 
+/// What the loss of a language model is computed from: logits are scale · hidden Wᵀ of its head.
+struct TokenOutputs {
+  Var hidden;  // [tokens, width]
+  const LinearModule* head = nullptr;
+  double scale = 1;
+  at::Tensor labels;  // [tokens] int64 on the model's device: what should follow; -100 where nothing counts
+  Layout layout;
+};
+
 /// A model that continues text.
 class LanguageModel : public Model {
  public:
@@ -52,6 +61,9 @@ class LanguageModel : public Model {
   virtual std::int64_t vocabulary() const = 0;
   /// The longest sequence (of the decoder), where the model has a limit.
   virtual std::optional<std::int64_t> positions() const = 0;
+
+  /// Of the tokens of a batch with labels (of an encoder-decoder the decoder's).
+  virtual TokenOutputs outputs(const Batch& batch, const Pass& pass) = 0;
 
   /// Encoder-decoders: the encoder's output for the batch's input_ids, row_of 0, 1, 2, …
   virtual EncodedSource encode(const Batch& source);

@@ -5,6 +5,7 @@
 
 #include "storage/files.h"
 #include "worker/formats/safetensors.h"
+#include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
 
@@ -25,6 +26,7 @@ std::int64_t count_values(const std::vector<Parameter*>& parameters) {
 }
 
 Status check_within(const at::Tensor& values, std::int64_t limit, const char* what) {
+  const ProfileScope scope("checks", OperatorGroup::data);
   if (!values.defined() || values.numel() == 0) return {};
   const std::int64_t least = values.min().item<std::int64_t>(), most = values.max().item<std::int64_t>();
   if (least >= 0 && most < limit) return {};

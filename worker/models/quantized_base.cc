@@ -208,16 +208,15 @@ Result<std::shared_ptr<const Pretrained>> with_quantized_weights(const Pretraine
   return Error{file.path().string() + ": cannot read the quantised weights: " + error.what()};
 }
 
-Status save_quantized(const Pretrained& base, const std::filesystem::path& folder) try {
+Status save_base(const Pretrained& base, const std::filesystem::path& folder) try {
   std::filesystem::create_directories(folder);
   NamedTensors tensors;
   for (const Parameter& weight : base.weights) {
     if (weight.quantized) {
       add_quantized(weight, tensors);
     } else if (weight.present()) {
-      const at::Tensor whole = weight.value.to(at::kFloat);
       for (std::size_t i = 0; i < weight.parts.size(); ++i) {
-        tensors.emplace_back(weight.parts[i].name, weight.in_file_layout(whole, i));
+        tensors.emplace_back(weight.parts[i].name, weight.in_file_layout(weight.value, i));
       }
     }
   }
@@ -225,10 +224,20 @@ Status save_quantized(const Pretrained& base, const std::filesystem::path& folde
     return written;
   }
   Json config = base.config;
-  config["quantization_config"] = quantization_config(base);
+  config.erase("torch_dtype");
+  config["dtype"] = base.storage == at::kHalf ? "float16" : base.storage == at::kBFloat16 ? "bfloat16" : "float32";
+  if (quantized_size(base).values > 0) config["quantization_config"] = quantization_config(base);
   return storage::write_file_atomically(folder / "config.json", config.dump(2) + "\n");
 } catch (const std::exception& error) {
-  return Error{folder.string() + ": cannot save the quantised model: " + error.what()};
+  return Error{folder.string() + ": cannot save the model: " + error.what()};
+}
+
+std::int64_t bytes_in_memory(const Pretrained& base) {
+  std::int64_t bytes = 0;
+  for (const Parameter& weight : base.weights) {
+    if (weight.present()) bytes += weight.quantized ? weight.quantized->bytes() : weight.value.nbytes();
+  }
+  return bytes;
 }
 
 QuantizedSize quantized_size(const Pretrained& base) {

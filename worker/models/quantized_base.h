@@ -70,9 +70,13 @@ Result<std::shared_ptr<const Pretrained>> quantize_base(const Pretrained& base, 
 Result<std::shared_ptr<const Pretrained>> with_quantized_weights(const Pretrained& base,
                                                                  const SafetensorsFile& file);
 
-/// config.json and model.safetensors in bitsandbytes' layout, which load_pretrained and transformers read; names
-/// and "quantization_config" are transformers', what is not quantised is in fp32.
-Status save_quantized(const Pretrained& base, const std::filesystem::path& folder);
+/// config.json and model.safetensors, which load_pretrained and transformers read. What is quantised is in
+/// bitsandbytes' layout, names and "quantization_config" are transformers'; the rest as it is kept: fp32, bf16 or
+/// fp16.
+Status save_base(const Pretrained& base, const std::filesystem::path& folder);
+
+/// Bytes that the weights take in memory, as they are kept.
+std::int64_t bytes_in_memory(const Pretrained& base);
 
 /// Of the weights that are quantised: what they take, and how many values they have.
 struct QuantizedSize {

@@ -265,12 +265,20 @@ Var T5Model::logits(const Batch& batch, const Pass& pass) {
 }
 
 Var T5Model::loss(const Batch& batch, const Pass& pass, double denominator) {
-  const Tokens target = decoder_tokens(batch, pass);
-  const Var hidden = run(batch, target, pass);
-  const at::Tensor labels =
-      at::index_select(batch.labels.reshape({-1}), 0, target.layout->padded_index).to(device());
-  return linear_cross_entropy(pass.tape, hidden, head_, labels, denominator, output_scale(), target.layout,
+  const TokenOutputs out = outputs(batch, pass);
+  return linear_cross_entropy(pass.tape, out.hidden, head_, out.labels, denominator, out.scale, out.layout,
                               pass.dropout);
+}
+
+TokenOutputs T5Model::outputs(const Batch& batch, const Pass& pass) {
+  const Tokens target = decoder_tokens(batch, pass);
+  TokenOutputs out;
+  out.hidden = run(batch, target, pass);
+  out.head = &head_;
+  out.scale = output_scale();
+  out.labels = at::index_select(batch.labels.reshape({-1}), 0, target.layout->padded_index).to(device());
+  out.layout = target.layout;
+  return out;
 }
 
 EncodedSource T5Model::encode(const Batch& batch) {

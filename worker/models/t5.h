@@ -67,6 +67,7 @@ class T5Model final : public LanguageModel {
   bool is_encoder_decoder() const override { return true; }
   std::int64_t vocabulary() const override { return config_.vocabulary; }
   std::optional<std::int64_t> positions() const override { return {}; }
+  TokenOutputs outputs(const Batch& batch, const Pass& pass) override;
   EncodedSource encode(const Batch& source) override;
   at::Tensor next_logits(const Batch& tokens, Decoding& decoding) override;
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "worker/kernels/cpu/adamw.h"
+#include "worker/kernels/profile_scope.h"
 #include "worker/kernels/reference.h"
 
 namespace finesweep::worker {
@@ -65,6 +66,7 @@ void AdamW::moments_changed() {
 }
 
 double AdamW::grad_norm() const {
+  const ProfileScope scope("gradient norm", OperatorGroup::optimiser);
   double total = 0;
   std::vector<Span> spans;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -91,6 +93,7 @@ double AdamW::grad_norm() const {
 }
 
 void AdamW::update(double learning_rate, std::int64_t step, double grad_norm, double unscale) {
+  const ProfileScope scope("AdamW", OperatorGroup::optimiser);
   const double clip =
       unscale * (options_.max_grad_norm > 0 ? std::min(1.0, options_.max_grad_norm / (grad_norm + 1e-6)) : 1.0);
   const double exponent = static_cast<double>(step);

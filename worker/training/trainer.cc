@@ -7,6 +7,10 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <utility>
+
+#include "worker/kernels/attention_choice.h"
+#include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
 namespace {
@@ -37,8 +41,10 @@ double learning_rate_at(Schedule schedule, double peak, std::int64_t step, std::
 }
 
 Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const TrainingSettings& settings,
-                 std::int64_t total_steps, std::uint64_t seed)
+                 std::int64_t total_steps, std::uint64_t seed, LossFunction loss, std::vector<ParameterMask> masks)
     : model_(model),
+      loss_(std::move(loss)),
+      masks_(std::move(masks)),
       settings_(settings),
       parameters_(parameters),
       optimizer_(std::move(parameters), optimizer_options(settings)),
@@ -59,15 +65,19 @@ double Trainer::accumulate(const std::vector<Batch>& batches, double loss_scale)
   for (const Batch& batch : batches) {
     Tape tape;
     pass.tape = &tape;
-    const Var loss = model_.loss(batch, pass, denominator);
+    const Var loss = loss_ ? loss_(batch, pass, denominator) : model_.loss(batch, pass, denominator);
     backward(tape, loss);
     sum += loss.value.item<double>();
     pass.first_row += batch.input_ids.size(0);
   }
+  // What is pruned stays 0: without a gradient it has no moments, and the norm that clipping reads is that of the
+  // others.
+  for (const ParameterMask& mask : masks_) mask.parameter->grad.mul_(mask.mask);
   return sum / loss_scale;
 }
 
 void Trainer::zero_grads() {
+  const ProfileScope scope("zero gradients", OperatorGroup::optimiser);
   for (Parameter* parameter : parameters_) parameter->zero_grad();
 }
 
@@ -75,6 +85,7 @@ Result<StepReport> Trainer::step(const std::vector<Batch>& batches) {
   for (const Batch& batch : batches) {
     if (Status fits = model_.check(batch); !fits) return Error{fits.error()};
   }
+  const AttentionChoice attention(settings_.attention);
   const at::NoGradGuard no_graph;  // the tape stands in for libtorch's
   StepReport report;
   report.learning_rate =

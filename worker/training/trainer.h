@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,6 +14,7 @@
 #include "worker/models/model.h"
 #include "worker/training/adamw.h"
 #include "worker/training/loss_scale.h"
+#include "worker/training/pruning.h"
 
 namespace finesweep::worker {
 
@@ -32,6 +34,9 @@ struct StepReport {
   int overflows = 0;
 };
 
+/// The loss of a batch: the sum over what counts in it, divided by `denominator`, as Model::loss.
+using LossFunction = std::function<Var(const Batch& batch, const Pass& pass, double denominator)>;
+
 /// Trains the trained parameters of a model: AdamW with decoupled weight decay (https://arxiv.org/abs/1711.05101),
 /// as PyTorch computes it, with a schedule, clipping and accumulation.
 ///
@@ -43,9 +48,11 @@ struct StepReport {
 /// seed alone: on one CPU, with the same number of threads, bit for bit.
 class Trainer {
  public:
-  /// `total_steps`: optimiser steps of the whole run; the schedule needs it.
+  /// `total_steps`: optimiser steps of the whole run; the schedule needs it. `loss`: in place of the model's own.
+  /// What `masks` prune is 0 and stays so.
   Trainer(Model& model, std::vector<Parameter*> parameters, const TrainingSettings& settings,
-          std::int64_t total_steps, std::uint64_t seed);
+          std::int64_t total_steps, std::uint64_t seed, LossFunction loss = {},
+          std::vector<ParameterMask> masks = {});
 
   /// One optimiser step over the batches of one accumulation (usually one). The Error is a batch that does not fit
   /// the model.
@@ -69,6 +76,8 @@ class Trainer {
   void zero_grads();
 
   Model& model_;
+  LossFunction loss_;  // empty: the model's own
+  std::vector<ParameterMask> masks_;
   TrainingSettings settings_;
   std::vector<Parameter*> parameters_;
   AdamW optimizer_;

@@ -1,0 +1,48 @@
+#include "sweeps/check_order.h"
+
+namespace finesweep::sweeps {
+
+std::vector<StepProblem> problems_after(const LeftBehind& before, const ResolvedStep& step) {
+  std::vector<StepProblem> problems;
+  switch (step.kind) {
+    case StepKind::distill:
+      // A student of its own does not look at what is there.
+      if (step.settings.contains("student")) break;
+      if (before.adapter)
+        problems.push_back({"student", "all weights of the student are trained; merge its adapter first"});
+      else if (before.quantized)
+        problems.push_back({"student", "quantised weights cannot be trained; quantise after distilling"});
+      break;
+    case StepKind::finetune:
+      if (before.quantized && step.facts.method == "full")
+        problems.push_back({"method", "quantised weights cannot be trained; use lora, which trains beside them"});
+      if (before.quantized && step.facts.method == "qlora")
+        problems.push_back({"method", "the base is quantised already; use lora, which trains on it"});
+      if (before.adapter && !before.quantized && (step.facts.method == "full" || step.facts.method == "qlora"))
+        problems.push_back({"method",
+                            "an adapter of the step before is trained further with its own method; to train "
+                            "something else on top of it, put '- merge' in between"});
+      break;
+    case StepKind::prune:
+      if (!before.adapter && step.settings.at("target") == "adapter")
+        problems.push_back(
+            {"target", "there is no adapter to prune; leave the step out with '" + step.name + ": skip'"});
+      if (before.quantized && step.settings.at("target") == "model")
+        problems.push_back({"target", "quantised weights cannot be pruned; prune before quantising"});
+      break;
+    case StepKind::quantize:
+      if (before.quantized)
+        problems.push_back(
+            {"format", "the weights are quantised already; leave the step out with '" + step.name + ": skip'"});
+      break;
+    case StepKind::merge:
+      if (!before.adapter)
+        problems.push_back({"", "there is no adapter to merge; leave the step out with '" + step.name + ": skip'"});
+      break;
+    default:
+      break;
+  }
+  return problems;
+}
+
+}  // namespace finesweep::sweeps

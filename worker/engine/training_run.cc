@@ -1,0 +1,261 @@
+#include "worker/engine/training_run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "worker/data/dataset.h"
+#include "worker/engine/device.h"
+#include "worker/engine/job_model.h"
+#include "worker/engine/model_artifact.h"
+#include "worker/engine/task_data.h"
+#include "worker/engine/training_progress.h"
+#include "worker/engine/training_state.h"
+#include "worker/training/trainer.h"
+
+namespace finesweep::worker {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Caches fill and clocks rise in the first steps: their times are left out.
+constexpr std::int64_t untimed_steps = 5;
+constexpr double no_loss = std::numeric_limits<double>::quiet_NaN();
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+class TrainingRun {
+ public:
+  TrainingRun(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+              ExecutionControl& control, TrainingRecipe& recipe)
+      : request_(request),
+        context_(context),
+        device_(device),
+        control_(control),
+        recipe_(recipe),
+        start_(Clock::now()) {}
+
+  Outcome run() {
+    for (const auto step : {&TrainingRun::load_data, &TrainingRun::load_model, &TrainingRun::restore}) {
+      if (Status done = (this->*step)(); !done) return failed_for_good(done.error().message);
+    }
+    if (auto ended = train()) return std::move(*ended);
+    return finish();
+  }
+
+ private:
+  const TrainingSettings& training() const { return recipe_.training(); }
+
+  Status load_data() {
+    if (!request_.job.seed) return Error{"The job has no seed; it was not planned by this version of finesweep."};
+    control_.progress({0, 0, "loading", no_loss});
+
+    auto source = recipe_.find_model(request_, context_);
+    if (!source) return source.error();
+    source_ = std::move(*source);
+    auto task = make_job_task(context_, source_, training().pooling, request_.cache);
+    if (!task) return task.error();
+    task_ = std::move(*task);
+    auto train = task_->read_training(training().sequence_length);
+    if (!train) return train.error();
+    train_ = std::move(*train);
+    if (!training().evaluation) return {};
+    auto validation = task_->read_evaluation(*training().evaluation);
+    if (!validation) return validation.error();
+    validation_ = std::move(*validation);
+    return {};
+  }
+
+  Status load_model() {
+    auto loaded = recipe_.load(source_, task_->head(), *request_.job.seed, device_);
+    if (!loaded) return loaded.error();
+    loaded_ = std::move(*loaded);
+    parameters_ = loaded_.trained_parameters();
+    auto loss = recipe_.loss(*loaded_.model, *train_, device_);
+    if (!loss) return loss.error();
+    plan_.emplace(train_->rows(), training().batch_size, training().gradient_accumulation, *request_.job.seed);
+    total_steps_ = training().steps ? *training().steps : *training().epochs * plan_->steps_per_epoch();
+    trainer_.emplace(*loaded_.model, parameters_, training(), total_steps_, *request_.job.seed, std::move(*loss),
+                     loaded_.masks);
+    return {};
+  }
+
+  Status restore() {
+    const Status restored = restore_training(request_, *trainer_, progress_);
+    seconds_before_ = progress_.seconds;
+    return restored;
+  }
+
+  /// Nothing where the training came to its end.
+  std::optional<Outcome> train() {
+    last_checkpoint_ = Clock::now();
+    while (true) {
+      if (evaluation_is_due()) {
+        auto went_on = evaluate_validation();
+        if (!went_on) return failed_for_good(went_on.error().message);
+        if (!*went_on) return stop();
+      }
+      if (trainer_->steps_done() == total_steps_) return std::nullopt;
+      if (control_.stop_requested()) return stop();
+      if (progress_.steps > 0 && seconds_since(last_checkpoint_) >= request_.job.checkpoint_every_s) {
+        if (Status written = checkpoint(); !written) return failed_this_time(written.error().message);
+      }
+      if (Status stepped = step(); !stepped) return failed_for_good(stepped.error().message);
+    }
+  }
+
+  Status step() {
+    const auto begin = Clock::now();
+    const std::int64_t per_epoch = plan_->steps_per_epoch(), at = trainer_->steps_done();
+    std::vector<Batch> batches;
+    std::int64_t rows = 0, tokens = 0;
+    for (const auto& batch_rows : plan_->step(at / per_epoch, at % per_epoch)) {
+      batches.push_back(train_->batch(batch_rows));
+      rows += static_cast<std::int64_t>(batch_rows.size());
+      for (const std::int64_t row : batch_rows) tokens += train_->tokens_in_row(row);
+    }
+    const auto report = trainer_->step(batches);
+    if (!report) return report.error();
+    if (!report->finite) return Error{not_finite(*report)};
+    synchronize(device_);
+    if (++steps_here_ > untimed_steps) {
+      progress_.add_step_time(seconds_since(begin), static_cast<std::int64_t>(batches.size()), rows, tokens);
+    }
+    progress_.steps = trainer_->steps_done();
+    const bool epoch_ends = progress_.steps % per_epoch == 0 || progress_.steps == total_steps_;
+    if (const auto mean = progress_.add_step_loss(report->loss, epoch_ends)) add_history("loss", *mean);
+    report_progress("training", report->loss, 0);
+    return {};
+  }
+
+  std::string not_finite(const StepReport& report) const {
+    char numbers[160];
+    std::snprintf(numbers, sizeof numbers, "step %lld of %lld (loss %g, gradient norm %g, learning rate %g)",
+                  static_cast<long long>(trainer_->steps_done() + 1), static_cast<long long>(total_steps_),
+                  report.loss, report.grad_norm, report.learning_rate);
+    return std::string("The training diverged: the loss or its gradient is not a finite number at ") + numbers +
+           ". Lower the learning rate, warm up longer, clip gradients (max_grad_norm), or train in " +
+           (training().precision == Precision::fp16 ? "bf16 or fp32." : "fp32.");
+  }
+
+  bool evaluation_is_due() const {
+    if (!validation_ || progress_.steps == 0 || progress_.evaluated_at == progress_.steps) return false;
+    if (training().evaluate_every_steps) return progress_.steps % *training().evaluate_every_steps == 0;
+    return progress_.steps % plan_->steps_per_epoch() == 0 || progress_.steps == total_steps_;
+  }
+
+  /// False where it was stopped: it is done again when the training goes on.
+  Result<bool> evaluate_validation() {
+    EvaluationRun run{*training().evaluation, *request_.job.seed, {}, {}};
+    run.go_on = [&](std::int64_t done) {
+      report_progress("evaluating", no_loss, done);
+      return !control_.stop_requested();
+    };
+    const auto metrics = validation_->evaluate(*loaded_.model, run);
+    if (!metrics) return metrics.error();
+    if (!*metrics) return false;
+    evaluation_units_ += validation_->evaluation_units(*training().evaluation);
+    for (const auto& [name, value] : **metrics) add_history("validation_" + name, value);
+    progress_.validation_loss = (*metrics)->at("loss");
+    progress_.evaluated_at = progress_.steps;
+    return true;
+  }
+
+  void add_history(const std::string& metric, double value) {
+    const double epoch = static_cast<double>(progress_.steps) / static_cast<double>(plan_->steps_per_epoch());
+    progress_.history.push_back({epoch, progress_.steps, metric, value});
+  }
+
+  /// Units of evaluations count as steps do, so that `done` rises while they go on. `evaluated`: of the one under
+  /// way.
+  void report_progress(const std::string& phase, double loss, std::int64_t evaluated) {
+    std::int64_t units = 0;
+    if (validation_) {
+      const std::int64_t every = training().evaluate_every_steps.value_or(plan_->steps_per_epoch());
+      units = total_steps_ / every * validation_->evaluation_units(*training().evaluation);
+    }
+    const std::int64_t done = progress_.steps + evaluation_units_ + evaluated;
+    control_.progress({done, std::max(done, total_steps_ + units), phase, loss});
+  }
+
+  void take_measures() {
+    progress_.seconds = seconds_before_ + seconds_since(start_);
+    progress_.peak_memory_mb = std::max(progress_.peak_memory_mb, peak_memory_mb(device_));
+  }
+
+  Status checkpoint() {
+    take_measures();
+    const Status status = write_training_checkpoint(request_, *trainer_, progress_);
+    last_checkpoint_ = Clock::now();
+    return status;
+  }
+
+  Outcome stop() {
+    if (progress_.steps > 0) {
+      if (Status written = checkpoint(); !written) return failed_this_time(written.error().message);
+    }
+    Outcome outcome;
+    outcome.kind = OutcomeKind::interrupted;
+    return outcome;
+  }
+
+  Outcome finish() {
+    take_measures();
+    Outcome outcome;
+    outcome.kind = OutcomeKind::succeeded;
+    outcome.has_artifact = true;
+    outcome.history = progress_.history;
+    outcome.environment = job_environment(request_);
+    outcome.metrics = progress_.metrics();
+    outcome.metrics["trainable_parameters"] = static_cast<double>(count_values(parameters_));
+    report_progress("saving", no_loss, 0);
+    if (Status written = write_artifact(outcome); !written) return failed_this_time(written.error().message);
+    return outcome;
+  }
+
+  Status write_artifact(const Outcome& outcome) {
+    ModelManifest description = describe_model(loaded_, source_, task_->head(), context_, recipe_.method());
+    if (request_.job.keep_training_state) {
+      description.training = to_json(progress_);
+      const Status written = write_training_tensors(*trainer_, request_.staging / "artifact" / "training");
+      if (!written) return written;
+    }
+    return write_model_artifact(request_, loaded_, source_, description, outcome);
+  }
+
+  const ExecutionRequest& request_;
+  const JobContext& context_;
+  const c10::Device device_;
+  ExecutionControl& control_;
+  TrainingRecipe& recipe_;
+  const Clock::time_point start_;
+
+  ModelSource source_;
+  std::unique_ptr<JobTask> task_;
+  std::unique_ptr<TaskData> train_, validation_;
+  JobModel loaded_;
+  std::vector<Parameter*> parameters_;
+  std::optional<EpochPlan> plan_;
+  std::optional<Trainer> trainer_;
+  std::int64_t total_steps_ = 0;
+
+  TrainingProgress progress_;
+  double seconds_before_ = 0;          // of earlier attempts
+  std::int64_t steps_here_ = 0;        // of this attempt
+  std::int64_t evaluation_units_ = 0;  // of evaluations that ended
+  Clock::time_point last_checkpoint_;
+};
+
+}  // namespace
+
+Outcome train(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+              ExecutionControl& control, TrainingRecipe& recipe) {
+  return TrainingRun(request, context, device, control, recipe).run();
+}
+
+}  // namespace finesweep::worker
