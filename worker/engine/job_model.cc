@@ -194,8 +194,7 @@ Result<JobModel> load_frozen(const ModelSource& source, const HeadChoice& head, 
 }
 
 Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
-                              std::uint64_t seed, c10::Device device,
-                              const std::optional<PruneSettings>& masks) {
+                              std::uint64_t seed, c10::Device device, const std::optional<PruneSettings>& masks) {
   if (Status settled = settle_quantization(source, settings); !settled) return settled.error();
   ModelOptions options;
   options.precision = settings.training.precision;
