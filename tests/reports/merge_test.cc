@@ -66,7 +66,7 @@ TEST(Merge, the_same_job_measured_twice_is_two_measurements) {
 TEST(Merge, differences_pair_trials_of_one_seed_alone) {
   RunData other = small_run("QLoRA", 0.7, 5);
   const RunData paired = merged({{"one", small_run("LoRA", 0.8, 10)}, {"two", other}});
-  const auto& difference = analyze(paired).configurations[1].difference;
+  const auto difference = analyze(paired).configurations[1].difference;
   ASSERT_TRUE(difference);
   EXPECT_EQ(difference->n, 2);
   EXPECT_NEAR(difference->mean, -0.1, 1e-12);
