@@ -4,7 +4,6 @@
 
 #include <chrono>
 #include <csignal>
-#include <fstream>
 #include <iostream>
 #include <thread>
 
@@ -13,6 +12,7 @@
 #include "coordinator/unix_time.h"
 #include "slurm/allocation.h"
 #include "slurm/submission.h"
+#include "storage/process_start.h"
 
 namespace finesweep::coordinator {
 
@@ -64,29 +64,16 @@ int begin_life(const storage::RunDirectory& run) {
   return 0;
 }
 
-/// Absent where there is no such process; zombies count as none.
-std::optional<std::string> identity_of(pid_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  std::string text((std::istreambuf_iterator<char>(file)), {});
-  const auto name_end = text.rfind(')');
-  if (name_end == std::string::npos || name_end + 2 >= text.size()) return std::nullopt;
-  if (text[name_end + 2] == 'Z' || text[name_end + 2] == 'X') return std::nullopt;
-  // Field 22, when it started, tells it from a later process with its pid; field 3 stands after the name.
-  std::size_t at = name_end + 1;
-  for (int field = 3; field <= 22 && at != std::string::npos; ++field) at = text.find(' ', at + (field > 3));
-  return at == std::string::npos ? "" : text.substr(at + 1, text.find(' ', at + 1) - at);
-}
-
 /// 0 once srun has ended, 1 where it is to be waited for no longer.
 int await_life(const storage::RunDirectory& run, pid_t srun) {
   // What is meant for the batch script and for srun is not for the one who watches.
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) std::signal(signal, SIG_IGN);
   const auto record = read_slurm_record(run);
   const std::int64_t before = record && *record && (*record)->life ? (*record)->life->heartbeat_before_ms : 0;
-  const auto identity = identity_of(srun);
+  const auto started = storage::start_time_of(srun);
   std::int64_t heartbeat = before;
   auto moved = SteadyClock::now();
-  while (identity && identity_of(srun) == identity) {
+  while (started && storage::start_time_of(srun) == started) {
     std::this_thread::sleep_for(kLookEvery);
     const auto status = status_of(run);
     if (!status || status->heartbeat_ms == before) continue;
@@ -119,7 +106,8 @@ int end_life(const storage::RunDirectory& run, int srun_code) {
 }
 
 /// Of a worker whose coordinator is silent: where the batch script's node is lost with the coordinator's, nobody
-/// else is left to end the job, which --no-kill would keep until its time limit.
+/// else is left to end the job, which --no-kill would keep until its time limit. Seen to end this worker and not
+/// the job where the node was lost for good (docs/slurm.md): why Slurm does not act on the request is not known.
 int desert_life(const storage::RunDirectory& run) {
   const auto first = status_of(run);
   const auto until = SteadyClock::now() + kSecondLook;

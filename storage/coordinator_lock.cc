@@ -15,6 +15,7 @@
 #include "jobs/json.h"
 #include "storage/files.h"
 #include "storage/posix.h"
+#include "storage/process_start.h"
 
 namespace finesweep::storage {
 
@@ -35,28 +36,8 @@ std::string first_line(const fs::path& path) {
   return text ? text->substr(0, text->find('\n')) : std::string();
 }
 
-struct ProcessStat {
-  char state = '?';
-  std::uint64_t start_time = 0;
-};
-
-/// Of /proc/<pid>/stat; nullopt where there is no such process.
-std::optional<ProcessStat> stat_of(const std::string& pid) {
-  const Result<std::string> text = read_file("/proc/" + pid + "/stat");
-  if (!text) return std::nullopt;
-  // The name in parentheses may hold anything, so fields are counted from the last one.
-  std::istringstream fields(text->substr(std::min(text->rfind(')') + 1, text->size())));
-  ProcessStat stat;
-  std::string skipped;
-  fields >> stat.state;  // field 3
-  for (int field = 4; field < 22; ++field) fields >> skipped;
-  if (!(fields >> stat.start_time)) return std::nullopt;
-  return stat;
-}
-
 bool is_alive(const LockHolder& holder) {
-  const auto stat = stat_of(std::to_string(holder.pid));
-  return stat && stat->start_time == holder.start_time && stat->state != 'Z' && stat->state != 'X';
+  return start_time_of(holder.pid) == holder.start_time;
 }
 
 std::string record_of(const LockHolder& holder) {
@@ -167,7 +148,7 @@ LockHolder describe_this_process() {
   std::error_code ignored;
   self.pid_namespace = fs::read_symlink("/proc/self/ns/pid", ignored).string();
   self.pid = ::getpid();
-  if (const auto stat = stat_of("self")) self.start_time = stat->start_time;
+  self.start_time = start_time_of(::getpid()).value_or(0);
   if (const char* job = std::getenv("SLURM_JOB_ID")) self.slurm_job = job;
   self.token = new_token();
   return self;

@@ -2,7 +2,7 @@
 """make_random_t5.py DIRECTORY: a T5 v1.1 with random weights and a vocabulary made from verse_modernise.
 
 A model of this kind stands in for T5-small where that cannot be had: random-init, not pretrained. 2 + 2 layers of width
-128, about 1.2 million parameters. Needs nothing outside Python's standard library and writes the same bytes each time.
+128, about 1.6 million parameters. Needs nothing outside Python's standard library and writes the same bytes each time.
 """
 import collections
 import hashlib
