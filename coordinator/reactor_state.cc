@@ -180,7 +180,8 @@ void ReactorState::give_up(int number, const std::string& reason, Instant now) {
     policy.withdraw(job, now);
     out.erase(job);
     if (begun[i]) ++jobs[job].losses;
-    record_end(job, EndReason::lost, reason);
+    // What only waited in its queue has lost nothing.
+    record_end(job, begun[i] ? EndReason::lost : EndReason::superseded, begun[i] ? reason : "");
     go_on_after_loss(job, begun[i]);
   }
   const Worker& worker = workers.at(number);

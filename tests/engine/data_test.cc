@@ -276,10 +276,11 @@ TEST_F(Data, a_batch_is_padded_to_its_longest_row) {
   const auto examples = read_split(data, "train");
   ASSERT_TRUE(examples.ok()) << examples.error().message;
   const auto labels = Labels::find(data, *examples, *data.train);
-  const auto dataset = ClassificationDataset::make(*examples, *labels, **tokenizer, 8, *data.train);
-  ASSERT_TRUE(dataset.ok()) << dataset.error().message;
+  auto tokenized = tokenize_examples(*examples, *labels, **tokenizer, 8, *data.train);
+  ASSERT_TRUE(tokenized.ok()) << tokenized.error().message;
+  const ClassificationDataset dataset(std::move(*tokenized), false, (*tokenizer)->traits());
   const std::int64_t rows[] = {1, 0};
-  const Batch batch = dataset->batch(rows);
+  const Batch batch = dataset.batch(rows);
   const auto values = [](const at::Tensor& tensor) {
     return std::vector<std::int64_t>(tensor.data_ptr<std::int64_t>(),
                                      tensor.data_ptr<std::int64_t>() + tensor.numel());

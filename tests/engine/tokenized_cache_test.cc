@@ -32,7 +32,7 @@ class TokenizedCache : public ::testing::Test {
   }
   fs::path cache() const { return folder.path() / "cache"; }
   SequenceDataset load() {
-    auto made = load_or_tokenize(data, "train", options, tokenizer, "digest", cache());
+    auto made = load_or_tokenize(data, "train", options, tokenizer, {cache(), "digest"});
     EXPECT_TRUE(made.ok()) << (made.ok() ? "" : made.error().message);
     return std::move(*made);
   }
@@ -87,6 +87,36 @@ TEST_F(TokenizedCache, rows_of_an_encoder_and_of_plain_text_are_kept_too) {
   EXPECT_FALSE(blocks.can_generate());
   expect_same(blocks, load());
   EXPECT_EQ(files().size(), 2u);
+}
+
+TEST_F(TokenizedCache, rows_of_a_classification_are_kept_by_their_labels_too) {
+  data = {};
+  data.train = folder.write("pairs.tsv", "a\tb\tlabel\none two\tthree\tyes\nfour\tfive six seven\tno\n").string();
+  data.text_a = "a";
+  data.text_b = "b";
+  data.label = "label";
+  const auto examples = [&] { return read_split(data, "train"); };
+  const auto labels = Labels::find(data, *examples(), *data.train);
+  data.labels = {"yes", "no"};
+  const auto turned = Labels::find(data, *examples(), *data.train);
+  ASSERT_TRUE(labels.ok() && turned.ok());
+  int reads = 0;
+  const auto load = [&](const Labels& known, std::int64_t length) {
+    auto made = load_or_tokenize(data, "train", [&] { return ++reads, read_split(data, "train"); }, known, length,
+                                 tokenizer, {cache(), "digest"});
+    EXPECT_TRUE(made.ok()) << (made.ok() ? "" : made.error().message);
+    return std::move(*made);
+  };
+  const std::int64_t both[] = {0, 1};
+  const Batch first = load(*labels, 8).batch(both), second = load(*labels, 8).batch(both);
+  EXPECT_EQ(reads, 1);
+  EXPECT_TRUE(first.input_ids.equal(second.input_ids));
+  EXPECT_TRUE(first.attention_mask.equal(second.attention_mask));
+  EXPECT_TRUE(first.labels.equal(second.labels));
+  EXPECT_TRUE(load(*turned, 8).batch(both).labels.equal(1 - first.labels));
+  EXPECT_EQ(load(*labels, 2).tokens_in_row(1), 2);
+  EXPECT_EQ(reads, 3);
+  EXPECT_EQ(files().size(), 3u);
 }
 
 TEST_F(TokenizedCache, a_damaged_file_is_made_anew_wherever_it_is_damaged) {
@@ -145,7 +175,7 @@ TEST_F(TokenizedCache, many_writers_at_once_leave_one_good_file) {
   for (int i = 0; i < 8; ++i) {
     writers.emplace_back([&] {
       WordTokenizer own;
-      const auto made = load_or_tokenize(data, "train", options, own, "digest", cache());
+      const auto made = load_or_tokenize(data, "train", options, own, {cache(), "digest"});
       ASSERT_TRUE(made.ok());
       EXPECT_EQ(made->rows(), expected.rows());
     });
@@ -158,14 +188,14 @@ TEST_F(TokenizedCache, many_writers_at_once_leave_one_good_file) {
 TEST_F(TokenizedCache, one_that_cannot_be_written_is_done_without) {
   folder.write("cache", "a file, not a folder");
   EXPECT_EQ(load().rows(), 20);
-  EXPECT_EQ(load_or_tokenize(data, "train", options, tokenizer, "digest", "")->rows(), 20);
+  EXPECT_EQ(load_or_tokenize(data, "train", options, tokenizer, {"", "digest"})->rows(), 20);
 }
 
 TEST_F(TokenizedCache, errors_are_those_of_the_data) {
   data.train = folder.write("bad.jsonl", "{\"source\": \"a\"}\n").string();
-  const auto made = load_or_tokenize(data, "train", options, tokenizer, "digest", cache());
+  const auto made = load_or_tokenize(data, "train", options, tokenizer, {cache(), "digest"});
   EXPECT_THAT(made.error().message, ::testing::HasSubstr("bad.jsonl:1: the row has no field 'target'"));
-  EXPECT_THAT(load_or_tokenize(data, "test", options, tokenizer, "digest", cache()).error().message,
+  EXPECT_THAT(load_or_tokenize(data, "test", options, tokenizer, {cache(), "digest"}).error().message,
               ::testing::HasSubstr("names no data.test"));
 }
 

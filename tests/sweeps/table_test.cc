@@ -90,26 +90,80 @@ MemoryFiles example_world() {
                                            .dump();
   world.files[model / "model.safetensors"] = bert_weights(1, 384, 1536);
   world.files[model / "vocab.txt"] = "[PAD]\n";
-  world.files["/repository/models/smollm2-135m-instruct.gguf"] = gguf_file();
+  world.files["/repository/models/smollm2-135m-instruct.gguf"] = gguf_file("llama", 30);
+  const fs::path t5 = "/repository/models/random-t5";
+  world.files[t5 / "config.json"] =
+      Json{{"model_type", "t5"}, {"d_model", 40}, {"num_layers", 1}, {"num_heads", 4}, {"vocab_size", 100}}.dump();
+  const std::string attention = "encoder.block.0.layer.0.SelfAttention.",
+                    dense = "encoder.block.0.layer.1.DenseReluDense.";
+  world.files[t5 / "model.safetensors"] = weight_file({{attention + "q.weight", {32, 40}},
+                                                       {attention + "k.weight", {32, 40}},
+                                                       {attention + "v.weight", {32, 40}},
+                                                       {dense + "wi_1.weight", {80, 40}},
+                                                       {dense + "wo.weight", {40, 80}}});
+  world.files[t5 / "tokenizer.json"] = "{}";
   return world;
+}
+
+/// Plans examples/FILE, which must give no warning.
+void expect_plan(const fs::path& file) {
+  SCOPED_TRACE(file.string());
+  MemoryFiles world = example_world();
+  SweepRequest request;
+  request.file = "/repository/examples" / file;
+  const SweepParse parse = parse_sweep(request, world);
+  EXPECT_EQ(format_diagnostics(parse.diagnostics, request.file.string()), "");
+  ASSERT_TRUE(parse.sweep.has_value());
+  EXPECT_EQ(parse.sweep->plan.name, file.stem());
+  EXPECT_FALSE(parse.sweep->plan.report.baseline.empty());
 }
 
 TEST(ExampleTest, every_example_plans_without_a_warning) {
   int examples = 0;
   for (const auto& entry : fs::directory_iterator(source("examples"))) {
     if (entry.path().extension() != ".yaml") continue;
-    SCOPED_TRACE(entry.path().filename().string());
     ++examples;
-    MemoryFiles world = example_world();
-    SweepRequest request;
-    request.file = "/repository/examples" / entry.path().filename();
-    const SweepParse parse = parse_sweep(request, world);
-    EXPECT_EQ(format_diagnostics(parse.diagnostics, request.file.string()), "");
-    ASSERT_TRUE(parse.sweep.has_value());
-    EXPECT_EQ(parse.sweep->plan.name, entry.path().stem());
-    EXPECT_FALSE(parse.sweep->plan.report.baseline.empty());
+    expect_plan(entry.path().filename());
   }
   EXPECT_GE(examples, 2);
+}
+
+TEST(ExampleTest, every_study_for_a_cpu_plans_without_a_warning) {
+  int studies = 0;
+  for (const auto& entry : fs::directory_iterator(source("examples/studies"))) {
+    if (!entry.path().filename().string().ends_with("-small.yaml")) continue;
+    ++studies;
+    expect_plan(fs::path("studies") / entry.path().filename());
+  }
+  EXPECT_EQ(studies, 5);
+}
+
+TEST(NotebookPageTest, its_sweeps_plan) {
+  const std::string page = read_text(source("docs/from-a-notebook.md"));
+  std::vector<std::string> blocks;
+  const std::string opening = "```yaml\n";
+  for (std::size_t at = page.find(opening); at != std::string::npos; at = page.find(opening, at)) {
+    at += opening.size();
+    blocks.push_back(page.substr(at, page.find("```\n", at) - at));
+  }
+  ASSERT_EQ(blocks.size(), 2u);
+  // The second is put in the place of the first one's end.
+  const std::string one = blocks[0], many = one.substr(0, one.find("sweep:")) + blocks[1];
+  for (const auto& [text, trials] : {std::pair(one, 1u), std::pair(many, 21u)}) {
+    std::string here = text;
+    for (const auto& [from, to] : {std::pair<std::string, std::string>{"roberta-base", "models/roberta"},
+                                   {"train.jsonl", "data/train.jsonl"},
+                                   {"validation.jsonl", "data/validation.jsonl"},
+                                   {"test.jsonl", "data/test.jsonl"},
+                                   {"128", "64"}}) {
+      for (std::size_t at = 0; (at = here.find(from, at)) != std::string::npos; at += to.size())
+        here.replace(at, from.size(), to);
+    }
+    MemoryFiles world = make_world();
+    const SweepParse parse = parse_in_world(here, world);
+    ASSERT_TRUE(parse.sweep.has_value()) << format_diagnostics(parse.diagnostics, "page");
+    EXPECT_EQ(parse.sweep->plan.trials.size(), trials);
+  }
 }
 
 TEST(DescribeTest, a_plan_is_shown_with_its_sharing_memory_and_notes) {

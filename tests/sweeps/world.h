@@ -50,7 +50,7 @@ inline std::string bert_weights(int layers, std::int64_t hidden, std::int64_t in
 }
 
 /// The header of a GGUF file of a Llama with one layer, hidden size 64; its tensors' data is not there.
-inline std::string gguf_file(const std::string& architecture = "llama") {
+inline std::string gguf_file(const std::string& architecture = "llama", std::uint32_t blocks = 1) {
   std::string file = "GGUF";
   const auto put = [&](auto value) { file.append(reinterpret_cast<const char*>(&value), sizeof value); };
   const auto text = [&](const std::string& word) {
@@ -58,7 +58,7 @@ inline std::string gguf_file(const std::string& architecture = "llama") {
     file += word;
   };
   const std::vector<std::pair<std::string, std::uint32_t>> numbers{{"llama.embedding_length", 64},
-                                                                   {"llama.block_count", 1},
+                                                                   {"llama.block_count", blocks},
                                                                    {"llama.attention.head_count", 4},
                                                                    {"llama.context_length", 256}};
   const std::vector<std::pair<std::string, std::vector<std::uint64_t>>> tensors{

@@ -2,12 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <sstream>
 #include <string>
-#include <vector>
 
 #include "jobs/json.h"
+#include "tests/system/csv_table.h"
 #include "tests/system/sweep_process.h"
 
 namespace finesweep::tests {
@@ -15,22 +13,6 @@ namespace {
 
 using namespace std::chrono_literals;
 namespace fs = std::filesystem;
-
-/// Cells of a line of CSV; a comma within quotes separates nothing.
-std::vector<std::string> cells_of(const std::string& line) {
-  std::vector<std::string> cells(1);
-  bool quoted = false;
-  for (const char c : line) {
-    if (c == '"') {
-      quoted = !quoted;
-    } else if (c == ',' && !quoted) {
-      cells.emplace_back();
-    } else {
-      cells.back() += c;
-    }
-  }
-  return cells;
-}
 
 TEST(BenchmarkSweep, batch_sizes_and_lengths_are_timed_over_mpi_and_come_out_in_the_tables) {
   Workspace workspace;
@@ -58,24 +40,18 @@ report: {metric: benchmark.forward_ms_mean, goal: minimize}
   ASSERT_EQ(exit_code.value_or(-1), 0) << process.output();
 
   const fs::path run = workspace / "runs/shapes";
-  std::istringstream results(read_text(run / "reports/results.csv"));
-  std::string line;
-  std::getline(results, line);
-  const auto heading = cells_of(line);
-  int rows = 0;
-  for (; std::getline(results, line); ++rows) {
-    const auto cells = cells_of(line);
+  const CsvTable results(run / "reports/results.csv");
+  for (const auto& row : results.rows()) {
     for (const char* mode : {"forward", "train"}) {
       for (const char* suffix : {"_ms_mean", "_ms_std", "_ms_p50", "_ms_p99", "_samples_per_second_mean",
                                  "_samples_per_second_std", "_tokens_per_second", "_peak_memory_mb"}) {
         const std::string name = std::string("benchmark.") + mode + suffix;
-        const auto at = std::find(heading.begin(), heading.end(), name);
-        ASSERT_NE(at, heading.end()) << name;
-        EXPECT_GT(std::stod(cells.at(static_cast<std::size_t>(at - heading.begin()))), 0) << name;
+        ASSERT_TRUE(row.contains(name)) << name;
+        EXPECT_GT(std::stod(row.at(name)), 0) << name;
       }
     }
   }
-  EXPECT_EQ(rows, 8);
+  EXPECT_EQ(results.rows().size(), 8u);
   // A time is a sample: 4 shapes × 2 repeats; the fine-tuning and the evaluation of a repeat are shared by its
   // shapes.
   int benchmarks = 0, evaluations = 0;

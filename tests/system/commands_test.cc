@@ -8,6 +8,7 @@
 
 #include "jobs/json.h"
 #include "tests/engine/tiny_tokenizer.h"
+#include "tests/system/csv_table.h"
 #include "tests/system/sweep_process.h"
 
 namespace finesweep::tests {
@@ -30,19 +31,8 @@ Ended run_to_end(std::vector<std::string> arguments, const fs::path& folder) {
 
 /// The cells of one column of results.csv, by the trial's label.
 std::map<std::string, std::string> column(const fs::path& csv, const std::string& name) {
-  std::istringstream lines(read_text(csv));
-  const auto cells = [](const std::string& line) {
-    std::vector<std::string> words;
-    std::istringstream stream(line);
-    for (std::string word; std::getline(stream, word, ',');) words.push_back(word);
-    return words;
-  };
-  std::string line;
-  std::getline(lines, line);
-  const auto heading = cells(line);
-  const auto index = std::find(heading.begin(), heading.end(), name) - heading.begin();
   std::map<std::string, std::string> found;
-  while (std::getline(lines, line)) found[cells(line).at(1)] = cells(line).at(static_cast<std::size_t>(index));
+  for (const auto& row : CsvTable(csv).rows()) found[row.at("label")] = row.at(name);
   return found;
 }
 

@@ -11,17 +11,10 @@
 
 namespace finesweep::worker {
 
-Result<ClassificationDataset> ClassificationDataset::make(const std::vector<Example>& examples,
-                                                          const Labels& labels, Tokenizer& tokenizer,
-                                                          std::int64_t sequence_length,
-                                                          const std::filesystem::path& path) {
-  ClassificationDataset data;
-  const TokenizerTraits& traits = tokenizer.traits();
-  data.regression_ = labels.is_regression();
-  data.has_type_ids_ = traits.gives_type_ids;
-  data.pad_ = traits.pad.value_or(0);
-  data.pad_type_ = traits.pad_type_id;
-  data.padding_side_ = traits.padding_side;
+Result<ClassificationRows> tokenize_examples(const std::vector<Example>& examples, const Labels& labels,
+                                             Tokenizer& tokenizer, std::int64_t sequence_length,
+                                             const std::filesystem::path& path) {
+  ClassificationRows rows;
   EncodeOptions options;
   options.truncation = Truncation::longest_first;
   options.max_length = sequence_length;
@@ -31,17 +24,21 @@ Result<ClassificationDataset> ClassificationDataset::make(const std::vector<Exam
     const auto encoding = example.second ? tokenizer.encode_pair(example.text, *example.second, options)
                                          : tokenizer.encode(example.text, options);
     if (!encoding) return encoding.error();
-    data.ids_.insert(data.ids_.end(), encoding->ids.begin(), encoding->ids.end());
-    data.type_ids_.insert(data.type_ids_.end(), encoding->type_ids.begin(), encoding->type_ids.end());
-    data.begins_.push_back(static_cast<std::int64_t>(data.ids_.size()));
-    data.labels_.push_back(*number);
+    rows.tokens.add(encoding->ids);
+    rows.type_ids.insert(rows.type_ids.end(), encoding->type_ids.begin(), encoding->type_ids.end());
+    rows.labels.push_back(*number);
   }
-  return data;
+  return rows;
 }
 
-std::int64_t ClassificationDataset::tokens_in_row(std::int64_t row) const {
-  return begins_[static_cast<std::size_t>(row) + 1] - begins_[static_cast<std::size_t>(row)];
-}
+ClassificationDataset::ClassificationDataset(ClassificationRows rows, bool regression,
+                                             const TokenizerTraits& traits)
+    : rows_(std::move(rows)),
+      regression_(regression),
+      has_type_ids_(traits.gives_type_ids),
+      pad_(traits.pad.value_or(0)),
+      pad_type_(traits.pad_type_id),
+      padding_side_(traits.padding_side) {}
 
 Batch ClassificationDataset::batch(std::span<const std::int64_t> rows, const LengthBuckets& buckets) const {
   const ProfileScope scope("batch", OperatorGroup::data);
@@ -63,11 +60,11 @@ Batch ClassificationDataset::batch(std::span<const std::int64_t> rows, const Len
   auto* types = has_type_ids_ ? batch.token_type_ids.data_ptr<std::int64_t>() : nullptr;
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t row = rows[static_cast<std::size_t>(i)];
-    const std::int64_t begin = begins_[static_cast<std::size_t>(row)], tokens = tokens_in_row(row);
+    const std::int64_t begin = rows_.tokens.begins[static_cast<std::size_t>(row)], tokens = tokens_in_row(row);
     const std::int64_t to = i * length + (padding_side_ == Side::right ? 0 : length - tokens);
-    std::copy_n(ids_.begin() + begin, tokens, ids + to);
+    std::copy_n(rows_.tokens.ids.begin() + begin, tokens, ids + to);
     std::fill_n(mask + to, tokens, 1);
-    if (types != nullptr) std::copy_n(type_ids_.begin() + begin, tokens, types + to);
+    if (types != nullptr) std::copy_n(rows_.type_ids.begin() + begin, tokens, types + to);
     if (regression_) {
       batch.labels.data_ptr<float>()[i] = static_cast<float>(label(row));
     } else {

@@ -9,33 +9,41 @@
 #include "worker/data/batch.h"
 #include "worker/data/examples.h"
 #include "worker/data/length_buckets.h"
+#include "worker/data/sequence_rows.h"
 #include "worker/tokenizers/tokenizer.h"
 
 namespace finesweep::worker {
 
+/// A tokenised split of a classification or regression.
+struct ClassificationRows {
+  TokenRows tokens;
+  std::vector<TokenId> type_ids;  // as tokens.ids; empty where the tokenizer gives none
+  std::vector<double> labels;     // classes, or a regression's values
+};
+
+/// Tokenises every row, cut to `sequence_length` (the longest text first). `path` is for messages: a label that is
+/// not known gives its file and line.
+Result<ClassificationRows> tokenize_examples(const std::vector<Example>& examples, const Labels& labels,
+                                             Tokenizer& tokenizer, std::int64_t sequence_length,
+                                             const std::filesystem::path& path);
+
 /// The tokenised rows of a split, ready to be put together to batches.
 class ClassificationDataset {
  public:
-  /// Tokenises every row, cut to `sequence_length` (the longest text first). `path` is for messages: a label that
-  /// is not known gives its file and line.
-  static Result<ClassificationDataset> make(const std::vector<Example>& examples, const Labels& labels,
-                                            Tokenizer& tokenizer, std::int64_t sequence_length,
-                                            const std::filesystem::path& path);
+  ClassificationDataset(ClassificationRows rows, bool regression, const TokenizerTraits& traits);
 
-  std::int64_t rows() const { return static_cast<std::int64_t>(labels_.size()); }
-  std::int64_t tokens_in_row(std::int64_t row) const;
-  double label(std::int64_t row) const { return labels_[static_cast<std::size_t>(row)]; }
+  std::int64_t rows() const { return rows_.tokens.count(); }
+  std::int64_t tokens_in_row(std::int64_t row) const { return rows_.tokens.length(row); }
+  double label(std::int64_t row) const { return rows_.labels[static_cast<std::size_t>(row)]; }
 
   /// The rows, padded to the longest of them (or its bucket) on the tokenizer's side.
   Batch batch(std::span<const std::int64_t> rows, const LengthBuckets& buckets = {}) const;
 
  private:
-  std::vector<std::int64_t> begins_{0};  // row i is ids_[begins_[i]] … ids_[begins_[i + 1]]
-  std::vector<TokenId> ids_, type_ids_;
-  std::vector<double> labels_;
-  bool regression_ = false, has_type_ids_ = false;
-  TokenId pad_ = 0, pad_type_ = 0;
-  Side padding_side_ = Side::right;
+  ClassificationRows rows_;
+  bool regression_, has_type_ids_;
+  TokenId pad_, pad_type_;
+  Side padding_side_;
 };
 
 /// How the rows of a split are cut into optimiser steps. The order of an epoch is a permutation that follows from

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <utility>
 
-#include "worker/data/dataset.h"
 #include "worker/kernels/attention_choice.h"
 #include "worker/metrics/classification.h"
 
@@ -79,8 +78,8 @@ class ClassificationData final : public TaskData {
 class ClassificationTask final : public JobTask {
  public:
   ClassificationTask(const DataContext& data, const std::optional<ModelManifest>& manifest, Pooling pooling,
-                     std::unique_ptr<Tokenizer> tokenizer)
-      : data_(data), tokenizer_(std::move(tokenizer)), pooling_(pooling) {
+                     std::unique_ptr<Tokenizer> tokenizer, const RowCache& cache)
+      : data_(data), tokenizer_(std::move(tokenizer)), cache_(cache), pooling_(pooling) {
     if (!manifest || !manifest->head) return;
     labels_ = manifest->head->labels;
     pooling_ = manifest->head->pooling;
@@ -96,17 +95,23 @@ class ClassificationTask final : public JobTask {
 
  private:
   Result<std::unique_ptr<TaskData>> read(const std::string& split, std::int64_t sequence_length) {
-    const auto examples = read_split(data_, split);
-    if (!examples) return examples.error();
-    if (Status settled = settle_labels(split, *examples); !settled) return settled.error();
-    auto rows =
-        ClassificationDataset::make(*examples, *labels_, *tokenizer_, sequence_length, split_path(data_, split));
+    std::optional<std::vector<Example>> read;  // to settle labels
+    if (!labels_) {
+      auto examples = read_split(data_, split);
+      if (!examples) return examples.error();
+      if (Status settled = settle_labels(split, *examples); !settled) return settled.error();
+      read = std::move(*examples);
+    }
+    const auto examples = [&]() -> Result<std::vector<Example>> {
+      if (read) return std::move(*read);
+      return read_split(data_, split);
+    };
+    auto rows = load_or_tokenize(data_, split, examples, *labels_, sequence_length, *tokenizer_, cache_);
     if (!rows) return rows.error();
     return std::unique_ptr<TaskData>(std::make_unique<ClassificationData>(std::move(*rows), *labels_));
   }
 
   Status settle_labels(const std::string& split, const std::vector<Example>& examples) {
-    if (labels_) return {};
     const bool from_here = split == "train" || !data_.train || data_.labels;
     std::optional<std::vector<Example>> train;
     if (!from_here) {
@@ -122,6 +127,7 @@ class ClassificationTask final : public JobTask {
 
   const DataContext& data_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  const RowCache cache_;
   Pooling pooling_;
   std::optional<Labels> labels_;
 };
@@ -130,8 +136,8 @@ class ClassificationTask final : public JobTask {
 
 std::unique_ptr<JobTask> make_classification_task(const DataContext& data,
                                                   const std::optional<ModelManifest>& manifest, Pooling pooling,
-                                                  std::unique_ptr<Tokenizer> tokenizer) {
-  return std::make_unique<ClassificationTask>(data, manifest, pooling, std::move(tokenizer));
+                                                  std::unique_ptr<Tokenizer> tokenizer, const RowCache& cache) {
+  return std::make_unique<ClassificationTask>(data, manifest, pooling, std::move(tokenizer), cache);
 }
 
 }  // namespace finesweep::worker

@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 
+#include "worker/data/tokenized_cache.h"
 #include "worker/engine/task_data.h"
 #include "worker/tokenizers/tokenizer.h"
 
@@ -13,6 +14,6 @@ namespace finesweep::worker {
 /// training rows, else those of the rows that are read.
 std::unique_ptr<JobTask> make_classification_task(const DataContext& data,
                                                   const std::optional<ModelManifest>& manifest, Pooling pooling,
-                                                  std::unique_ptr<Tokenizer> tokenizer);
+                                                  std::unique_ptr<Tokenizer> tokenizer, const RowCache& cache);
 
 }  // namespace finesweep::worker

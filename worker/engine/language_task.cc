@@ -8,7 +8,6 @@
 
 #include "jobs/settings_table.h"
 #include "worker/data/sequence_dataset.h"
-#include "worker/data/tokenized_cache.h"
 #include "worker/engine/generated_text.h"
 #include "worker/engine/model_files.h"
 #include "worker/kernels/attention_choice.h"
@@ -164,7 +163,7 @@ class LanguageData final : public TaskData {
 class LanguageTask final : public JobTask {
  public:
   LanguageTask(const JobContext& context, const ModelSource& source, std::unique_ptr<Tokenizer> tokenizer,
-               const std::filesystem::path& cache)
+               const RowCache& cache)
       : context_(context), source_(source), cache_(cache), text_(std::make_shared<TextModel>()) {
     text_->bounds = text_bounds(source.model, *tokenizer);
     text_->tokenizer = std::move(tokenizer);
@@ -189,12 +188,7 @@ class LanguageTask final : public JobTask {
                                          const std::optional<GenerationSettings>& generation) {
     SequenceOptions options = sequence_options(context_.data, reader(), sequence_length);
     if (generation) options.prompt_length = prompt_length(sequence_length, *generation);
-    if (!cache_.empty() && tokenizer_digest_.empty()) {
-      auto digest = tokenizer_digest(source_.tokenizer);
-      if (!digest) return digest.error();
-      tokenizer_digest_ = std::move(*digest);
-    }
-    auto dataset = load_or_tokenize(context_.data, split, options, *text_->tokenizer, tokenizer_digest_, cache_);
+    auto dataset = load_or_tokenize(context_.data, split, options, *text_->tokenizer, cache_);
     if (!dataset) return dataset.error();
     return std::unique_ptr<TaskData>(std::make_unique<LanguageData>(std::move(*dataset), text_));
   }
@@ -209,16 +203,14 @@ class LanguageTask final : public JobTask {
 
   const JobContext& context_;
   const ModelSource source_;
-  const std::filesystem::path cache_;
-  std::string tokenizer_digest_;  // of source_.tokenizer, once it is needed
+  const RowCache cache_;
   std::shared_ptr<TextModel> text_;
 };
 
 }  // namespace
 
 std::unique_ptr<JobTask> make_language_task(const JobContext& context, const ModelSource& source,
-                                            std::unique_ptr<Tokenizer> tokenizer,
-                                            const std::filesystem::path& cache) {
+                                            std::unique_ptr<Tokenizer> tokenizer, const RowCache& cache) {
   return std::make_unique<LanguageTask>(context, source, std::move(tokenizer), cache);
 }
 

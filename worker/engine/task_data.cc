@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
+#include "worker/data/tokenized_cache.h"
 #include "worker/engine/classification_task.h"
 #include "worker/engine/language_task.h"
 #include "worker/engine/model_files.h"
@@ -14,10 +16,16 @@ Result<std::unique_ptr<JobTask>> make_job_task(const JobContext& context, const 
                                                Pooling pooling, const std::filesystem::path& cache) {
   auto tokenizer = load_model_tokenizer(source.tokenizer);
   if (!tokenizer) return tokenizer.error();
-  if (context.task == Task::classification) {
-    return make_classification_task(context.data, source.manifest, pooling, std::move(*tokenizer));
+  RowCache rows{cache, ""};
+  if (!cache.empty()) {
+    auto digest = tokenizer_digest(source.tokenizer);
+    if (!digest) return digest.error();
+    rows.tokenizer_digest = std::move(*digest);
   }
-  return make_language_task(context, source, std::move(*tokenizer), cache);
+  if (context.task == Task::classification) {
+    return make_classification_task(context.data, source.manifest, pooling, std::move(*tokenizer), rows);
+  }
+  return make_language_task(context, source, std::move(*tokenizer), rows);
 }
 
 std::vector<std::int64_t> consecutive_rows(std::int64_t first, std::int64_t count, std::int64_t rows) {
