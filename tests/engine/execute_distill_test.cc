@@ -201,6 +201,28 @@ TEST_F(DistillErrors, a_teacher_of_another_kind_and_one_without_a_head_are_refus
   EXPECT_THAT(run(student, teacher).error, HasSubstr("no classification head"));
 }
 
+TEST_F(DistillErrors, a_teacher_whose_classes_stand_in_another_order_is_refused) {
+  JobBench student("bert"), teacher("bert");
+  student.context["data"]["labels"] = {"weather", "food", "music"};
+  const auto name_classes = [&](const std::vector<std::string>& names) {
+    std::ifstream file(teacher.model() / "config.json");
+    Json config = Json::parse(file);
+    config["id2label"] = Json::object();
+    for (std::size_t i = 0; i < names.size(); ++i) config["id2label"][std::to_string(i)] = names[i];
+    teacher.folder().write("model/config.json", config.dump());
+  };
+  name_classes({"weather", "music", "food"});
+  const Outcome refused = run(student, teacher);
+  EXPECT_TRUE(refused.permanent);
+  EXPECT_THAT(refused.error, HasSubstr("classes are weather, music, food, in this order"));
+  for (const auto& names :
+       {std::vector<std::string>{"weather", "food", "music"}, {"LABEL_0", "LABEL_1", "LABEL_2"}}) {
+    name_classes(names);
+    const Outcome accepted = run(student, teacher);
+    EXPECT_EQ(accepted.kind, OutcomeKind::succeeded) << accepted.error;
+  }
+}
+
 TEST(Execute, a_pipeline_of_every_step_leaves_a_small_model_that_is_measured) {
   JobBench bench("gpt2");
   Json teaching = bench.finetune_settings("full");

@@ -55,7 +55,7 @@ std::vector<fs::path> cases_in(const fs::path& parent) {
 
 std::unique_ptr<worker::Model> model_of(const fs::path& folder, Trains trains,
                                         std::shared_ptr<const worker::Pretrained> pretrained, Precision precision) {
-  if (pretrained == nullptr) pretrained = require(worker::load_pretrained(folder));
+  if (pretrained == nullptr) pretrained = require(pretrained_of(folder));
   const nlohmann::json config = read_json(folder / "config.json");
   const std::string architecture = config.value("architectures", nlohmann::json::array({""})).at(0);
   worker::ModelOptions options;

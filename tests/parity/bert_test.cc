@@ -164,7 +164,7 @@ TEST(ClassifierParity, the_mean_of_the_tokens_does_not_depend_on_padding) {
     worker::ModelOptions options;
     options.labels = expected.tensors.at("logits").size(1);
     options.pooling = Pooling::mean;
-    const auto model = worker::make_model(*worker::load_pretrained(folder), options);
+    const auto model = worker::make_model(*pretrained_of(folder), options);
     ASSERT_TRUE(model.ok()) << model.error().message;
     const at::Tensor together = logits_of(**model, expected.batch);
     EXPECT_GT(largest_difference(together, expected.tensors.at("logits")), 1e-3) << "the first token was pooled";

@@ -23,7 +23,7 @@ std::vector<Case> cases() {
   for (const auto& entry : fs::directory_iterator(fixtures() / "generation")) {
     if (entry.path().extension() != ".json") continue;
     const std::string family = entry.path().stem().string();
-    auto pretrained = worker::load_pretrained(fixtures() / "models" / family);
+    auto pretrained = pretrained_of(fixtures() / "models" / family);
     EXPECT_TRUE(pretrained.ok()) << (pretrained.ok() ? "" : pretrained.error().message);
     worker::ModelOptions options;
     options.head = worker::ModelHead::language_model;

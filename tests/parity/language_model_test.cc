@@ -166,7 +166,7 @@ TEST(LanguageModelParity, weights_kept_in_half_precision_compute_in_any) {
     const double spread = expected.abs().max().item<double>();
     for (const at::ScalarType storage : {at::kBFloat16, at::kHalf}) {
       SCOPED_TRACE(one.folder.string() + " in " + c10::toString(storage));
-      const auto pretrained = worker::load_pretrained(one.folder, storage);
+      const auto pretrained = pretrained_of(one.folder, storage);
       ASSERT_TRUE(pretrained.ok()) << pretrained.error().message;
       for (const Precision precision : {Precision::fp32, Precision::bf16, Precision::fp16}) {
         worker::ModelOptions options;
@@ -195,7 +195,7 @@ std::unique_ptr<worker::Model> with_dropout(const fs::path& folder, double rate)
   options.head = worker::ModelHead::language_model;
   options.model_dropout = rate;
   options.train_all = true;
-  return std::move(*worker::make_model(*worker::load_pretrained(folder), options));
+  return std::move(*worker::make_model(*pretrained_of(folder), options));
 }
 
 TEST(LanguageModelParity, recomputed_layers_give_the_same_gradients_with_dropout_too) {

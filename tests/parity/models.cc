@@ -3,10 +3,12 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <dlfcn.h>
 
 #include <cmath>
 #include <cstdio>
-#include <optional>
+#include <cstdlib>
+#include <stdexcept>
 
 #include "worker/formats/safetensors.h"
 #include "worker/models/family.h"
@@ -36,6 +38,23 @@ std::optional<std::filesystem::path> model_file(const nlohmann::json& facts) {
 }
 
 }  // namespace
+
+c10::Device device() {
+  static const c10::Device chosen = [] {
+    const char* name = std::getenv("FINESWEEP_PARITY_DEVICE");
+    if (name == nullptr) return c10::Device(c10::kCPU);
+    // As the runner does: libtorch's CUDA half is loaded before anything asks for it.
+    if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) throw std::runtime_error(dlerror());
+    return c10::Device(name);
+  }();
+  return chosen;
+}
+
+Result<std::shared_ptr<const worker::Pretrained>> pretrained_of(
+    const std::filesystem::path& folder, at::ScalarType storage,
+    const std::optional<BaseQuantization>& quantization) {
+  return worker::load_pretrained(folder, storage, device(), quantization);
+}
 
 Tensors read_tensors(const std::filesystem::path& path) {
   Tensors tensors;
@@ -79,7 +98,7 @@ std::vector<std::filesystem::path> classifier_cases(
 
 std::unique_ptr<worker::Model> classifier(const std::filesystem::path& folder, bool train_all,
                                           Precision precision) {
-  auto pretrained = worker::load_pretrained(folder);
+  auto pretrained = pretrained_of(folder);
   EXPECT_TRUE(pretrained.ok()) << (pretrained.ok() ? "" : pretrained.error().message);
   worker::ModelOptions options;
   options.precision = precision;
@@ -104,19 +123,19 @@ double loss_and_gradients(worker::Model& model, const worker::Batch& batch) {
 
 at::Tensor logits_of(worker::Model& model, const worker::Batch& batch) {
   const at::NoGradGuard no_graph;
-  return model.logits(batch, worker::Pass()).value;
+  return model.logits(batch, worker::Pass()).value.cpu();
 }
 
 double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   EXPECT_EQ(a.sizes(), b.sizes());
-  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+  return (a.cpu().to(at::kDouble) - b.cpu().to(at::kDouble)).abs().max().item<double>();
 }
 
 Tensors gradients_of(const std::vector<worker::Parameter*>& parameters) {
   Tensors gradients;
   for (const worker::Parameter* parameter : parameters) {
     for (std::size_t i = 0; i < parameter->parts.size(); ++i) {
-      gradients[parameter->parts[i].name] = parameter->in_file_layout(parameter->grad, i);
+      gradients[parameter->parts[i].name] = parameter->in_file_layout(parameter->grad, i).cpu();
     }
   }
   return gradients;
@@ -152,7 +171,7 @@ std::vector<std::filesystem::path> models_of_family(const std::string& model_typ
 
 std::unique_ptr<worker::Model> language_model(const std::filesystem::path& folder, bool train_all,
                                               Precision precision) {
-  auto pretrained = worker::load_pretrained(folder);
+  auto pretrained = pretrained_of(folder);
   EXPECT_TRUE(pretrained.ok()) << (pretrained.ok() ? "" : pretrained.error().message);
   worker::ModelOptions options;
   options.head = worker::ModelHead::language_model;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +21,15 @@ namespace finesweep::parity {
 inline std::filesystem::path repository_fixtures() {
   return std::filesystem::path(FINESWEEP_SOURCE_DIR) / "tests" / "fixtures";
 }
+
+/// Where the models compute: FINESWEEP_PARITY_DEVICE ("cuda:0"), else the CPU. What the functions below return is
+/// on the CPU.
+c10::Device device();
+
+/// load_pretrained on that device.
+Result<std::shared_ptr<const worker::Pretrained>> pretrained_of(
+    const std::filesystem::path& folder, at::ScalarType storage = at::kFloat,
+    const std::optional<BaseQuantization>& quantization = {});
 
 using Tensors = std::map<std::string, at::Tensor>;
 

@@ -19,12 +19,12 @@ std::vector<fs::path> qlora_cases() {
 }
 
 std::shared_ptr<const worker::Pretrained> quantized(const fs::path& folder) {
-  return require(worker::load_pretrained(base_of(folder), at::kFloat, c10::kCPU, BaseQuantization()));
+  return require(pretrained_of(base_of(folder), at::kFloat, BaseQuantization()));
 }
 
 /// What the files of the reference hold.
 std::shared_ptr<const worker::Pretrained> quantized_by_reference(const fs::path& folder) {
-  const auto base = require(worker::load_pretrained(base_of(folder)));
+  const auto base = require(pretrained_of(base_of(folder)));
   const auto file = require(worker::SafetensorsFile::open(folder / "base_nf4.safetensors"));
   return require(worker::with_quantized_weights(*base, file));
 }
@@ -62,7 +62,7 @@ TEST(QloraParity, quantised_here_the_base_has_the_bytes_of_bitsandbytes) {
       EXPECT_TRUE(mine.at(name).equal(tensor)) << name;
     }
     // And the directory loads again, as the same model.
-    const auto again = require(worker::load_pretrained(saved));
+    const auto again = require(pretrained_of(saved));
     const Tensors expected = read_tensors(folder / "expected.safetensors");
     const auto a = parity::model_of(base_of(folder), Trains::head, base),
                b = parity::model_of(base_of(folder), Trains::head, again);
@@ -174,7 +174,7 @@ TEST(Qlora, an_int8_base_is_near_the_full_one_and_saves_as_itself) {
   for (const fs::path& folder : qlora_cases()) {
     SCOPED_TRACE(folder);
     const Tensors expected = read_tensors(folder / "expected.safetensors");
-    const auto full = require(worker::load_pretrained(base_of(folder)));
+    const auto full = require(pretrained_of(base_of(folder)));
     const auto base =
         require(worker::quantize_base(*full, BaseQuantization{.format = worker::QuantizedFormat::int8}));
     const auto model = parity::model_of(base_of(folder), Trains::head, base);
@@ -183,7 +183,7 @@ TEST(Qlora, an_int8_base_is_near_the_full_one_and_saves_as_itself) {
     EXPECT_LE(distance(*model, batch, right), 0.05 * right.abs().max().item<double>());
     const fs::path saved = fs::path(testing::TempDir()) / ("int8_" + folder.filename().string());
     ASSERT_TRUE(worker::save_base(*base, saved).ok());
-    const auto again = parity::model_of(base_of(folder), Trains::head, require(worker::load_pretrained(saved)));
+    const auto again = parity::model_of(base_of(folder), Trains::head, require(pretrained_of(saved)));
     EXPECT_LE(largest_difference(logits_of(*model, batch), logits_of(*again, batch)), 1e-4);
   }
 }

@@ -201,7 +201,7 @@ TEST(Seq2SeqParity, dropout_does_not_depend_on_how_a_batch_is_split) {
     worker::ModelOptions options;
     options.head = worker::ModelHead::language_model;
     options.model_dropout = 0.3;
-    const auto model = *worker::make_model(*worker::load_pretrained(folder), options);
+    const auto model = *worker::make_model(*pretrained_of(folder), options);
     const double denominator = static_cast<double>(model->counted(expected.batch));
     const auto loss = [&](const worker::Batch& batch, std::int64_t first_row, std::int64_t step) {
       worker::Pass pass;
@@ -286,7 +286,7 @@ TEST(Seq2SeqParity, a_saved_model_loads_with_the_same_logits) {
 }
 
 TEST(Seq2SeqParity, classification_is_refused) {
-  const auto model = worker::make_model(*worker::load_pretrained(models().front()), worker::ModelOptions());
+  const auto model = worker::make_model(*pretrained_of(models().front()), worker::ModelOptions());
   ASSERT_FALSE(model.ok());
   EXPECT_THAT(model.error().message, testing::HasSubstr("classification with it is not supported"));
 }

@@ -40,6 +40,26 @@ Status check_same_vocabulary(Model& teacher, Model& student) {
                ". Distillation needs the same; choose models of one family."};
 }
 
+/// What a classifier says has one number for each class: the teacher's config must not name them in another order.
+/// Names that transformers gives where nobody did ("LABEL_0") say nothing.
+Status check_same_classes(const Json& config, const Labels& labels) {
+  const Json named = config.value("id2label", Json());
+  if (!named.is_object() || labels.names().empty()) return {};
+  std::string order;
+  bool same = true;
+  for (std::size_t i = 0; i < labels.names().size(); ++i) {
+    const Json name = named.value(std::to_string(i), Json());
+    if (!name.is_string() || name.get<std::string>().starts_with("LABEL_")) return {};
+    same = same && name == labels.names()[i];
+    order += (i == 0 ? "" : ", ") + name.get<std::string>();
+  }
+  if (same) return {};
+  return Error{"The teacher's classes are " + order +
+               ", in this order; those of the data are others, or in another. Where they are the same, write "
+               "data.labels: [" +
+               order + "]."};
+}
+
 /// Rows that go through the teacher together.
 constexpr std::int64_t group_rows = 8;
 
@@ -137,6 +157,7 @@ Result<std::unique_ptr<Teacher>> Teacher::load(const DistillSettings& settings, 
   options.frozen = true;
   if (head) {
     if (head->labels.count() < 2) return Error{"A regression cannot be distilled: its teacher gives no classes."};
+    if (Status same = check_same_classes((*pretrained)->config, head->labels); !same) return same.error();
     options.labels = head->labels.count();
     options.pooling = head->pooling;
     bool has_head = false;
