@@ -113,7 +113,7 @@ TEST_F(TokenizedCache, rows_of_a_classification_are_kept_by_their_labels_too) {
   EXPECT_TRUE(first.input_ids.equal(second.input_ids));
   EXPECT_TRUE(first.attention_mask.equal(second.attention_mask));
   EXPECT_TRUE(first.labels.equal(second.labels));
-  EXPECT_TRUE(load(*turned, 8).batch(both).labels.equal(1 - first.labels));
+  EXPECT_TRUE(load(*turned, 8).batch(both).labels.equal(first.labels.eq(0).to(at::kLong)));
   EXPECT_EQ(load(*labels, 2).tokens_in_row(1), 2);
   EXPECT_EQ(reads, 3);
   EXPECT_EQ(files().size(), 3u);
