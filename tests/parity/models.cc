@@ -52,7 +52,7 @@ c10::Device device() {
 
 Result<std::shared_ptr<const worker::Pretrained>> pretrained_of(
     const std::filesystem::path& folder, at::ScalarType storage,
-    const std::optional<BaseQuantization>& quantization) {
+    const std::optional<worker::BaseQuantization>& quantization) {
   return worker::load_pretrained(folder, storage, device(), quantization);
 }
 

@@ -29,7 +29,7 @@ c10::Device device();
 /// load_pretrained on that device.
 Result<std::shared_ptr<const worker::Pretrained>> pretrained_of(
     const std::filesystem::path& folder, at::ScalarType storage = at::kFloat,
-    const std::optional<BaseQuantization>& quantization = {});
+    const std::optional<worker::BaseQuantization>& quantization = {});
 
 using Tensors = std::map<std::string, at::Tensor>;
 

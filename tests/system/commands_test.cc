@@ -32,7 +32,8 @@ Ended run_to_end(std::vector<std::string> arguments, const fs::path& folder) {
 /// The cells of one column of results.csv, by the trial's label.
 std::map<std::string, std::string> column(const fs::path& csv, const std::string& name) {
   std::map<std::string, std::string> found;
-  for (const auto& row : CsvTable(csv).rows()) found[row.at("label")] = row.at(name);
+  const CsvTable table(csv);
+  for (const auto& row : table.rows()) found[row.at("label")] = row.at(name);
   return found;
 }
 

@@ -49,7 +49,8 @@ class Study : public ::testing::Test {
     int plots = 0;
     for (const auto& plot : fs::directory_iterator(reports() / "plots")) plots += plot.path().extension() == ".svg";
     EXPECT_GT(plots, 0);
-    for (const auto& row : table().rows()) EXPECT_EQ(row.at("state"), "succeeded") << row.at("error");
+    const CsvTable results = table();
+    for (const auto& row : results.rows()) EXPECT_EQ(row.at("state"), "succeeded") << row.at("error");
   }
 
  private:
@@ -100,7 +101,8 @@ TEST_F(Study, gpt2_t5_adapters) {
   // The loss of each epoch, falling.
   int falling = 0;
   std::map<std::string, double> before;
-  for (const auto& point : table("history.csv").rows()) {
+  const CsvTable history = table("history.csv");
+  for (const auto& point : history.rows()) {
     if (point.at("metric") != "loss" || point.at("step") != "finetune") continue;
     const double value = std::stod(point.at("value"));
     if (const auto first = before.find(point.at("trial")); first != before.end()) falling += value < first->second;
