@@ -43,6 +43,13 @@ int threads_of(const storage::RunDirectory& run, const Plan& plan, const HostRes
   return default_threads(host.cores);
 }
 
+/// A number of seconds that tests make smaller than users would.
+double seconds_of(const char* variable, double usual) {
+  const char* text = std::getenv(variable);
+  const double seconds = text ? std::atof(text) : 0;
+  return seconds > 0 ? seconds : usual;
+}
+
 /// The life of this run under one supervisor or Slurm job, counted from 0; above 0 it was started again by itself.
 int life() {
   if (const char* text = std::getenv("FINESWEEP_LIFE")) return std::atoi(text);
@@ -136,6 +143,9 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   driver_options.workers = world.size() - 1;
   driver_options.host = world.host();
   driver_options.retry_failed = life() == 0;
+  driver_options.no_progress_s = seconds_of("FINESWEEP_NO_PROGRESS_S", driver_options.no_progress_s);
+  driver_options.reactor.lease = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(
+      seconds_of("FINESWEEP_LEASE_S", std::chrono::duration<double>(driver_options.reactor.lease).count())));
   Driver driver(
       *store, &*lock, run, std::move(sweep->plan), link, [&](const Json& record) { console.show(record); },
       std::move(driver_options));

@@ -17,6 +17,7 @@
 #include "coordinator/resume.h"
 #include "coordinator/sweep_view.h"
 #include "coordinator/unix_time.h"
+#include "jobs/crash_point.h"
 #include "jobs/messages.h"
 #include "reports/report.h"
 #include "storage/control.h"
@@ -43,6 +44,8 @@ constexpr std::chrono::microseconds kLongestNap{2000};
 // How long farewells are waited for at the end, and interrupted jobs when stopping.
 constexpr std::chrono::seconds kFarewell{3};
 constexpr std::chrono::seconds kStopDeadline{90};
+// Frames that make no sense: so many are told one by one.
+constexpr std::int64_t kRefusalsTold = 20;
 
 Instant now() {
   return SteadyClock::now().time_since_epoch();
@@ -100,6 +103,7 @@ struct Driver::Impl {
   EffectRunner runner;
   std::vector<Effect> effects;  // decided, not yet carried out
   std::int64_t started_ms = unix_ms();
+  std::int64_t refused_frames = 0;
   bool stopping = false;
   std::string broken;  // why the store or the lock failed: nothing can go on
 
@@ -112,11 +116,15 @@ struct Driver::Impl {
 
   void take(int rank, const Bytes& bytes) {
     auto message = decode(bytes.data(), bytes.size());
-    if (!message) {
-      spdlog::warn("a frame from rank {} was refused: {}", rank, message.error().message);
-      return;
-    }
+    if (!message) return refuse(rank, message.error().message);
     std::visit([this, rank](auto& m) { receive(rank, m); }, *message);
+  }
+
+  /// Counted; the first ones are told and recorded.
+  void refuse(int rank, const std::string& why) {
+    if (++refused_frames > kRefusalsTold) return;
+    spdlog::warn("a frame from rank {} was refused: {}", rank, why);
+    runner.remark({{"event", "frame_refused"}, {"rank", rank}, {"reason", why}});
   }
 
   void receive(int rank, const Hello& hello) {
@@ -157,13 +165,13 @@ struct Driver::Impl {
 
   template <typename Other>
   void receive(int rank, const Other&) {
-    spdlog::warn("rank {} sent a message that is not for a coordinator: refused", rank);
+    refuse(rank, "the message is not for a coordinator");
   }
 
   /// A rank speaks for itself alone.
   bool spoken_by(int rank, const WorkerId& worker) {
     if (worker.rank == rank) return true;
-    spdlog::warn("rank {} sent a message in the name of worker {}: refused", rank, to_string(worker));
+    refuse(rank, "it speaks in the name of worker " + to_string(worker));
     return false;
   }
 
@@ -334,7 +342,9 @@ struct Driver::Impl {
     const int exit_code = !complete ? 3 : counts.failed + counts.cancelled > 0 ? 1 : 0;
     const auto state = complete ? StatusSnapshot::State::finished : StatusSnapshot::State::interrupted;
     const StatusSnapshot last = snapshot(state, exit_code);
+    crash_point("reports.before_write");
     const Status reported = write_all_reports();
+    crash_point("reports.written");
     Json ended{{"event", "sweep_ended"},
                {"state", std::string(storage::status_state_name(state))},
                {"exit_code", exit_code},
@@ -343,6 +353,7 @@ struct Driver::Impl {
                {"cancelled", last.trials.cancelled},
                {"pending", last.trials.pending + last.trials.running},
                {"report", reported ? (run.reports() / "report.md").string() : ""}};
+    if (refused_frames > 0) ended["refused_frames"] = refused_frames;
     if (!reported) spdlog::error("{}", reported.error().message);
     if (complete && reported)
       if (auto data = reports::read_run_data(store, run))
@@ -350,12 +361,17 @@ struct Driver::Impl {
     runner.remark(std::move(ended));
     flush();
     dismiss_workers();
+    crash_point("sweep.before_end");
     put_status(state, exit_code);
+    crash_point("sweep.ended");
     return broken.empty() ? exit_code : 4;
   }
 
   void dismiss_workers() {
     for (const auto& [rank, worker] : workers) link.send(rank, encode(Stop{}));
+    // Those that have not said Hello yet would wait for an answer for ever.
+    for (int rank = 1; rank <= options.workers; ++rank)
+      if (!incarnations.contains(rank)) link.send(rank, encode(Stop{}));
     const auto until = SteadyClock::now() + kFarewell;
     while (!workers.empty() && SteadyClock::now() < until) {
       for (const auto& [rank, frame] : link.receive()) {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "coordinator/unix_time.h"
+#include "jobs/crash_point.h"
 #include "jobs/messages.h"
 
 namespace finesweep::coordinator {
@@ -83,14 +84,19 @@ Result<std::vector<Event>> EffectRunner::commit(Round round) {
   if (!round.changes.empty()) {
     if (const Status applied = store_.apply(round.changes); !applied) return applied.error();
   }
+  if (!round.sends.empty()) crash_point("round.recorded");
   for (auto& [rank, frame] : round.sends) link_.send(rank, std::move(frame));
+  if (!round.sends.empty()) crash_point("round.sent");
   for (const Json& record : round.shown) show_(record);
   return std::move(round.answers);
 }
 
 void EffectRunner::clear_staging() {
-  for (const JobId& job : std::exchange(recorded_, {}))
+  for (const JobId& job : std::exchange(recorded_, {})) {
+    crash_point("staging.before_clear");
     if (const Status removed = run_.remove_staging(job); !removed) spdlog::warn("{}", removed.error().message);
+    crash_point("staging.cleared");
+  }
 }
 
 void EffectRunner::add(const Reactor&, const RecordAttempt& e, Round& round) {
@@ -170,6 +176,12 @@ void EffectRunner::add(const Reactor& reactor, const SendDispatch& e, Round& rou
   send(e.worker, dispatch, round);
 }
 void EffectRunner::add(const Reactor&, const SendAcknowledge& e, Round& round) {
+  if (!e.accepted)
+    round.changes.push_back(storage::EventLogged{{{"event", "result_refused"},
+                                                  {"job", e.attempt.job},
+                                                  {"attempt", e.attempt.number},
+                                                  {"worker", to_string(e.worker)}},
+                                                 unix_ms()});
   send(e.worker, Acknowledge{e.attempt, e.accepted}, round);
 }
 void EffectRunner::add(const Reactor&, const SendRevoke& e, Round& round) {

@@ -11,6 +11,8 @@
 #include <set>
 #include <thread>
 
+#include "jobs/crash_point.h"
+
 namespace finesweep::coordinator {
 
 namespace {
@@ -126,11 +128,13 @@ MpiLink::~MpiLink() {
 
 void MpiLink::send(int rank, Bytes frame) {
   if (impl_->forgotten.contains(rank)) return;
+  crash_point("mpi.before_send");
   impl_->sending.push_back({rank, std::move(frame), MPI_REQUEST_NULL});
   auto& sending = impl_->sending.back();
   check(MPI_Isend(sending.frame.data(), static_cast<int>(sending.frame.size()), MPI_BYTE, rank, kTag,
                   MPI_COMM_WORLD, &sending.request),
         "MPI_Isend");
+  crash_point("mpi.sent");
 }
 
 void MpiLink::forget(int rank) {
@@ -170,6 +174,7 @@ std::vector<MpiLink::Received> MpiLink::receive() {
     arrived.push_back({it->rank, std::move(it->frame)});
     it = impl_->receiving.erase(it);
   }
+  if (!arrived.empty()) crash_point("mpi.received");
   return arrived;
 }
 

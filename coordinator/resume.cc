@@ -6,6 +6,7 @@
 #include <set>
 
 #include "coordinator/unix_time.h"
+#include "jobs/crash_point.h"
 
 namespace finesweep::coordinator {
 
@@ -83,6 +84,16 @@ void find_lost_artifacts(const Plan& plan, const std::map<JobId, const storage::
   }
 }
 
+/// A coordinator that dies after it has recorded a result does not come to remove what the attempts left.
+void clear_staging(const storage::RunDirectory& run, const std::map<JobId, JobHistory>& history) {
+  for (const AttemptKey& attempt : run.staged_attempts()) {
+    const auto job = history.find(attempt.job);
+    if (job == history.end() || job->second.phase != JobPhase::succeeded) continue;
+    if (const Status removed = run.remove_staging(attempt.job); !removed)
+      spdlog::warn("{}", removed.error().message);
+  }
+}
+
 }  // namespace
 
 Result<std::map<JobId, JobHistory>> resume(storage::Store& store, const storage::RunDirectory& run,
@@ -123,8 +134,12 @@ Result<std::map<JobId, JobHistory>> resume(storage::Store& store, const storage:
       continue_from(before, run, retry_failed, entry, changes);
   }
   find_lost_artifacts(plan, known, run, history, changes);
-  if (!changes.empty())
+  if (!changes.empty()) {
+    crash_point("resume.before_record");
     if (const Status applied = store.apply(changes); !applied) return applied.error();
+    crash_point("resume.recorded");
+  }
+  clear_staging(run, history);
   return history;
 }
 

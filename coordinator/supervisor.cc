@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "coordinator/unix_time.h"
+#include "jobs/crash_point.h"
 #include "storage/run_directory.h"
 #include "storage/status_file.h"
 
@@ -233,13 +234,16 @@ int supervise(const SupervisorOptions& options, Console& console) {
   for (int life = 0;; ++life) {
     const std::int64_t started_ms = unix_ms();
     const std::int64_t done_before = read_standing(run, started_ms).done;
+    crash_point("supervisor.before_launch");
     auto launched = launch(options, life);
+    crash_point("supervisor.launched");
     if (!launched) {
       std::fprintf(stderr, "finesweep: %s\n", launched.error().message.c_str());
       return 4;
     }
     RecordReader reader(console);
     attend(*launched, reader, console, interrupts_passed, stop_passed);
+    crash_point("supervisor.launcher_ended");
     if (reader.gave_up()) return *reader.gave_up();
     const Standing standing = read_standing(run, started_ms);
     if (standing.decided) return standing.exit_code;

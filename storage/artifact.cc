@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "jobs/crash_point.h"
 #include "jobs/settings_table.h"
 #include "storage/files.h"
 
@@ -41,8 +42,10 @@ Manifest manifest_from(const Json& json) {
 }  // namespace
 
 Status seal_artifact(const std::filesystem::path& folder, Manifest& manifest) {
+  crash_point("artifact.written");
   Result<SealedFiles> files = seal_files(folder, kManifestName);
   if (!files) return files.error();
+  crash_point("artifact.synced");
   manifest.files = std::move(*files);
   std::string text;
   try {
@@ -50,7 +53,9 @@ Status seal_artifact(const std::filesystem::path& folder, Manifest& manifest) {
   } catch (const std::exception& e) {  // a file name or message that is no UTF-8
     return Error{"cannot write the manifest of " + folder.string() + ": " + e.what()};
   }
-  return write_file_atomically(folder / kManifestName, text);
+  const Status written = write_file_atomically(folder / kManifestName, text);
+  crash_point("artifact.sealed");
+  return written;
 }
 
 Result<Manifest> read_manifest(const std::filesystem::path& folder) {

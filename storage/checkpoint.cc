@@ -8,6 +8,7 @@
 #include <system_error>
 #include <utility>
 
+#include "jobs/crash_point.h"
 #include "storage/files.h"
 #include "storage/posix.h"
 #include "storage/sealed_files.h"
@@ -79,7 +80,9 @@ Status remove_folder(const fs::path& folder) {
 
 Status fill_and_seal(const fs::path& folder, std::int64_t step, const Json& state,
                      const std::function<Status(const fs::path&)>& write) {
+  crash_point("checkpoint.begun");
   if (Status written = write(folder); !written) return written;
+  crash_point("checkpoint.written");
   const Result<SealedFiles> files = seal_files(folder, kSealName);
   if (!files) return files.error();
   std::string text;
@@ -111,6 +114,7 @@ Status write_checkpoint(const fs::path& checkpoints, std::int64_t step, const Js
     (void)remove_folder(temporary);  // gives the space back; the reason for the failure is what matters
     return sealed;
   }
+  crash_point("checkpoint.sealed");
 
   const fs::path final_folder = checkpoints / (std::string(kPrefix) + std::to_string(step));
   if (fs::exists(fs::symlink_status(final_folder, failure))) {
@@ -119,6 +123,7 @@ Status write_checkpoint(const fs::path& checkpoints, std::int64_t step, const Js
     if (Status removed = remove_folder(final_folder); !removed) return removed;
   }
   if (Status renamed = rename_durably(temporary, final_folder); !renamed) return renamed;
+  crash_point("checkpoint.renamed");
 
   std::size_t kept = 1;
   for (const Found& found : list_checkpoints(checkpoints)) {
@@ -126,6 +131,7 @@ Status write_checkpoint(const fs::path& checkpoints, std::int64_t step, const Js
     if (found.step < step && kept++ < kKept) continue;
     if (Status removed = remove_folder(found.folder); !removed) return removed;
   }
+  crash_point("checkpoint.tidied");
   return {};
 }
 

@@ -8,6 +8,7 @@
 #include <random>
 #include <system_error>
 
+#include "jobs/crash_point.h"
 #include "storage/files.h"
 #include "storage/posix.h"
 
@@ -114,8 +115,12 @@ Result<std::vector<ControlRequest>> pending_requests(const fs::path& control) {
 Status answer_request(const fs::path& control, const std::string& id, const Json& answer) {
   if (!is_id(id)) return Error{"'" + id + "' is no id of a request"};
   const std::string text = answer.dump(-1, ' ', false, Json::error_handler_t::replace);
+  crash_point("control.before_answer");
   if (Status written = write_file_atomically(answer_path(control, id), text); !written) return written;
-  return remove_file(request_path(control, id));
+  crash_point("control.answered");
+  const Status removed = remove_file(request_path(control, id));
+  crash_point("control.done");
+  return removed;
 }
 
 Result<std::optional<Json>> take_answer(const fs::path& control, const std::string& id) {

@@ -12,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "jobs/crash_point.h"
 #include "jobs/json.h"
 #include "storage/files.h"
 #include "storage/posix.h"
@@ -121,10 +122,12 @@ struct CoordinatorLock::Impl {
   std::optional<LockHolder> taken_from;
 
   Status write(const std::string& text) const {
-    const ssize_t written = ::pwrite(file.get(), text.data(), text.size(), 0);
-    if (written != static_cast<ssize_t>(text.size()) ||
-        ::ftruncate(file.get(), static_cast<off_t>(text.size())) != 0 || ::fsync(file.get()) != 0)
+    crash_point("lock.before_write");
+    if (!write_all_at(file.get(), text, 0)) return system_error("write", run.lock_file());
+    crash_point("lock.written");
+    if (::ftruncate(file.get(), static_cast<off_t>(text.size())) != 0 || ::fsync(file.get()) != 0)
       return system_error("write", run.lock_file());
+    crash_point("lock.synced");
     return {};
   }
 
@@ -197,7 +200,10 @@ Result<CoordinatorLock> CoordinatorLock::acquire(const RunDirectory& run, LockOp
     impl->taken_from = holder;
   }
 
-  if (Status written = impl->renew(); !written) return written.error();
+  if (Status written = impl->renew(); !written) {
+    (void)impl->write("{}\n");  // what was written of it must not look like a living holder when we try again
+    return written.error();
+  }
   if (flock == Flock::unsupported) with.wait(kSettleMs);
   if (!impl->is_ours()) return refused(run, read_lock(run), ", which started at the same time");
   return CoordinatorLock(std::move(impl));

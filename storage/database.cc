@@ -10,6 +10,7 @@
 #include <system_error>
 #include <utility>
 
+#include "jobs/crash_point.h"
 #include "jobs/version.h"
 #include "storage/file_system.h"
 #include "storage/files.h"
@@ -201,8 +202,10 @@ Result<std::unique_ptr<SQLite::Database>> open_for_writing(const fs::path& path,
     created = true;
   });
   if (!opened) return opened.error();
-  if (created)
+  if (created) {
+    crash_point("store.created");
     if (Status synced = sync_path(path.parent_path()); !synced) return synced.error();
+  }
   return database;
 }
 

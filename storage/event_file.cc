@@ -10,18 +10,6 @@ namespace {
 
 constexpr std::size_t kChunk = std::size_t{1} << 20;
 
-bool write_at(int fd, const std::string& bytes, std::int64_t offset) {
-  std::size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t written =
-        ::pwrite(fd, bytes.data() + done, bytes.size() - done, offset + static_cast<off_t>(done));
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return false;
-    done += static_cast<std::size_t>(written);
-  }
-  return true;
-}
-
 /// Whether the line is in the file where it belongs.
 bool holds(int fd, const EventFile::Line& line) {
   const std::string expected = line.json + "\n";
@@ -51,7 +39,7 @@ Status EventFile::append_after(const Source& source, std::int64_t n) {
   std::string lines;
   bool written = true;
   const auto flush = [&] {
-    written = written && write_at(file_.get(), lines, end_);
+    written = written && write_all_at(file_.get(), lines, end_);
     if (written) end_ += static_cast<std::int64_t>(lines.size());
     lines.clear();
   };
@@ -68,7 +56,7 @@ void EventFile::append(std::int64_t begin, const std::string& lines) {
   // After a failed write the file lacks what is in behind_, which ends where `lines` begin.
   if (begin != end_ + static_cast<std::int64_t>(behind_.size())) return;
   behind_ += lines;
-  if (!write_at(file_.get(), behind_, end_)) return;
+  if (!write_all_at(file_.get(), behind_, end_)) return;
   end_ += static_cast<std::int64_t>(behind_.size());
   behind_.clear();
 }

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <vector>
 
+#include "jobs/crash_point.h"
 #include "jobs/sha256.h"
 #include "storage/posix.h"
 
@@ -76,16 +77,22 @@ Result<std::string> read_file(const fs::path& path) {
 
 Status write_file_atomically(const fs::path& path, std::string_view bytes) {
   const fs::path temporary = beside(path);
+  crash_point("file.before_write");
   Descriptor file = open_file(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW);
   if (!file.ok()) return system_error("write", path);
-  const bool written =
-      write_all(file.get(), bytes.data(), bytes.size()) && ::fsync(file.get()) == 0 && file.close() == 0;
-  if (!written || ::rename(temporary.c_str(), path.c_str()) != 0) {
+  bool whole = write_all(file.get(), bytes.data(), bytes.size());
+  crash_point("file.written");
+  whole = whole && ::fsync(file.get()) == 0 && file.close() == 0;
+  crash_point("file.synced");
+  if (!whole || ::rename(temporary.c_str(), path.c_str()) != 0) {
     const int reason = errno;
     ::unlink(temporary.c_str());
     return system_error("write", path, reason);
   }
-  return sync_path(parent_of(path));
+  crash_point("file.renamed");
+  const Status synced = sync_path(parent_of(path));
+  crash_point("file.durable");
+  return synced;
 }
 
 Status sync_path(const fs::path& path) {
@@ -96,15 +103,19 @@ Status sync_path(const fs::path& path) {
 }
 
 Status rename_durably(const fs::path& from, const fs::path& to) {
+  crash_point("rename.before");
   if (rename_to_new_name(from, to) != 0) {
     const int reason = errno;
     if (reason == EEXIST || reason == ENOTEMPTY)
       return Error{"cannot move " + from.string() + " to " + to.string() + ": something is there already"};
     return system_error("move " + from.string() + " to", to, reason);
   }
+  crash_point("rename.renamed");
   if (Status synced = sync_path(parent_of(to)); !synced) return synced;
-  if (parent_of(from) == parent_of(to)) return {};
-  return sync_path(parent_of(from));
+  if (parent_of(from) != parent_of(to))
+    if (Status synced = sync_path(parent_of(from)); !synced) return synced;
+  crash_point("rename.durable");
+  return {};
 }
 
 Result<std::string> sha256_of_file(const fs::path& path) {

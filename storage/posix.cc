@@ -51,6 +51,19 @@ Error system_error(const std::string& action, const std::filesystem::path& path,
   return Error{std::move(message)};
 }
 
+bool write_all_at(int fd, std::string_view bytes, std::int64_t offset) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::pwrite(fd, bytes.data(), bytes.size(), offset);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      return false;
+    }
+    bytes.remove_prefix(static_cast<std::size_t>(written));
+    offset += written;
+  }
+  return true;
+}
+
 bool write_all(int fd, const char* data, std::size_t bytes) {
   while (bytes > 0) {
     const ssize_t written = ::write(fd, data, bytes);

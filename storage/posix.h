@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cerrno>
+#include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "jobs/result.h"
@@ -36,5 +38,7 @@ Error system_error(const std::string& action, const std::filesystem::path& path,
 
 /// Writes all bytes at the descriptor's position; false with errno set.
 bool write_all(int fd, const char* data, std::size_t bytes);
+/// The same at an offset; the descriptor's position does not matter.
+bool write_all_at(int fd, std::string_view bytes, std::int64_t offset);
 
 }  // namespace finesweep::storage

@@ -6,6 +6,7 @@
 #include <system_error>
 #include <utility>
 
+#include "jobs/crash_point.h"
 #include "storage/files.h"
 #include "storage/posix.h"
 
@@ -124,7 +125,9 @@ Result<Manifest> RunDirectory::publish(const AttemptKey& attempt) const {
     return Error{(staged / kManifestName).string() + " is of attempt " + std::to_string(manifest->attempt) +
                  ", not of attempt " + std::to_string(attempt.number)};
   if (Status made = make_folder(published.parent_path()); !made) return made.error();
+  crash_point("publish.verified");
   if (Status renamed = rename_durably(staged, published); !renamed) return renamed.error();
+  crash_point("publish.renamed");
   return manifest;
 }
 

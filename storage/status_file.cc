@@ -8,6 +8,7 @@
 #include <exception>
 #include <stdexcept>
 
+#include "jobs/crash_point.h"
 #include "storage/files.h"
 #include "storage/posix.h"
 
@@ -64,12 +65,14 @@ Status replace_file(const std::filesystem::path& path, const std::string& text) 
   const std::filesystem::path temporary = path.string() + ".new";
   Descriptor file = open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW);
   if (!file.ok()) return system_error("write", path);
-  if (!write_all(file.get(), text.data(), text.size()) || file.close() != 0 ||
-      ::rename(temporary.c_str(), path.c_str()) != 0) {
+  const bool whole = write_all(file.get(), text.data(), text.size()) && file.close() == 0;
+  crash_point("status.written");
+  if (!whole || ::rename(temporary.c_str(), path.c_str()) != 0) {
     const int reason = errno;
     ::unlink(temporary.c_str());
     return system_error("write", path, reason);
   }
+  crash_point("status.replaced");
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "jobs/crash_point.h"
 #include "jobs/version.h"
 #include "storage/database.h"
 #include "storage/event_file.h"
@@ -80,8 +81,11 @@ struct Store::Impl {
       if (generation == 0) throw std::logic_error("no generation was begun");
       if (recorder->generation() != generation)
         throw std::runtime_error("another coordinator has taken over this run; this one stops");
+      crash_point("commit.begun");
       work();
+      crash_point("commit.before");
       transaction.commit();
+      crash_point("commit.done");
     });
     if (!status) {
       recorder->rollback();
@@ -91,6 +95,7 @@ struct Store::Impl {
     events->append(recorder->new_lines_begin(), recorder->new_lines());
     recorder->commit();
     fragments->commit();
+    crash_point("commit.logged");
     return {};
   }
 };
@@ -148,7 +153,9 @@ Result<std::int64_t> Store::begin_generation(const std::string& host, int pid, s
     insert.bind(4, time_ms);
     insert.bind(5, "finesweep " + std::string(kVersion));
     insert.exec();
+    crash_point("generation.before_commit");
     transaction.commit();
+    crash_point("generation.committed");
   });
   if (!begun) return begun.error();
   impl_->generation = number;

@@ -111,6 +111,20 @@ TEST_F(ResumeTest, what_a_lost_artifact_was_made_from_is_looked_for_too) {
   EXPECT_EQ(history.at(finetune).phase, JobPhase::waiting);
 }
 
+TEST_F(ResumeTest, what_a_dead_coordinator_left_in_staging_goes_once_its_job_has_a_result_and_else_stays) {
+  // The first result was recorded; the second artifact was published, and is adopted now.
+  succeed(finetune, true);
+  const JobId adopted = sample_id("finetune 1");
+  ASSERT_TRUE(store->apply({storage::AttemptStarted{{adopted, 1}, 1, "host", 0}}).ok());
+  stage({adopted, 1});
+  ASSERT_TRUE(run.publish({adopted, 1}).ok());
+  ASSERT_TRUE(store->apply({storage::AttemptStarted{{evaluate, 1}, 1, "host", 0}}).ok());
+  stage({evaluate, 1});
+  ASSERT_EQ(run.staged_attempts().size(), 3u);
+  EXPECT_EQ(resumed().at(adopted).phase, JobPhase::succeeded);
+  EXPECT_EQ(run.staged_attempts(), std::vector<AttemptKey>({{evaluate, 1}}));
+}
+
 TEST_F(ResumeTest, the_publisher_verifies_beside_and_tells_of_each_artifact_once) {
   stage({finetune, 1});
   ASSERT_TRUE(run.prepare_staging({evaluate, 1}).ok());  // without an artifact

@@ -17,17 +17,7 @@ using namespace std::chrono_literals;
 namespace fs = std::filesystem;
 
 constexpr auto kRunDeadline = 120s;
-
-std::string results(const fs::path& run) {
-  return without_measured_columns(read_text(run / "reports/results.csv"));
-}
-
-int count_events(const fs::path& run, const std::string& text) {
-  const std::string events = read_text(run / "events.jsonl");
-  int count = 0;
-  for (std::size_t at = 0; (at = events.find(text, at)) != std::string::npos; ++at) ++count;
-  return count;
-}
+constexpr int kRandomKills = 3;
 
 bool has_checkpoint(const fs::path& run) {
   std::error_code ignored;
@@ -44,12 +34,6 @@ pid_t member(const Process& process, const std::string& text, const std::string&
   return 0;
 }
 
-std::string describe(const std::map<pid_t, std::string>& processes) {
-  std::string text;
-  for (const auto& [pid, command] : processes) text += std::to_string(pid) + ": " + command + "\n";
-  return text;
-}
-
 /// One undisturbed run of the small sweep, shared by the tests of this file.
 class Killing : public ::testing::Test {
  protected:
@@ -60,7 +44,7 @@ class Killing : public ::testing::Test {
                 workspace_->path());
     const auto exit_code = run.wait(kRunDeadline);
     ASSERT_EQ(exit_code, 0) << run.output();
-    undisturbed_ = results(*workspace_ / "undisturbed");
+    undisturbed_ = results_of(*workspace_ / "undisturbed");
     ASSERT_NE(undisturbed_.find("succeeded"), std::string::npos) << undisturbed_;
   }
   static void TearDownTestSuite() { delete workspace_; }
@@ -78,7 +62,7 @@ class Killing : public ::testing::Test {
   void finish_and_compare(const fs::path& out) {
     Process again(run_command(out), workspace_->path());
     ASSERT_EQ(again.wait(kRunDeadline), 0) << again.output();
-    EXPECT_EQ(results(out), undisturbed_);
+    EXPECT_EQ(results_of(out), undisturbed_);
     EXPECT_TRUE(again.wait_until_gone(5s).empty());
   }
 
@@ -102,7 +86,7 @@ TEST_F(Killing, a_killed_runner_costs_one_attempt_that_goes_on_from_its_checkpoi
   for (const auto& [pid, command] : run.family())
     if (command.find("finesweep-runner") != std::string::npos && killed == 0) killed += kill(pid, SIGKILL) == 0;
   ASSERT_EQ(run.wait(kRunDeadline), 0) << run.output();
-  EXPECT_EQ(results(out), undisturbed_);
+  EXPECT_EQ(results_of(out), undisturbed_);
   EXPECT_LE(count_events(out, "\"reason\":\"failed\""), 1) << read_text(out / "events.jsonl");
 }
 
@@ -114,18 +98,19 @@ TEST_F(Killing, every_working_runner_killed_once_is_retried_and_the_tables_are_t
   for (const auto& [pid, command] : run.family())
     if (command.find("finesweep-runner") != std::string::npos) kill(pid, SIGKILL);
   ASSERT_EQ(run.wait(kRunDeadline), 0) << run.output();
-  EXPECT_EQ(results(out), undisturbed_);
+  EXPECT_EQ(results_of(out), undisturbed_);
   EXPECT_GE(count_events(out, "\"reason\":\"failed\""), 1) << read_text(out / "events.jsonl");
   EXPECT_NE(run.output().find("signal 9"), std::string::npos) << run.output();
 }
 
-/// Ten kills at random times into the run, each followed by a run that goes on.
-void kill_ten_times(const fs::path& workspace, const std::string& name,
-                    const std::function<std::vector<std::string>(const fs::path&)>& command,
-                    const std::function<pid_t(const Process&, const fs::path&)>& victim,
-                    const std::function<void(const fs::path&)>& finish_and_compare) {
+/// Kills at random times into the run, each followed by a run that goes on. crash_test.cc has many more, of cheaper
+/// jobs.
+void kill_at_random_times(const fs::path& workspace, const std::string& name,
+                          const std::function<std::vector<std::string>(const fs::path&)>& command,
+                          const std::function<pid_t(const Process&, const fs::path&)>& victim,
+                          const std::function<void(const fs::path&)>& finish_and_compare) {
   std::mt19937 random(20261122);
-  for (int i = 0; i < 10; ++i) {
+  for (int i = 0; i < kRandomKills; ++i) {
     const fs::path out = workspace / (name + std::to_string(i));
     Process run(command(out), workspace);
     ASSERT_TRUE(wait_for([&] { return fs::exists(out / "status.json"); }, 60s)) << run.output();
@@ -140,8 +125,8 @@ void kill_ten_times(const fs::path& workspace, const std::string& name,
   }
 }
 
-TEST_F(Killing, ten_kills_of_the_coordinator_leave_nothing_behind_and_lose_nothing) {
-  kill_ten_times(
+TEST_F(Killing, kills_of_the_coordinator_leave_nothing_behind_and_lose_nothing) {
+  kill_at_random_times(
       workspace_->path(), "coordinator",
       [&](const fs::path& out) {
         return mpirun(3, {finesweep_program(), "run", sweep_, "--out", out});
@@ -150,8 +135,8 @@ TEST_F(Killing, ten_kills_of_the_coordinator_leave_nothing_behind_and_lose_nothi
       [&](const fs::path& out) { finish_and_compare(out); });
 }
 
-TEST_F(Killing, ten_kills_of_mpirun_leave_nothing_behind_and_lose_nothing) {
-  kill_ten_times(
+TEST_F(Killing, kills_of_mpirun_leave_nothing_behind_and_lose_nothing) {
+  kill_at_random_times(
       workspace_->path(), "mpirun",
       [&](const fs::path& out) {
         return mpirun(3, {finesweep_program(), "run", sweep_, "--out", out});
@@ -160,8 +145,8 @@ TEST_F(Killing, ten_kills_of_mpirun_leave_nothing_behind_and_lose_nothing) {
       [&](const fs::path& out) { finish_and_compare(out); });
 }
 
-TEST_F(Killing, ten_kills_of_finesweep_run_leave_nothing_behind_and_lose_nothing) {
-  kill_ten_times(
+TEST_F(Killing, kills_of_finesweep_run_leave_nothing_behind_and_lose_nothing) {
+  kill_at_random_times(
       workspace_->path(), "supervisor", [&](const fs::path& out) { return run_command(out); },
       [&](const Process& run, const fs::path&) { return run.pid(); },
       [&](const fs::path& out) { finish_and_compare(out); });
@@ -175,7 +160,7 @@ TEST_F(Killing, finesweep_run_goes_on_by_itself_when_its_coordinator_is_killed) 
   ASSERT_GT(coordinator, 0);
   kill(coordinator, SIGKILL);
   ASSERT_EQ(run.wait(kRunDeadline), 0) << run.output();
-  EXPECT_EQ(results(out), undisturbed_);
+  EXPECT_EQ(results_of(out), undisturbed_);
   EXPECT_NE(coordinator_of(out), coordinator);
 }
 
@@ -187,7 +172,7 @@ TEST_F(Killing, finesweep_run_goes_on_by_itself_when_mpirun_is_killed) {
   ASSERT_GT(launcher, 0);
   kill(launcher, SIGKILL);
   ASSERT_EQ(run.wait(kRunDeadline), 0) << run.output();
-  EXPECT_EQ(results(out), undisturbed_);
+  EXPECT_EQ(results_of(out), undisturbed_);
 }
 
 TEST_F(Killing, ctrl_c_stops_with_exit_code_3_and_the_next_run_goes_on_from_the_checkpoint) {

@@ -61,10 +61,15 @@ std::string first_lines(const std::string& text, int count) {
   return text.substr(0, end);
 }
 
-bool is_zombie(pid_t pid) {
+/// As in ps: R, S, D, T, …; Z where it has ended.
+char state_of(pid_t pid) {
   const std::string stat = read_text("/proc/" + std::to_string(pid) + "/stat");
   const auto paren = stat.rfind(')');
-  return paren == std::string::npos || paren + 2 >= stat.size() || stat[paren + 2] == 'Z';
+  return paren == std::string::npos || paren + 2 >= stat.size() ? 'Z' : stat[paren + 2];
+}
+
+bool is_zombie(pid_t pid) {
+  return state_of(pid) == 'Z';
 }
 
 }  // namespace
@@ -121,7 +126,8 @@ report: {metric: evaluate.accuracy}
   return path_ / "sweep.yaml";
 }
 
-Process::Process(const std::vector<std::string>& command, const fs::path& folder) {
+Process::Process(const std::vector<std::string>& command, const fs::path& folder,
+                 const std::vector<std::string>& environment) {
   static int counter = 0;
   mark_ = "FINESWEEP_TEST_MARK=" + std::to_string(getpid()) + "-" + std::to_string(counter++);
   output_ = folder / ("output-" + std::to_string(counter) + ".txt");
@@ -132,6 +138,7 @@ Process::Process(const std::vector<std::string>& command, const fs::path& folder
   if (pid_ == 0) {
     setsid();
     putenv(const_cast<char*>(mark_.c_str()));
+    for (const std::string& entry : environment) putenv(const_cast<char*>(entry.c_str()));
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
     const int out = open(output_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
@@ -218,6 +225,27 @@ std::string read_text(const fs::path& path) {
   std::stringstream text;
   text << stream.rdbuf();
   return text.str();
+}
+
+std::string results_of(const fs::path& run) {
+  return without_measured_columns(read_text(run / "reports/results.csv"));
+}
+
+int count_events(const fs::path& run, const std::string& text) {
+  const std::string events = read_text(run / "events.jsonl");
+  int count = 0;
+  for (std::size_t at = 0; (at = events.find(text, at)) != std::string::npos; ++at) ++count;
+  return count;
+}
+
+std::string describe(const std::map<pid_t, std::string>& processes) {
+  std::string text;
+  for (const auto& [pid, command] : processes) {
+    // What it waits for tells a process that nobody ended from one that the kernel holds on to, for a disk, say.
+    const std::string proc = "/proc/" + std::to_string(pid);
+    text += std::to_string(pid) + " (" + state_of(pid) + " " + read_text(proc + "/wchan") + "): " + command + "\n";
+  }
+  return text;
 }
 
 std::string without_measured_columns(const std::string& csv) {

@@ -31,7 +31,9 @@ class Workspace {
 /// A program started in a session of its own, with an environment variable that marks it and all that comes of it.
 class Process {
  public:
-  Process(const std::vector<std::string>& command, const std::filesystem::path& folder);
+  /// `environment`: "NAME=value", beside what this process has.
+  Process(const std::vector<std::string>& command, const std::filesystem::path& folder,
+          const std::vector<std::string>& environment = {});
   ~Process();  // kills what is left
 
   pid_t pid() const { return pid_; }
@@ -60,6 +62,13 @@ bool wait_for(Condition condition, std::chrono::milliseconds deadline);
 std::filesystem::path finesweep_program();
 std::vector<std::string> mpirun(int ranks, std::vector<std::string> command);
 std::string read_text(const std::filesystem::path& path);
+
+/// What results.csv of a run says, without measured columns.
+std::string results_of(const std::filesystem::path& run);
+/// How often `text` stands in a run's events.jsonl.
+int count_events(const std::filesystem::path& run, const std::string& text);
+/// Processes, one a line.
+std::string describe(const std::map<pid_t, std::string>& processes);
 
 /// CSV text with the measured columns (and what derives from them) left out.
 std::string without_measured_columns(const std::string& csv);

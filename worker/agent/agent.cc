@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 
+#include "jobs/crash_point.h"
 #include "storage/run_directory.h"
 
 namespace finesweep::worker {
@@ -97,11 +98,13 @@ struct Agent::Impl {
   void receive(Dispatch& message) {
     if (!welcome || message.worker != welcome->worker) return;  // meant for an earlier stay of this worker
     for (Assignment& assignment : message.pack) queue.push_back(std::move(assignment));
+    crash_point("worker.dispatched");
     run_next();
   }
 
   void receive(const Acknowledge& message) {
     unacknowledged.erase(message.attempt);
+    crash_point("worker.acknowledged");
     finish_stopping();
   }
 
@@ -167,6 +170,7 @@ struct Agent::Impl {
     execute.threads = welcome->threads;
     execute.cache = directory.cache().string();
     runner.start(execute);
+    crash_point("worker.started");
   }
 
   void on_progress(const AttemptKey& attempt, const Progress& progress) {
@@ -181,7 +185,9 @@ struct Agent::Impl {
     running.reset();
     if (concerns_us) {
       Finished finished{welcome->worker, attempt, std::move(outcome), crashed};
+      crash_point("worker.before_result");
       send(finished);
+      crash_point("worker.result_sent");
       unacknowledged.emplace(attempt, std::move(finished));
     }
     run_next();
@@ -213,8 +219,10 @@ struct Agent::Impl {
 
   void finish_stopping() {
     if (!stopping || running || !unacknowledged.empty()) return;
+    crash_point("worker.before_goodbye");
     if (welcome) send(Goodbye{welcome->worker});
     link.receive();  // moves the farewell on
+    crash_point("worker.left");
     runner.shut_down();
     look_timer.cancel();
     heartbeat_timer.cancel();

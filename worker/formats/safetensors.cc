@@ -152,7 +152,12 @@ Status write_safetensors(const std::filesystem::path& path,
                static_cast<std::streamsize>(contiguous.numel()) * static_cast<std::streamsize>(item.dtype->bytes));
   }
   file.close();
-  if (!file) return refuse(errno != 0 ? std::strerror(errno) : "the write failed");
+  if (!file) {
+    const int number = errno;
+    const bool full = number == ENOSPC || number == EDQUOT;
+    return refuse((number != 0 ? std::strerror(number) : "the write failed") +
+                  std::string(full ? "; free space on this file system, then run again" : ""));
+  }
   return {};
 }
 

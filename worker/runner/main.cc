@@ -33,6 +33,7 @@
 #include <string>
 #include <thread>
 
+#include "jobs/crash_point.h"
 #include "jobs/lifeline.h"
 #include "jobs/messages.h"
 #include "jobs/runner_request.h"
@@ -108,6 +109,7 @@ class Channel {
     boost::asio::async_write(socket_, boost::asio::buffer(writing_.front()),
                              [this](const boost::system::error_code& error, std::size_t) {
                                if (error) _exit(0);
+                               crash_point("runner.sent");
                                writing_.pop_front();
                                if (!writing_.empty()) write();
                              });
@@ -184,9 +186,11 @@ Status load_cuda() {
   Status cuda;
   if (device != "cpu") cuda = load_cuda();
   channel.send(RunnerReady{cuda ? describe_device(device) : Json::object()});
+  crash_point("runner.ready");
   while (true) {
     const Execute execute = channel.wait_for_execute();
     redirect_output(execute.log);
+    crash_point("runner.before_job");
     const AttemptKey attempt{execute.job.id, execute.attempt};
     Control control(channel, attempt);
     Outcome outcome;
@@ -194,6 +198,7 @@ Status load_cuda() {
       outcome = worker::execute(to_request(execute, device), control);
     else
       outcome.error = cuda.error().message;
+    crash_point("runner.before_result");
     channel.send(Executed{attempt, std::move(outcome)});
   }
 }
@@ -272,6 +277,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   end_with_parent(parent);
+  crash_point("runner.begun");
   // Launchers signal whole process groups to stop a sweep. What that means for a job, the worker says.
   for (const int stop : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2}) std::signal(stop, SIG_IGN);
   // The worker's own descriptors (MPI's sockets among them) are not ours to keep open.

@@ -1,0 +1,174 @@
+// The worker between a coordinator and a runner that are made up here.
+
+#include "worker/agent/agent.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/asio/post.hpp>
+#include <chrono>
+#include <functional>
+#include <optional>
+
+#include "tests/storage/sample_plan.h"
+
+namespace finesweep::worker {
+namespace {
+
+const WorkerId kWorker{1, 1};
+
+/// Says what it is told to, and keeps what it hears.
+class MadeUpCoordinator final : public CoordinatorLink {
+ public:
+  void say(const Message& message) { say_bytes(encode(message)); }
+  void say_bytes(Bytes bytes) { frames_.push_back(std::move(bytes)); }
+  void send(Bytes frame) override {
+    auto message = decode(frame.data(), frame.size());
+    ASSERT_TRUE(message.ok());
+    if (on_message) on_message(*message);
+  }
+  std::vector<Bytes> receive() override { return std::exchange(frames_, {}); }
+
+  void dispatch(const JobId& job, AttemptNumber attempt) {
+    Dispatch message{kWorker, {Assignment{}}};
+    message.pack[0].job.id = job;
+    message.pack[0].attempt = attempt;
+    say(message);
+  }
+
+  std::function<void(const Message&)> on_message;
+
+ private:
+  std::vector<Bytes> frames_;
+};
+
+class MadeUpRunner final : public JobRunner {
+ public:
+  void set_callbacks(Callbacks callbacks) override { callbacks_ = std::move(callbacks); }
+  void start(const Execute& execute) override {
+    attempt = AttemptKey{execute.job.id, execute.attempt};
+    if (on_start) on_start();
+  }
+  void request_stop() override {}
+  void kill(const std::string& reason) override {
+    killed_because = reason;
+    Outcome outcome;
+    outcome.error = reason;
+    finish(outcome, true);
+  }
+  void shut_down() override {}
+
+  void progress(std::int64_t done) { callbacks_.progress(*attempt, {done, 10, "training", 0}); }
+  void finish(const Outcome& outcome, bool crashed = false) { callbacks_.finished(*attempt, outcome, crashed); }
+
+  std::function<void()> on_start;
+  std::optional<AttemptKey> attempt;
+  std::string killed_because;
+
+ private:
+  Callbacks callbacks_;
+};
+
+class AgentTest : public testing::Test {
+ protected:
+  /// Welcomed by the coordinator, and given a job.
+  void SetUp() override { begin(60); }
+  void begin(double no_progress_s) {
+    coordinator.receive();
+    coordinator.say(Welcome{kWorker, "/nowhere", 0.01, no_progress_s, 1});
+    coordinator.dispatch(job, 1);
+  }
+  /// Until the agent has said Goodbye.
+  void work() {
+    Agent agent(io, coordinator, runner, {Hello{"node", 1, 0, "cpu"}});
+    agent.start();
+    io.run_for(std::chrono::seconds(20));
+    EXPECT_TRUE(io.stopped());
+  }
+
+  const JobId job = storage::sample_id("finetune 0");
+  boost::asio::io_context io;
+  MadeUpCoordinator coordinator;
+  MadeUpRunner runner;
+};
+
+TEST_F(AgentTest, a_runner_that_makes_no_progress_is_ended_and_its_attempt_reported_as_crashed) {
+  begin(0.3);
+  std::optional<Finished> finished;
+  coordinator.on_message = [&](const Message& message) {
+    if (const auto* said = std::get_if<Finished>(&message); said && !finished) {
+      finished = *said;
+      coordinator.say(Acknowledge{said->attempt, true});
+      coordinator.say(Stop{});
+    }
+  };
+  work();
+  ASSERT_TRUE(finished.has_value());
+  EXPECT_TRUE(finished->crashed);
+  EXPECT_NE(finished->outcome.error.find("made no progress"), std::string::npos) << finished->outcome.error;
+}
+
+TEST_F(AgentTest, a_runner_that_makes_progress_is_left_alone_however_long_it_takes) {
+  begin(1);
+  int heartbeats = 0;
+  coordinator.on_message = [&](const Message& message) {
+    if (std::holds_alternative<Heartbeat>(message) && runner.attempt) {
+      // Over twice as long as nothing may happen, in small steps.
+      runner.progress(++heartbeats);
+      if (heartbeats == 220) runner.finish(Outcome{});
+    }
+    if (const auto* said = std::get_if<Finished>(&message); said) {
+      coordinator.say(Acknowledge{said->attempt, true});
+      coordinator.say(Stop{});
+    }
+  };
+  work();
+  EXPECT_EQ(runner.killed_because, "");
+  EXPECT_GE(heartbeats, 220);
+}
+
+TEST_F(AgentTest, a_result_is_repeated_until_it_is_acknowledged) {
+  runner.on_start = [&] { boost::asio::post(io, [&] { runner.finish(Outcome{}); }); };
+  int times = 0;
+  coordinator.on_message = [&](const Message& message) {
+    const auto* said = std::get_if<Finished>(&message);
+    if (!said || ++times < 4) return;
+    coordinator.say(Acknowledge{said->attempt, true});
+    coordinator.say(Stop{});
+  };
+  work();
+  EXPECT_GE(times, 4);
+}
+
+TEST_F(AgentTest, what_a_worker_that_was_given_up_had_done_is_not_told_under_its_new_name) {
+  bool rejoined = false;
+  int results = 0;
+  coordinator.on_message = [&](const Message& message) {
+    if (std::holds_alternative<Heartbeat>(message) && runner.attempt && !rejoined) {
+      rejoined = true;
+      coordinator.say(Rejoin{});
+      coordinator.say(Welcome{{1, 2}, "/nowhere", 0.01, 60, 1});
+      coordinator.say(Stop{});
+    }
+    results += std::holds_alternative<Finished>(message);
+  };
+  work();
+  EXPECT_EQ(results, 0);
+  EXPECT_EQ(runner.killed_because, "this worker had been given up");
+}
+
+TEST_F(AgentTest, frames_that_make_no_sense_are_passed_over) {
+  runner.on_start = [&] { boost::asio::post(io, [&] { runner.finish(Outcome{}); }); };
+  coordinator.say(Hello{});  // what a worker says
+  coordinator.say_bytes({'n', 'o', ' ', 'f', 'r', 'a', 'm', 'e'});
+  coordinator.say(StopExecution{});  // what a runner is told
+  coordinator.on_message = [&](const Message& message) {
+    if (const auto* said = std::get_if<Finished>(&message)) {
+      coordinator.say(Acknowledge{said->attempt, true});
+      coordinator.say(Stop{});
+    }
+  };
+  work();
+}
+
+}  // namespace
+}  // namespace finesweep::worker

@@ -1,0 +1,160 @@
+// The coordinator's loop with a real store and a worker made up here: what ranks say that makes no sense.
+
+#include "coordinator/driver.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <sstream>
+
+#include "jobs/messages.h"
+#include "storage/files.h"
+#include "tests/storage/sample_plan.h"
+#include "tests/storage/temporary_folder.h"
+
+namespace finesweep::coordinator {
+namespace {
+
+using testing::HasSubstr;
+using testing::IsSupersetOf;
+
+constexpr int kRank = 1;
+
+/// One worker that does every job at once; `before_results` may say other things first.
+class MadeUpWorker final : public WorkerLink {
+ public:
+  MadeUpWorker() { say(Hello{"node", 1, 0, "cpu"}); }
+
+  void say(const Message& message, int rank = kRank) { say_bytes(encode(message), rank); }
+  void say_bytes(Bytes bytes, int rank = kRank) { said_.push_back({rank, std::move(bytes)}); }
+
+  void send(int rank, Bytes frame) override {
+    if (rank != kRank) return;
+    auto message = decode(frame.data(), frame.size());
+    ASSERT_TRUE(message.ok());
+    if (const auto* welcome = std::get_if<Welcome>(&*message)) id_ = welcome->worker;
+    if (const auto* dispatch = std::get_if<Dispatch>(&*message))
+      for (const Assignment& assignment : dispatch->pack) finish({assignment.job.id, assignment.attempt});
+    if (std::holds_alternative<Stop>(*message)) {
+      stopped = true;
+      say(Goodbye{id_});
+    }
+  }
+  std::vector<Received> receive() override { return std::exchange(said_, {}); }
+  void forget(int) override {}
+
+  static Outcome success(double loss) {
+    Outcome outcome;
+    outcome.kind = OutcomeKind::succeeded;
+    outcome.metrics["loss"] = loss;
+    return outcome;
+  }
+  const WorkerId& id() const { return id_; }
+
+  std::function<void(const AttemptKey&)> before_results;
+  bool stopped = false;
+
+ private:
+  void finish(const AttemptKey& attempt) {
+    if (before_results) before_results(attempt);
+    say(Finished{id_, attempt, success(0.5), false});
+  }
+
+  WorkerId id_;
+  std::vector<Received> said_;
+};
+
+class DriverTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (Job& job : plan.jobs) job.continues.reset();
+    ASSERT_TRUE(run.create().ok());
+    store.emplace(std::move(storage::Store::create_or_open(run.path()).value()));
+    ASSERT_TRUE(store->begin_generation("host", 1, 0).ok());
+    ASSERT_TRUE(store->save_plan(plan, "name: sample\n").ok());
+  }
+  int drive() {
+    Driver driver(*store, nullptr, run, plan, worker, [](const Json&) {}, {});
+    return driver.run();
+  }
+  std::vector<Json> events(const std::string& kind) const {
+    std::vector<Json> found;
+    std::istringstream lines(*storage::read_file(run.events_file()));
+    for (std::string line; std::getline(lines, line);)
+      if (Json event = Json::parse(line); event["event"] == kind) found.push_back(std::move(event));
+    return found;
+  }
+
+  storage::TemporaryFolder folder;
+  const storage::RunDirectory run{folder / "run"};
+  Plan plan = storage::sample_plan(1);
+  std::optional<storage::Store> store;
+  MadeUpWorker worker;
+};
+
+TEST_F(DriverTest, frames_that_make_no_sense_are_refused_counted_and_recorded_and_the_sweep_goes_on) {
+  bool said = false;
+  worker.before_results = [&](const AttemptKey& attempt) {
+    if (std::exchange(said, true)) return;
+    const Bytes good = encode(Finished{worker.id(), attempt, MadeUpWorker::success(9), false});
+    worker.say_bytes({});
+    worker.say_bytes({'h', 'e', 'l', 'l', 'o', ' ', 'c', 'o', 'o', 'r', 'd', 'i', 'n', 'a', 't', 'o', 'r'});
+    Bytes old_version = good, absurd_length = good, changed = good, cut = good;
+    old_version[4] = 0;
+    for (std::size_t i = 8; i < 12; ++i) absurd_length[i] = 0xff;
+    changed.back() ^= 1;
+    cut.pop_back();
+    for (const Bytes& bytes : {old_version, absurd_length, changed, cut}) worker.say_bytes(bytes);
+    // In another's name, from a rank that is no worker, and what only a coordinator says.
+    worker.say(Finished{{2, 1}, attempt, MadeUpWorker::success(9), false});
+    worker.say(Heartbeat{{2, 1}, {}});
+    worker.say(Goodbye{worker.id()}, 7);
+    worker.say(Finished{worker.id(), attempt, MadeUpWorker::success(9), false}, 7);
+    worker.say(Stop{});
+  };
+  EXPECT_EQ(drive(), 0);
+
+  std::vector<std::string> reasons;
+  for (const Json& event : events("frame_refused"))
+    reasons.push_back(std::to_string(event["rank"].get<int>()) + ": " + event["reason"].get<std::string>());
+  EXPECT_EQ(reasons.size(), 11u);
+  for (const char* reason :
+       {"1: a frame was cut short at 0 bytes", "1: not a finesweep frame", "1: frame of protocol version 0",
+        "1: frame of 4294967295 bytes", "1: a frame's checksum", "1: it speaks in the name of worker 2",
+        "7: it speaks in the name of worker 1", "1: the message is not for a coordinator"})
+    EXPECT_THAT(reasons, testing::Contains(HasSubstr(reason)));
+  EXPECT_EQ(events("sweep_ended").at(0)["refused_frames"], 11);
+  for (const storage::StoredJob& job : *store->load_jobs()) EXPECT_EQ(job.outcome->metrics.at("loss"), 0.5);
+}
+
+TEST_F(DriverTest, a_result_of_an_attempt_that_nobody_holds_is_refused_and_recorded) {
+  worker.before_results = [&](const AttemptKey& attempt) {
+    worker.say(Finished{worker.id(), {attempt.job, attempt.number + 1}, MadeUpWorker::success(9), false});
+  };
+  EXPECT_EQ(drive(), 0);
+  EXPECT_EQ(events("result_refused").size(), plan.jobs.size());
+  for (const storage::StoredJob& job : *store->load_jobs()) EXPECT_EQ(job.outcome->metrics.at("loss"), 0.5);
+}
+
+TEST_F(DriverTest, where_everything_is_done_already_workers_that_have_said_nothing_yet_are_told_to_stop) {
+  EXPECT_EQ(drive(), 0);
+  worker.receive();
+  worker.stopped = false;
+  EXPECT_EQ(drive(), 0);
+  EXPECT_TRUE(worker.stopped);
+}
+
+TEST_F(DriverTest, thousands_of_senseless_frames_are_counted_and_not_told_one_by_one) {
+  bool said = false;
+  worker.before_results = [&](const AttemptKey&) {
+    if (std::exchange(said, true)) return;
+    for (int i = 0; i < 5000; ++i) worker.say_bytes({1, 2, 3});
+  };
+  EXPECT_EQ(drive(), 0);
+  EXPECT_EQ(events("sweep_ended").at(0)["refused_frames"], 5000);
+  EXPECT_LT(events("frame_refused").size(), 100u);
+}
+
+}  // namespace
+}  // namespace finesweep::coordinator
