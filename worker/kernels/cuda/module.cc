@@ -26,7 +26,11 @@ const CudaModule* load() {
   }
   static CudaModule module;
   decltype(&finesweep_cuda_version) version = nullptr;
-  if (!find_function(library, "finesweep_cuda_version", version) || version() != kFinesweepCudaVersion ||
+  bool training = true;
+#define FINESWEEP_FIND(name) training &= find_function(library, "finesweep_" #name, module.name);
+  FINESWEEP_TRAINING_FUNCTIONS(FINESWEEP_FIND)
+#undef FINESWEEP_FIND
+  if (!training || !find_function(library, "finesweep_cuda_version", version) || version() != kFinesweepCudaVersion ||
       !find_function(library, "finesweep_cuda_error", module.error) ||
       !find_function(library, "finesweep_nf4_dequantize", module.nf4_dequantize) ||
       !find_function(library, "finesweep_nf4_product", module.nf4_product)) {
