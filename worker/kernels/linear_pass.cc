@@ -13,6 +13,9 @@
 #include "worker/kernels/cpu/scale.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/gemm.h"
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/matmul.h"
+#include "worker/kernels/gpu/ops.h"
 
 namespace finesweep::worker {
 
@@ -28,6 +31,7 @@ at::Tensor weight_rows(const Parameter& weight, at::ScalarType type, std::int64_
 }
 
 void add_column_sums(const at::Tensor& grad, const at::Tensor& dy) {
+  if (gpu::has_kernels(dy) && dy.stride(1) == 1) return gpu::add_column_sums(grad, dy);
   if (!has_kernels(dy)) {
     grad.add_(at::sum(dy, {0}, false, at::kFloat));
     return;
@@ -138,11 +142,26 @@ at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Te
     const at::Tensor columns = z.narrow(1, scale.columns.begin, scale.columns.count);
     scale.scale.forward(columns, columns, keeps);
   }
-  if (keeps) {
-    input_slot_ = x.slot;
-    if (module_->weight->trained) input_ = x.value;
-  }
+  if (keeps) keep(x);
   return z;
+}
+
+void LinearPass::keep(const Var& x) {
+  input_slot_ = x.slot;
+  if (module_->weight->trained) input_ = x.value;
+}
+
+at::Tensor LinearPass::forward_through_gelu(const Var& x, at::Tensor& before) {
+  const bool plain = loras_.empty() && scales_.empty() && !module_->weight->quantized && module_->bias != nullptr;
+  if (!plain || !gpu::has_kernels(x.value)) return {};
+  const at::Tensor weight = module_->weight->value.narrow(0, out_begin_, out_count_);
+  const at::Tensor z = at::empty({x.value.size(0), out_count_}, x.value.options());
+  const at::Tensor y =
+      gpu::Matmul{x.value, weight.t(), {}, module_->bias->value.narrow(0, out_begin_, out_count_), z}.run();
+  if (!y.defined()) return {};
+  before = z;
+  keep(x);
+  return y;
 }
 
 void LinearPass::lora_backward(const Lora& lora, const at::Tensor& dy) const {
@@ -177,7 +196,14 @@ void LinearPass::backward(at::Tensor dy) const {
   if (input_slot_) {
     const at::ScalarType type = module_->weight->product_type.value_or(dy.scalar_type());
     const at::Tensor weight = weight_rows(*module_->weight, type, out_begin_, out_count_);
-    input_slot_->add(product_with_transposed_weight(dy.to(type), weight).to(dy.scalar_type()));
+    at::Tensor& there = input_slot_->grad;
+    const bool joins = there.defined() && there.is_cuda() && type == dy.scalar_type();
+    const at::Tensor sum = joins ? gpu::Matmul{dy, weight, there, {}, {}}.run() : at::Tensor();
+    if (sum.defined()) {
+      there = sum;
+    } else {
+      input_slot_->add(product_with_transposed_weight(dy.to(type), weight).to(dy.scalar_type()));
+    }
   }
   for (const Lora& lora : loras_) lora_backward(lora, dy);
 }

@@ -163,7 +163,6 @@ struct TokenMask {
   float scale = 1;
   std::uint64_t key = 0, lane = 0, first_block = 0;
 
-  __device__ TokenMask() = default;
   /// `site` as site_lane(dropout); not read where there is no dropout.
   __device__ TokenMask(const FinesweepDropout& dropout, std::uint64_t site, std::int64_t token) {
     threshold = dropout.threshold;

@@ -178,6 +178,34 @@ int finesweep_softmax_forward(const FinesweepSoftmax* what, const float* scores,
 int finesweep_softmax_backward(const FinesweepSoftmax* what, const float* scores, const float* d_probabilities,
                                void* probabilities, void* d_scores, float* d_bias, const FinesweepDropout* dropout,
                                int type, void* stream);
+
+/// Attention in one pass, heads side by side in the columns of matrices: head h of a query at query + h · size.
+struct FinesweepFlash {
+  std::int64_t rows, heads, key_heads, size;  // query head h reads key head h / (heads / key_heads)
+  std::int64_t longest_query, longest_key;
+  const std::int32_t* query_begin;  // [rows]: where each row's tokens stand in the matrices
+  const std::int32_t* query_end;
+  const std::int32_t* key_begin;
+  const std::int32_t* key_end;
+  const void *query, *key, *value;
+  std::int64_t query_stride, key_stride;  // of tokens; key and value have the same
+  float scale;
+  int causal;
+  std::int64_t window;
+  const float* bias;  // as FinesweepSoftmax
+  std::int64_t bias_stride, bias_zero;
+  FinesweepDropout dropout;
+};
+/// bf16 and fp16, heads of 32 and 64. Matrices begin at multiples of 16 bytes, strides are multiples of 8.
+int finesweep_flash_fits(std::int64_t size, int type);
+/// out [tokens, heads × size]; log_sum [tokens, heads]: log₂ Σ 2^(scores · log₂ e), for the way back.
+int finesweep_flash_forward(const FinesweepFlash* what, void* out, std::int64_t out_stride, float* log_sum, int type,
+                            void* stream);
+/// d_query, and d_key with d_value, may be null. delta [tokens, heads] is scratch. Writes no token that is in no row.
+int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const void* d_out, std::int64_t out_stride,
+                             std::int64_t tokens, const float* log_sum, float* delta, void* d_query,
+                             std::int64_t d_query_stride, void* d_key, void* d_value, std::int64_t d_key_stride,
+                             int type, void* stream);
 }
 
 /// Every function above but for the first word of its name, for who loads them.
@@ -185,4 +213,5 @@ int finesweep_softmax_backward(const FinesweepSoftmax* what, const float* scores
   X(norm_forward) X(norm_backward) X(norm_fits) X(partial_rows) X(add_partial) X(partial_column_sums) X(dropout) \
   X(activation_forward) X(activation_backward) X(gate_forward) X(gate_backward) X(rotate) X(gather_rows)        \
   X(add_rows) X(scatter_rows) X(mean_forward) X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk)       \
-  X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) X(softmax_backward)
+  X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) X(softmax_backward) \
+  X(flash_fits) X(flash_forward) X(flash_backward)

@@ -15,23 +15,21 @@
 #include <utility>
 
 #include "worker/kernels/gpu/graph_api.h"
+#include "worker/kernels/gpu/library_error.h"
+
+using finesweep::guarded;
+using finesweep::last_library_error;
+
+namespace finesweep {
+
+std::string& last_library_error() {
+  static thread_local std::string error;
+  return error;
+}
+
+}  // namespace finesweep
 
 namespace {
-
-thread_local std::string last_error;
-
-/// 0, or 1 where it threw.
-template <typename Work>
-int guarded(const Work& work) {
-  try {
-    work();
-    return 0;
-  } catch (const std::exception& error) {
-    last_error = error.what();
-    last_error.resize(std::min(last_error.find('\n'), last_error.size()));
-    return 1;
-  }
-}
 
 struct Capture {
   c10::DeviceIndex device = 0;
@@ -77,7 +75,7 @@ int finesweep_graph_version() {
 }
 
 const char* finesweep_graph_error() {
-  return last_error.c_str();
+  return last_library_error().c_str();
 }
 
 void* finesweep_graph_pool_new() {
@@ -129,7 +127,7 @@ int finesweep_graph_capture_begin(int device, void* pool) {
 
 void* finesweep_graph_capture_end() {
   if (!capture) {
-    last_error = "no graph is being captured on this thread";
+    last_library_error() = "no graph is being captured on this thread";
     return nullptr;
   }
   Capture done = std::move(*capture);
@@ -141,9 +139,9 @@ void* finesweep_graph_capture_end() {
 
 void finesweep_graph_capture_abandon() {
   if (!capture) return;
-  const std::string why = last_error;
+  const std::string why = last_library_error();
   if (void* graph = finesweep_graph_capture_end(); graph != nullptr) finesweep_graph_delete(graph);
-  last_error = why;
+  last_library_error() = why;
 }
 
 int finesweep_graph_replay(void* graph) {
