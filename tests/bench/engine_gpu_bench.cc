@@ -1,14 +1,16 @@
-// Milliseconds of training steps and passes on one GPU, for models of the true shapes with random weights and random
-// token ids, beside what Hugging Face with PEFT and hand-tuned prototypes of the same steps took on an H100.
+// Milliseconds of training steps and passes on one GPU, for models of the true shapes with random weights and
+// random token ids, beside what Hugging Face with PEFT and hand-tuned prototypes of the same steps took on an H100.
 //
 //   scripts/gpu-run bench [--dropout] [--steps N] [--only NAME] [--profile] [--uneven]
 //
-// --dropout: the models' own dropout, else none. --only: cases whose name contains this. --profile: also the kernels of
-// a step, by time. --uneven: rows of a half to the whole length, as in text.
+// --dropout: the models' own dropout, else none. --only: cases whose name contains this. --profile: also the
+// kernels of a step, by time. --uneven: rows of a half to the whole length, as in text.
 //
-// A step is a whole one: tokens copied to the device, forward, back, clipping, AdamW. The host is one step ahead, as in
-// a job. Each number is the median over groups of ten steps, of (time of the group) / 10; beside it the least.
+// A step is a whole one: tokens copied to the device, forward, back, clipping, AdamW. The host is one step ahead,
+// as in a job. Each number is the median over groups of ten steps, of (time of the group) / 10; beside it the
+// least.
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
@@ -29,6 +31,8 @@
 
 #include "worker/adapters/adapter.h"
 #include "worker/engine/device.h"
+#include "worker/executor.h"
+#include "worker/kernels/spare_rows.h"
 #include "worker/models/family.h"
 #include "worker/models/pretrained.h"
 #include "worker/models/quantized_base.h"
@@ -57,20 +61,20 @@ T require(Result<T> result) {
 }
 
 Json gpt2_config() {
-  return {{"model_type", "gpt2"}, {"vocab_size", 50257}, {"n_positions", 1024}, {"n_embd", 768},
-          {"n_layer", 12},        {"n_head", 12}};
+  return {{"model_type", "gpt2"}, {"vocab_size", 50257}, {"n_positions", 1024},
+          {"n_embd", 768},        {"n_layer", 12},       {"n_head", 12}};
 }
 
 Json roberta_config() {
-  return {{"model_type", "roberta"},     {"vocab_size", 50265},     {"max_position_embeddings", 514},
-          {"type_vocab_size", 1},        {"hidden_size", 768},      {"num_hidden_layers", 12},
-          {"num_attention_heads", 12},   {"intermediate_size", 3072}, {"layer_norm_eps", 1e-5},
-          {"pad_token_id", 1},           {"hidden_act", "gelu"}};
+  return {{"model_type", "roberta"},   {"vocab_size", 50265},       {"max_position_embeddings", 514},
+          {"type_vocab_size", 1},      {"hidden_size", 768},        {"num_hidden_layers", 12},
+          {"num_attention_heads", 12}, {"intermediate_size", 3072}, {"layer_norm_eps", 1e-5},
+          {"pad_token_id", 1},         {"hidden_act", "gelu"}};
 }
 
 Json tinybert_config() {
-  return {{"model_type", "bert"},      {"vocab_size", 30522},     {"max_position_embeddings", 512},
-          {"type_vocab_size", 2},      {"hidden_size", 312},      {"num_hidden_layers", 4},
+  return {{"model_type", "bert"},      {"vocab_size", 30522},       {"max_position_embeddings", 512},
+          {"type_vocab_size", 2},      {"hidden_size", 312},        {"num_hidden_layers", 4},
           {"num_attention_heads", 12}, {"intermediate_size", 1200}, {"hidden_act", "gelu"}};
 }
 
@@ -98,7 +102,8 @@ std::shared_ptr<const Pretrained> random_model(const Json& config, at::ScalarTyp
       }
       at::Tensor value = at::randn(shape, at::TensorOptions(at::kFloat).device(kDevice)) * 0.02;
       if (spec.role == WeightRole::norm && spec.names.front().ends_with("weight")) value.add_(1);
-      weight.value = value.to(spec.type_for(storage));
+      weight.value = empty_with_spare_rows(shape, value.options().dtype(spec.type_for(storage)));
+      weight.value.copy_(value);
     }
     model->weights.push_back(std::move(weight));
   }
@@ -138,7 +143,8 @@ Batch random_batch(const Case& what, bool uneven, RandomStream& random) {
   batch.labels = generates ? batch.input_ids.clone() : at::empty({what.rows}, at::kLong);
   for (std::int64_t r = 0; r < what.rows; ++r) {
     batch.row_indices.push_back(r);
-    if (!generates) batch.labels.mutable_data_ptr<std::int64_t>()[r] = static_cast<std::int64_t>(random.next_below(4));
+    if (!generates)
+      batch.labels.mutable_data_ptr<std::int64_t>()[r] = static_cast<std::int64_t>(random.next_below(4));
     if (!uneven) continue;
     const std::int64_t half = what.length / 2;
     const std::int64_t real = half + static_cast<std::int64_t>(random.next_below(static_cast<std::uint64_t>(half)));
@@ -205,7 +211,8 @@ void profile(const std::function<void()>& work, int count) {
     ++launches;
   }
   std::vector<std::pair<std::string, std::pair<double, int>>> sorted(by_name.begin(), by_name.end());
-  std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second.first > b.second.first; });
+  std::sort(sorted.begin(), sorted.end(),
+            [](const auto& a, const auto& b) { return a.second.first > b.second.first; });
   std::printf("    %9.1f us in %d launches\n", total, launches / count);
   for (std::size_t i = 0; i < std::min<std::size_t>(sorted.size(), 32); ++i) {
     std::printf("    %9.1f us %5.1f x  %.110s\n", sorted[i].second.first,
@@ -318,7 +325,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "libtorch sees no GPU here\n");
     return 2;
   }
-  std::printf("%s\n", finesweep::worker::describe_device("cuda:0").dump().c_str());
+  std::printf("%s\n", describe_device("cuda:0").dump().c_str());
   for (const Case& what : cases()) {
     if (std::string(what.name).find(options.only) == std::string::npos) continue;
     try {

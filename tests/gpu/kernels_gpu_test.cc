@@ -8,8 +8,8 @@
 #include "worker/adapters/adapter.h"
 #include "worker/data/batch.h"
 #include "worker/kernels/attention_choice.h"
-#include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/graph.h"
+#include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/norm_dropout.h"
 #include "worker/kernels/reference.h"
 #include "worker/models/pretrained.h"
@@ -103,7 +103,9 @@ TEST_P(KernelsOnGpu, norms_with_dropout_are_their_reference) {
           if (!trained) expected.gradients.resize(1);
           const Outcome mine = run(
               {x}, parameters,
-              [&](Tape* tape, const std::vector<Var>& v) { return norm_dropout(tape, v[0], module, layout, dropout); },
+              [&](Tape* tape, const std::vector<Var>& v) {
+                return norm_dropout(tape, v[0], module, layout, dropout);
+              },
               5);
           expect_same(mine, expected, 2 * tolerance());
 
@@ -166,7 +168,8 @@ TEST_P(KernelsOnGpu, linear_with_every_activation_is_its_reference) {
           [&](const std::vector<at::Tensor>& v) { return reference::linear(v[0], v[1], v[2], {}, activation); }, 4);
       const Outcome mine = run(
           {x}, {&weight, &bias},
-          [&](Tape* tape, const std::vector<Var>& v) { return linear(tape, v[0], module, layout, {}, activation); }, 4);
+          [&](Tape* tape, const std::vector<Var>& v) { return linear(tape, v[0], module, layout, {}, activation); },
+          4);
       expect_same(mine, expected, tolerance());
     }
   }
@@ -186,8 +189,7 @@ TEST_P(KernelsOnGpu, adapters_on_parts_of_a_stacked_linear_are_their_reference) 
       Parameter b2 = parameter(numbers({width, 8}, 6), type(), true);
       const LinearModule module{
           {"q", "k", "v"}, &weight, &bias, {{&a1, &b1, 0.5, rate, 11, 0}, {&a2, &b2, 2.0, 0.0, 12, 2 * width}}, {}};
-      const at::Tensor mask =
-          rate > 0 ? dropout_mask(make_dropout(rate, kRun, 11), *layout, width) : at::Tensor();
+      const at::Tensor mask = rate > 0 ? dropout_mask(make_dropout(rate, kRun, 11), *layout, width) : at::Tensor();
       const at::Tensor x = numbers({layout->tokens(), width}, 7).to(type());
       const at::Tensor w = weight.value.to(at::kFloat), b = bias.value.to(at::kFloat);
       const std::vector<Parameter*> parameters{&a1, &b1, &a2, &b2};
@@ -245,8 +247,8 @@ TEST_P(KernelsOnGpu, gates_and_rotations_are_their_reference) {
     for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu}) {
       const Outcome expected = run_reference(
           {z}, {}, [&](const std::vector<at::Tensor>& v) { return reference::gated(v[0], activation); }, 4);
-      const Outcome mine =
-          run({z}, {}, [&](Tape* tape, const std::vector<Var>& v) { return gated(tape, v[0], activation); }, 4);
+      const Outcome mine = run(
+          {z}, {}, [&](Tape* tape, const std::vector<Var>& v) { return gated(tape, v[0], activation); }, 4);
       expect_same(mine, expected, tolerance());
     }
     if (sizes.head_size % 2 != 0) continue;
@@ -313,14 +315,17 @@ TEST_P(KernelsOnGpu, pooling_is_its_reference) {
     const Outcome mean = run_reference(
         {x}, {}, [&](const std::vector<at::Tensor>& v) { return reference::mean_tokens(v[0], *layout); }, 4);
     expect_same(
-        run({x}, {}, [&](Tape* tape, const std::vector<Var>& v) { return mean_tokens(tape, v[0], layout); }, 4), mean,
-        tolerance());
+        run(
+            {x}, {}, [&](Tape* tape, const std::vector<Var>& v) { return mean_tokens(tape, v[0], layout); }, 4),
+        mean, tolerance());
     std::vector<std::int64_t> last(layout->starts.begin() + 1, layout->starts.end());
     for (std::int64_t& token : last) --token;
     const Outcome chosen = run_reference(
-        {x}, {}, [&](const std::vector<at::Tensor>& v) { return v[0].index_select(0, at::tensor(last, at::kLong)); }, 4);
+        {x}, {},
+        [&](const std::vector<at::Tensor>& v) { return v[0].index_select(0, at::tensor(last, at::kLong)); }, 4);
     expect_same(
-        run({x}, {}, [&](Tape* tape, const std::vector<Var>& v) { return last_tokens(tape, v[0], layout); }, 4),
+        run(
+            {x}, {}, [&](Tape* tape, const std::vector<Var>& v) { return last_tokens(tape, v[0], layout); }, 4),
         chosen, tolerance());
   }
 }
@@ -421,13 +426,15 @@ TEST_P(KernelsOnGpu, attention_is_its_reference) {
     const Dropout dropout = make_dropout(what.dropout, kRun, 4);
     std::vector<at::Tensor> masks;
     for (std::int64_t r = 0; what.dropout > 0 && r < queries->rows; ++r) {
-      masks.push_back(attention_dropout_mask(dropout, 9 + r, what.heads, queries->tokens_of(r), keys->tokens_of(r)));
+      masks.push_back(
+          attention_dropout_mask(dropout, 9 + r, what.heads, queries->tokens_of(r), keys->tokens_of(r)));
     }
     std::vector<at::Tensor> inputs;
     if (packed) {
       inputs = {numbers({queries->tokens(), width + 2 * key_width}, 1).to(type())};
     } else {
-      inputs = {numbers({queries->tokens(), width}, 1).to(type()), numbers({keys->tokens(), 2 * key_width}, 2).to(type())};
+      inputs = {numbers({queries->tokens(), width}, 1).to(type()),
+                numbers({keys->tokens(), 2 * key_width}, 2).to(type())};
     }
     const std::int64_t key_column = packed ? width : 0;
     const Outcome expected = run_reference(
@@ -436,14 +443,15 @@ TEST_P(KernelsOnGpu, attention_is_its_reference) {
           const at::Tensor& kv = packed ? v[0] : v[1];
           return reference::attention(v[0].narrow(1, 0, width), kv.narrow(1, key_column, key_width),
                                       kv.narrow(1, key_column + key_width, key_width),
-                                      what.buckets > 0 ? v.back() : at::Tensor(), *queries, keys->spans(), options, masks);
+                                      what.buckets > 0 ? v.back() : at::Tensor(), *queries, keys->spans(), options,
+                                      masks);
         },
         5);
     const Outcome mine = run(
         inputs, parameters,
         [&](Tape* tape, const std::vector<Var>& v) {
-          return attention(tape, {v[0], 0, v.back(), key_column, key_column + key_width}, queries, keys->spans(), options,
-                           dropout);
+          return attention(tape, {v[0], 0, v.back(), key_column, key_column + key_width}, queries, keys->spans(),
+                           options, dropout);
         },
         5);
     expect_same(mine, expected, 3 * tolerance());
@@ -454,7 +462,8 @@ TEST_P(KernelsOnGpu, attention_is_its_reference) {
 
 std::filesystem::path fixture(const std::string& model) {
   const char* folder = std::getenv("FINESWEEP_FIXTURES");
-  return (folder != nullptr ? std::filesystem::path(folder) : std::filesystem::path("tests/fixtures")) / "models" / model;
+  return (folder != nullptr ? std::filesystem::path(folder) : std::filesystem::path("tests/fixtures")) / "models" /
+         model;
 }
 
 struct Training {
@@ -508,7 +517,8 @@ Batch batch_of(const std::string& model, const std::vector<std::int64_t>& length
     batch.row_indices.push_back(r);
   }
   if (model == "bert" || model == "roberta") batch.labels = at::arange(rows, at::kLong) % 3;
-  if (model == "roberta") batch.input_ids = at::where(batch.attention_mask.ne(0), batch.input_ids, at::ones({}, at::kLong));
+  if (model == "roberta")
+    batch.input_ids = at::where(batch.attention_mask.ne(0), batch.input_ids, at::ones({}, at::kLong));
   return batch;
 }
 
@@ -543,6 +553,8 @@ TEST_P(StepsOnGpu, captured_steps_are_those_of_the_cpu_with_the_same_dropout) {
       EXPECT_EQ(mine->learning_rate, expected->learning_rate);
       EXPECT_TRUE(mine->finite);
     }
+    ASSERT_NE(gpu.trainer->graphs(), nullptr);
+    EXPECT_GE(gpu.trainer->graphs()->captured(), 2);
   }
 }
 

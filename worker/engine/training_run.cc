@@ -154,8 +154,7 @@ class TrainingRun {
         progress_.add_step_time(seconds, step.batches, step.rows, step.tokens);
       }
       progress_.steps = trainer_->steps_done() - trainer_->unfinished();
-      const bool epoch_ends =
-          progress_.steps % plan_->steps_per_epoch() == 0 || progress_.steps == total_steps_;
+      const bool epoch_ends = progress_.steps % plan_->steps_per_epoch() == 0 || progress_.steps == total_steps_;
       if (const auto mean = progress_.add_step_loss(report.loss, epoch_ends)) add_history("loss", *mean);
       report_progress("training", report.loss, 0);
     }

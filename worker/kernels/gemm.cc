@@ -57,7 +57,7 @@ at::Tensor product_with_weight(const at::Tensor& x, const at::Tensor& w, const a
   const ProfileScope scope("matrix product", OperatorGroup::matrix_product);
   const std::optional<at::Tensor> maybe = bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt;
   if (x.is_cuda()) {
-    const at::Tensor y = gpu::Matmul{x, w.t(), residual, bias, {}}.run();
+    const at::Tensor y = gpu::Matmul{x, w.t(), residual, bias, {}, {}}.run();
     if (y.defined()) return y;
   }
   const bool one_dnn = goes_to_one_dnn(x, w.size(0));
@@ -71,7 +71,7 @@ at::Tensor product_with_weight(const at::Tensor& x, const at::Tensor& w, const a
 at::Tensor product_with_transposed_weight(const at::Tensor& dy, const at::Tensor& w) {
   const ProfileScope scope("matrix product", OperatorGroup::matrix_product);
   if (dy.is_cuda()) {
-    const at::Tensor dx = gpu::Matmul{dy, w, {}, {}, {}}.run();
+    const at::Tensor dx = gpu::Matmul{dy, w, {}, {}, {}, {}}.run();
     if (dx.defined()) return dx;
   }
   if (goes_to_one_dnn(dy, w.size(1))) return call_one_dnn(dy, w.t(), std::nullopt);

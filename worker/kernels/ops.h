@@ -19,8 +19,8 @@ namespace finesweep::worker {
 // in fp32; gradients of parameters are fp32.
 //
 // Each has a reference in plain tensor operations (kernels/reference.h) that the tests compare it with. On a CPU
-// the kernels of kernels/cpu run, on a GPU those of kernels/gpu; for what neither computes the reference itself runs,
-// differentiated by libtorch.
+// the kernels of kernels/cpu run, on a GPU those of kernels/gpu; for what neither computes the reference itself
+// runs, differentiated by libtorch.
 
 enum class Activation { none, gelu, gelu_tanh, relu, tanh, silu };
 

@@ -55,7 +55,8 @@ at::Tensor labels_of_all(const TokenLabels& labels, std::int64_t tokens) {
 }  // namespace
 
 Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& token_labels,
-                         const Denominator& denominator, double scale, const Layout& layout, const DropoutRun& run) {
+                         const Denominator& denominator, double scale, const Layout& layout,
+                         const DropoutRun& run) {
   const ProfileScope scope("linear cross-entropy", OperatorGroup::loss);
   const bool adapted = !head.branches.empty() || !head.scales.empty();
   const at::Tensor labels = adapted ? labels_of_all(token_labels, hidden.value.size(0)) : token_labels.labels;
@@ -77,7 +78,8 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
   const at::Tensor counted = at::index_select(labels, 0, index);
   return linear_loss(tape, hidden, head, {.index = index, .denominator = denominator.number(), .scale = scale},
                      [&](at::Tensor& logits, std::int64_t begin, std::int64_t count, bool gradient) {
-                       return softmax_losses(logits, counted.narrow(0, begin, count), denominator.number(), gradient);
+                       return softmax_losses(logits, counted.narrow(0, begin, count), denominator.number(),
+                                             gradient);
                      });
 }
 

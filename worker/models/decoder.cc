@@ -245,7 +245,8 @@ std::optional<BatchInputs> Decoder::inputs(const Batch& batch, std::int64_t firs
 }
 
 Decoder::Tokens Decoder::tokens_of(const Batch& batch, const Pass& pass) {
-  if (pass.inputs != nullptr) return {pass.inputs->tokens.layout, pass.inputs->tokens.ids, pass.inputs->tokens.positions};
+  if (pass.inputs != nullptr)
+    return {pass.inputs->tokens.layout, pass.inputs->tokens.ids, pass.inputs->tokens.positions};
   Tokens tokens;
   tokens.layout = TokenLayout::of_mask(batch.attention_mask, pass.first_row);
   const auto of_tokens = [&](const at::Tensor& padded) {

@@ -50,7 +50,7 @@ struct TokenOutputs {
   const LinearModule* head = nullptr;
   double scale = 1;
   /// On the model's device: what should follow, -100 where nothing counts; of all tokens, or of `counted` alone.
-  at::Tensor labels;  // int64
+  at::Tensor labels;   // int64
   at::Tensor counted;  // as TokenLabels::index
   Layout layout;
 };

@@ -17,9 +17,9 @@ struct DeviceStepResult {
   bool finite = true;
 };
 
-/// AdamW (as training/adamw.h has it) of parameters on one GPU, with clipping, in three launches and without the host:
-/// what it decides by, the norm and whether it is a finite number, never leaves the device. After a loss or norm that
-/// is none, no step updates anything until `resume`.
+/// AdamW (as training/adamw.h has it) of parameters on one GPU, with clipping, in three launches and without the
+/// host: what it decides by, the norm and whether it is a finite number, never leaves the device. After a loss or
+/// norm that is none, no step updates anything until `resume`.
 class DeviceAdamW {
  public:
   /// Whether the kernels can do it.
@@ -31,8 +31,8 @@ class DeviceAdamW {
 
   /// fp64 [1], on the device: passes add their losses to it.
   const at::Tensor& loss() const { return loss_; }
-  /// One update from the gradients, which become 0, as the loss does. Gradients and loss are those of `unscale`⁻¹ times
-  /// the loss.
+  /// One update from the gradients, which become 0, as the loss does. Gradients and loss are those of `unscale`⁻¹
+  /// times the loss.
   void update(double learning_rate, std::int64_t step, double unscale);
   void resume();
 

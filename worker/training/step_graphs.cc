@@ -26,7 +26,8 @@ std::int64_t round_up(std::int64_t n, std::int64_t granule) {
 
 /// Up to the next of `parts` steps between two powers of two, at least of `least`.
 std::int64_t bucket(std::int64_t n, std::int64_t parts, std::int64_t least) {
-  const auto power = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1))));
+  const auto power =
+      static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 1))));
   return round_up(std::max<std::int64_t>(n, 1), std::max(least, power / parts));
 }
 

@@ -14,10 +14,10 @@ namespace finesweep::worker {
 /// The passes (forward and back) of training steps on a GPU, each shape captured once and replayed from then on.
 ///
 /// A batch is brought to one of few shapes: its tokens are padded up to a multiple of a sixteenth to an eighth of
-/// their number, with tokens of no row; where every row has the same length nothing is padded. What changes from pass
-/// to pass (tokens, labels, denominator, dropout's step) is copied into memory that the captured work reads. The
-/// first pass of a shape runs as it is, the second is captured. What cannot be captured runs as it is each time, and
-/// stderr says so once.
+/// their number, with tokens of no row; where every row has the same length nothing is padded. What changes from
+/// pass to pass (tokens, labels, denominator, dropout's step) is copied into memory that the captured work reads.
+/// The first pass of a shape runs as it is, the second is captured. What cannot be captured runs as it is each
+/// time, and stderr says so once.
 class StepGraphs {
  public:
   struct Options {
@@ -48,7 +48,7 @@ class StepGraphs {
   Model& model_;
   Options options_;
   at::Tensor loss_;
-  at::Tensor numbers_;              // 16 bytes: denominator, step
+  at::Tensor numbers_;             // 16 bytes: denominator, step
   at::Tensor denominator_, step_;  // views of it
   std::list<Shape> shapes_;        // the last used first
   bool refused_ = false;

@@ -64,13 +64,16 @@ class Trainer {
   Result<StepReport> step(const std::vector<Batch>& batches);
 
   /// The same in two parts. On a GPU the first gives the step to the device and returns, so that the device has the
-  /// next before it is done with the last; the other waits for the oldest step that was started and not yet reported.
-  /// Elsewhere the first does it all. After a step that was not finite those started behind it have done nothing,
-  /// and are dropped.
+  /// next before it is done with the last; the other waits for the oldest step that was started and not yet
+  /// reported. Elsewhere the first does it all. After a step that was not finite those started behind it have done
+  /// nothing, and are dropped.
   Status start(const std::vector<Batch>& batches);
   StepReport finish();
   /// Steps that were started and not reported. State is that behind them all.
   std::int64_t unfinished() const { return static_cast<std::int64_t>(pending_.size()); }
+
+  /// Of a GPU whose kernels compute every step; else null.
+  const StepGraphs* graphs() const { return graphs_.get(); }
 
   /// Started ones too.
   std::int64_t steps_done() const { return steps_done_; }

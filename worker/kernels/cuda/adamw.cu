@@ -1,15 +1,15 @@
 #include "worker/kernels/cuda/device.cuh"
 
-// AdamW over every trained tensor: a launch for the sums of squares, one that makes of them the norm, the clipping and
-// the verdict, one that updates. No number passes through the host.
+// AdamW over every trained tensor: a launch for the sums of squares, one that makes of them the norm, the clipping
+// and the verdict, one that updates. No number passes through the host.
 
 namespace finesweep::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kChunk = 4096;
 
-__global__ void __launch_bounds__(kThreads) squares(const FinesweepAdamWTensor* tensors,
-                                                    const FinesweepAdamWChunk* chunks, double* partial) {
+__global__ void __launch_bounds__(kThreads)
+    squares(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks, double* partial) {
   __shared__ double shared[kWarps];
   const FinesweepAdamWChunk chunk = chunks[blockIdx.x];
   const FinesweepAdamWTensor& tensor = tensors[chunk.tensor];
@@ -29,9 +29,9 @@ __global__ void __launch_bounds__(kThreads) squares(const FinesweepAdamWTensor* 
   if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
-__global__ void __launch_bounds__(1024) verdict(const double* partial, std::int64_t count,
-                                                const FinesweepAdamWNumbers* numbers, double* loss,
-                                                FinesweepStepResult* result) {
+__global__ void __launch_bounds__(1024)
+    verdict(const double* partial, std::int64_t count, const FinesweepAdamWNumbers* numbers, double* loss,
+            FinesweepStepResult* result) {
   __shared__ double shared[32];
   double sum = 0;
   for (std::int64_t i = threadIdx.x; i < count; i += 1024) sum += partial[i];
@@ -62,10 +62,9 @@ __device__ inline void write_value(void* value, int type, std::int64_t i, float 
   }
 }
 
-__global__ void __launch_bounds__(kThreads) update_all(const FinesweepAdamWTensor* tensors,
-                                                       const FinesweepAdamWChunk* chunks,
-                                                       const FinesweepAdamWNumbers* numbers,
-                                                       const FinesweepStepResult* result) {
+__global__ void __launch_bounds__(kThreads)
+    update_all(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
+               const FinesweepAdamWNumbers* numbers, const FinesweepStepResult* result) {
   const FinesweepAdamWChunk chunk = chunks[blockIdx.x];
   const FinesweepAdamWTensor tensor = tensors[chunk.tensor];
   const FinesweepAdamWNumbers n = *numbers;
@@ -131,9 +130,9 @@ std::int64_t finesweep_adamw_chunk() {
   return kChunk;
 }
 
-int finesweep_adamw(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks, std::int64_t chunk_count,
-                    const FinesweepAdamWNumbers* numbers, double* loss, double* partial, FinesweepStepResult* result,
-                    void* stream) {
+int finesweep_adamw(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
+                    std::int64_t chunk_count, const FinesweepAdamWNumbers* numbers, double* loss, double* partial,
+                    FinesweepStepResult* result, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
   const auto blocks = static_cast<unsigned>(chunk_count);
   if (blocks > 0) squares<<<blocks, kThreads, 0, on>>>(tensors, chunks, partial);

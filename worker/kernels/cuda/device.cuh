@@ -179,8 +179,7 @@ struct TokenMask {
     const uint4 block = philox(key, lane, first_block + static_cast<unsigned>(column) / 8);
     const int first = kCount == 8 ? 0 : column % 8;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i)
-      values[i] = bits_of(block, first + i) < threshold ? 0.0f : values[i] * scale;
+    for (int i = 0; i < kCount; ++i) values[i] = bits_of(block, first + i) < threshold ? 0.0f : values[i] * scale;
   }
 };
 

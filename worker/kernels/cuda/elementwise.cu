@@ -43,7 +43,8 @@ __device__ inline float fast_tanh(float x) {
 template <int kActivation>
 __device__ inline float act(float x) {
   if constexpr (kActivation == kGelu) return 0.5f * x * (1.0f + erff(x * kRootHalf));
-  if constexpr (kActivation == kGeluTanh) return 0.5f * x * (1.0f + fast_tanh(kRoot2OverPi * (x + kCubic * x * x * x)));
+  if constexpr (kActivation == kGeluTanh)
+    return 0.5f * x * (1.0f + fast_tanh(kRoot2OverPi * (x + kCubic * x * x * x)));
   if constexpr (kActivation == kRelu) return fmaxf(x, 0.0f);
   if constexpr (kActivation == kTanh) return tanhf(x);
   if constexpr (kActivation == kSilu) return x / (1.0f + __expf(-x));
@@ -179,17 +180,18 @@ int finesweep_dropout(const void* x, const void* residual, void* y, std::int64_t
     if (width % n == 0 && aligned(x) && aligned(residual) && aligned(y)) {
       const std::int64_t vectors = tokens * width / n;
       dropout_kernel<T, n><<<blocks_for(vectors, kThreads), kThreads, 0, on>>>(from, add, out, vectors,
-                                                                              static_cast<int>(width), *dropout);
+                                                                               static_cast<int>(width), *dropout);
     } else {
       const std::int64_t count = tokens * width;
       dropout_kernel<T, 1><<<blocks_for(count, kThreads), kThreads, 0, on>>>(from, add, out, count,
-                                                                            static_cast<int>(width), *dropout);
+                                                                             static_cast<int>(width), *dropout);
     }
     return static_cast<int>(cudaGetLastError());
   });
 }
 
-int finesweep_activation_forward(int activation, const void* z, void* y, std::int64_t count, int type, void* stream) {
+int finesweep_activation_forward(int activation, const void* z, void* y, std::int64_t count, int type,
+                                 void* stream) {
   if (count == 0) return cudaSuccess;
   return with_type(type, [&](auto like) {
     using T = decltype(like);
@@ -228,8 +230,8 @@ int finesweep_activation_backward(int activation, const void* z, const void* dy,
   });
 }
 
-int finesweep_gate_forward(int activation, const void* z, void* y, std::int64_t tokens, std::int64_t inner, int type,
-                           void* stream) {
+int finesweep_gate_forward(int activation, const void* z, void* y, std::int64_t tokens, std::int64_t inner,
+                           int type, void* stream) {
   if (tokens * inner == 0) return cudaSuccess;
   return with_type(type, [&](auto like) {
     using T = decltype(like);
@@ -261,7 +263,8 @@ int finesweep_gate_backward(int activation, const void* z, const void* dy, void*
       T* out = static_cast<T*>(dz);
       const std::int64_t count = tokens * inner;
       if (inner % n == 0 && aligned(z) && aligned(dy) && aligned(dz)) {
-        gate_backward<T, k, n><<<blocks_for(count / n, kThreads), kThreads, 0, on>>>(from, d, out, count / n, inner);
+        gate_backward<T, k, n>
+            <<<blocks_for(count / n, kThreads), kThreads, 0, on>>>(from, d, out, count / n, inner);
       } else {
         gate_backward<T, k, 1><<<blocks_for(count, kThreads), kThreads, 0, on>>>(from, d, out, count, inner);
       }

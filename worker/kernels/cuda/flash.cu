@@ -1,10 +1,12 @@
 #include "worker/kernels/cuda/device.cuh"
 
-// Attention in one pass over the keys (https://arxiv.org/abs/2205.14135), with what the libraries' kernels do not have:
-// our dropout masks and biases by distance. Scores live in registers, tensor cores multiply (m16n8k16), sums are fp32.
+// Attention in one pass over the keys (https://arxiv.org/abs/2205.14135), with what the libraries' kernels do not
+// have: our dropout masks and biases by distance. Scores live in registers, tensor cores multiply (m16n8k16), sums
+// are fp32.
 //
-// A block of four warps has 64 queries of a head (forward, gradient of the queries) or 64 keys (gradients of keys and
-// values); a warp has 16 of them as the rows of its products. The others pass by in tiles of 64 in shared memory.
+// A block of four warps has 64 queries of a head (forward, gradient of the queries) or 64 keys (gradients of keys
+// and values); a warp has 16 of them as the rows of its products. The others pass by in tiles of 64 in shared
+// memory.
 //
 // Of a product's 16 × 8 results a lane holds rows lane / 4 and that + 8, columns 2 · (lane % 4) and the next.
 
@@ -19,18 +21,20 @@ __device__ inline void multiply(float (&c)[4], const std::uint32_t (&a)[4], std:
 template <>
 __device__ inline void multiply<__nv_bfloat16>(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                                std::uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-               "{%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 template <>
 __device__ inline void multiply<__half>(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                         std::uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-               "{%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 template <typename T>
@@ -87,7 +91,8 @@ struct Tile {
 
 /// s = a · tileᵀ: 16 × 64.
 template <typename T, int kSize>
-__device__ inline void scores(float (&s)[8][4], const std::uint32_t (&a)[kSize / 16][4], const Tile<T, kSize>& tile) {
+__device__ inline void scores(float (&s)[8][4], const std::uint32_t (&a)[kSize / 16][4],
+                              const Tile<T, kSize>& tile) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int n = 0; n < 8; ++n)
@@ -112,7 +117,8 @@ __device__ inline void add_product(float (&sum)[kSize / 8][4], const float (&p)[
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     const std::uint32_t a[4] = {pack<T>(p[2 * k][0], p[2 * k][1]), pack<T>(p[2 * k][2], p[2 * k][3]),
-                                pack<T>(p[2 * k + 1][0], p[2 * k + 1][1]), pack<T>(p[2 * k + 1][2], p[2 * k + 1][3])};
+                                pack<T>(p[2 * k + 1][0], p[2 * k + 1][1]),
+                                pack<T>(p[2 * k + 1][2], p[2 * k + 1][3])};
 #pragma unroll
     for (int n = 0; n < kSize / 16; ++n) {
       std::uint32_t b[4];
@@ -124,8 +130,8 @@ __device__ inline void add_product(float (&sum)[kSize / 8][4], const float (&p)[
 }
 
 template <typename T, int kSize>
-__device__ inline void write_rows(T* to_row, std::int64_t stride, int first, int count, const float (&v)[kSize / 8][4],
-                                  float low_factor, float high_factor) {
+__device__ inline void write_rows(T* to_row, std::int64_t stride, int first, int count,
+                                  const float (&v)[kSize / 8][4], float low_factor, float high_factor) {
   const int lane = threadIdx.x % 32, low = first + lane / 4, high = low + 8, column = lane % 4 * 2;
 #pragma unroll
   for (int n = 0; n < kSize / 8; ++n) {
@@ -178,8 +184,8 @@ struct Place {
   }
 };
 
-/// Kept or not of a lane's elements where rows are queries: 16 of them from `query` on, 64 keys from `key` on. The four
-/// lanes of a row each draw a quarter.
+/// Kept or not of a lane's elements where rows are queries: 16 of them from `query` on, 64 keys from `key` on. The
+/// four lanes of a row each draw a quarter.
 struct KeptOfQueries {
   std::uint32_t words[4];
   __device__ KeptOfQueries(const FinesweepDropout& dropout, const Place& place, int query, int key) {
@@ -197,8 +203,8 @@ struct KeptOfQueries {
   }
 };
 
-/// The same where rows are keys: 16 of them from `key` on, 64 queries from `query` on. The eight lanes of two queries
-/// each draw an eighth.
+/// The same where rows are keys: 16 of them from `key` on, 64 queries from `query` on. The eight lanes of two
+/// queries each draw an eighth.
 struct KeptOfKeys {
   std::uint32_t words[8];
   __device__ KeptOfKeys(const FinesweepDropout& dropout, const Place& place, int query, int key) {
@@ -221,8 +227,8 @@ struct KeptOfKeys {
 };
 
 template <typename T, int kSize>
-__global__ void __launch_bounds__(kThreads) flash_forward(const FinesweepFlash a, T* out, std::int64_t out_stride,
-                                                          float* log_sum) {
+__global__ void __launch_bounds__(kThreads)
+    flash_forward(const FinesweepFlash a, T* out, std::int64_t out_stride, float* log_sum) {
   __shared__ Tile<T, kSize> key_tile, value_tile;
   const Place place(a, blockIdx.z, blockIdx.y);
   const int first = static_cast<int>(blockIdx.x) * kTile;
@@ -237,7 +243,8 @@ __global__ void __launch_bounds__(kThreads) flash_forward(const FinesweepFlash a
   key_tile.left(q, threadIdx.x / 32 * 16);
 
   const int last = a.causal ? min(place.keys, min(first + kTile, place.queries) + place.offset) : place.keys;
-  const int begin = a.window > 0 ? max(0, first + place.offset + 1 - static_cast<int>(a.window)) / kTile * kTile : 0;
+  const int begin =
+      a.window > 0 ? max(0, first + place.offset + 1 - static_cast<int>(a.window)) / kTile * kTile : 0;
   const float scale = a.scale * kLog2E;
   float sum[kSize / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, total[2] = {};
   for (int k0 = begin; k0 < last; k0 += kTile) {
@@ -308,8 +315,8 @@ __global__ void __launch_bounds__(kThreads) flash_forward(const FinesweepFlash a
 
 /// delta[token][head] = Σ d_out · out: a warp each.
 template <typename T>
-__global__ void flash_delta(const T* out, const T* d_out, std::int64_t stride, std::int64_t count, int heads, int size,
-                            float* delta) {
+__global__ void flash_delta(const T* out, const T* d_out, std::int64_t stride, std::int64_t count, int heads,
+                            int size, float* delta) {
   const std::int64_t number = static_cast<std::int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (number >= count) return;
   const std::int64_t at = number / heads * stride + number % heads * size;
@@ -346,7 +353,8 @@ __global__ void __launch_bounds__(kThreads)
     inner[half] = at_query < place.queries ? delta[at] : 0.0f;
   }
   const int last = a.causal ? min(place.keys, min(first + kTile, place.queries) + place.offset) : place.keys;
-  const int begin = a.window > 0 ? max(0, first + place.offset + 1 - static_cast<int>(a.window)) / kTile * kTile : 0;
+  const int begin =
+      a.window > 0 ? max(0, first + place.offset + 1 - static_cast<int>(a.window)) / kTile * kTile : 0;
   const float scale = a.scale * kLog2E, keep = a.dropout.threshold != 0 ? a.dropout.scale : 1.0f;
   float sum[kSize / 8][4] = {};
   for (int k0 = begin; k0 < last; k0 += kTile) {
@@ -407,8 +415,8 @@ __global__ void __launch_bounds__(kThreads)
     const T* d = d_out + place.query_begin * out_stride + place.head * kSize;
     // The queries that see any of these keys.
     const int begin = a.causal ? max(0, first - place.offset) / kTile * kTile : 0;
-    const int last =
-        a.window > 0 ? min(place.queries, first + kTile - place.offset + static_cast<int>(a.window)) : place.queries;
+    const int last = a.window > 0 ? min(place.queries, first + kTile - place.offset + static_cast<int>(a.window))
+                                  : place.queries;
     for (int q0 = begin; q0 < last; q0 += kTile) {
       __syncthreads();
       query_tile.fill(query, a.query_stride, q0, place.queries);
@@ -483,23 +491,24 @@ int finesweep_flash_fits(std::int64_t size, int type) {
   return (type == kBFloat16 || type == kFloat16) && (size == 32 || size == 64) ? 1 : 0;
 }
 
-int finesweep_flash_forward(const FinesweepFlash* what, void* out, std::int64_t out_stride, float* log_sum, int type,
-                            void* stream) {
+int finesweep_flash_forward(const FinesweepFlash* what, void* out, std::int64_t out_stride, float* log_sum,
+                            int type, void* stream) {
   const FinesweepFlash& a = *what;
   if (a.rows * a.longest_query == 0) return cudaSuccess;
   return with_kernel(type, a.size, [&](auto like, auto size) {
     using T = decltype(like);
-    const dim3 grid(blocks_for(a.longest_query, kTile), static_cast<unsigned>(a.heads), static_cast<unsigned>(a.rows));
+    const dim3 grid(blocks_for(a.longest_query, kTile), static_cast<unsigned>(a.heads),
+                    static_cast<unsigned>(a.rows));
     flash_forward<T, decltype(size)::value>
         <<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(a, static_cast<T*>(out), out_stride, log_sum);
     return static_cast<int>(cudaGetLastError());
   });
 }
 
-int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const void* d_out, std::int64_t out_stride,
-                             std::int64_t tokens, const float* log_sum, float* delta, void* d_query,
-                             std::int64_t d_query_stride, void* d_key, void* d_value, std::int64_t d_key_stride,
-                             int type, void* stream) {
+int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const void* d_out,
+                             std::int64_t out_stride, std::int64_t tokens, const float* log_sum, float* delta,
+                             void* d_query, std::int64_t d_query_stride, void* d_key, void* d_value,
+                             std::int64_t d_key_stride, int type, void* stream) {
   const FinesweepFlash& a = *what;
   if (a.rows * a.longest_query == 0) return cudaSuccess;
   return with_kernel(type, a.size, [&](auto like, auto size) {
@@ -513,14 +522,14 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
     if (d_query != nullptr) {
       const dim3 grid(blocks_for(a.longest_query, kTile), static_cast<unsigned>(a.heads),
                       static_cast<unsigned>(a.rows));
-      flash_query_gradient<T, kSize><<<grid, kThreads, 0, on>>>(a, d, out_stride, log_sum, delta,
-                                                               static_cast<T*>(d_query), d_query_stride);
+      flash_query_gradient<T, kSize>
+          <<<grid, kThreads, 0, on>>>(a, d, out_stride, log_sum, delta, static_cast<T*>(d_query), d_query_stride);
     }
     if (d_key != nullptr) {
       const dim3 grid(blocks_for(a.longest_key, kTile), static_cast<unsigned>(a.key_heads),
                       static_cast<unsigned>(a.rows));
-      flash_key_gradient<T, kSize><<<grid, kThreads, 0, on>>>(a, d, out_stride, log_sum, delta, static_cast<T*>(d_key),
-                                                             static_cast<T*>(d_value), d_key_stride);
+      flash_key_gradient<T, kSize><<<grid, kThreads, 0, on>>>(
+          a, d, out_stride, log_sum, delta, static_cast<T*>(d_key), static_cast<T*>(d_value), d_key_stride);
     }
     return static_cast<int>(cudaGetLastError());
   });

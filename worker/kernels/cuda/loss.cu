@@ -1,7 +1,7 @@
 #include "worker/kernels/cuda/device.cuh"
 
-// Cross-entropy over a large vocabulary. One block a token. Where a row of logits fits into shared memory it is read
-// once and written once: that is the time of the kernel.
+// Cross-entropy over a large vocabulary. One block a token. Where a row of logits fits into shared memory it is
+// read once and written once: that is the time of the kernel.
 
 namespace finesweep::cuda {
 namespace {
@@ -120,8 +120,8 @@ __global__ void __launch_bounds__(kThreads) streamed(const Arguments a) {
   }
 }
 
-__global__ void __launch_bounds__(kThreads) add_sum(const float* values, std::int64_t count,
-                                                    FinesweepNumber denominator, double* total) {
+__global__ void __launch_bounds__(kThreads)
+    add_sum(const float* values, std::int64_t count, FinesweepNumber denominator, double* total) {
   __shared__ double shared[kWarps];
   double sum = 0;
   for (std::int64_t i = threadIdx.x; i < count; i += kThreads) sum += values[i];

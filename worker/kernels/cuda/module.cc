@@ -30,8 +30,8 @@ const CudaModule* load() {
 #define FINESWEEP_FIND(name) training &= find_function(library, "finesweep_" #name, module.name);
   FINESWEEP_TRAINING_FUNCTIONS(FINESWEEP_FIND)
 #undef FINESWEEP_FIND
-  if (!training || !find_function(library, "finesweep_cuda_version", version) || version() != kFinesweepCudaVersion ||
-      !find_function(library, "finesweep_cuda_error", module.error) ||
+  if (!training || !find_function(library, "finesweep_cuda_version", version) ||
+      version() != kFinesweepCudaVersion || !find_function(library, "finesweep_cuda_error", module.error) ||
       !find_function(library, "finesweep_nf4_dequantize", module.nf4_dequantize) ||
       !find_function(library, "finesweep_nf4_product", module.nf4_product)) {
     std::fprintf(stderr, "%s is of another version of finesweep: build both together\n", kFile);

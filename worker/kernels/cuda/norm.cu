@@ -335,16 +335,16 @@ int finesweep_norm_fits(std::int64_t width, int type) {
   return width >= 1 && width <= most ? 1 : 0;
 }
 
-int finesweep_norm_forward(const void* x, const void* residual, void* sum, void* y, std::int64_t y_stride, float* mean,
-                           float* inverse, std::int64_t tokens, std::int64_t width, const FinesweepNorm* norm,
-                           const FinesweepDropout* input_dropout, const FinesweepDropout* output_dropout, int type,
-                           void* stream) {
+int finesweep_norm_forward(const void* x, const void* residual, void* sum, void* y, std::int64_t y_stride,
+                           float* mean, float* inverse, std::int64_t tokens, std::int64_t width,
+                           const FinesweepNorm* norm, const FinesweepDropout* input_dropout,
+                           const FinesweepDropout* output_dropout, int type, void* stream) {
   if (tokens == 0) return cudaSuccess;
-  const ForwardArguments a{x,      residual, sum,   y,     y_stride,       mean,
-                           inverse, tokens,  width, *norm, *input_dropout, *output_dropout};
+  const ForwardArguments a{x,       residual, sum,   y,     y_stride,       mean,
+                           inverse, tokens,   width, *norm, *input_dropout, *output_dropout};
   const auto on = static_cast<cudaStream_t>(stream);
-  const bool together = aligned(x) && aligned(residual) && aligned(sum) && aligned(y) && aligned(norm->weight) &&
-                        aligned(norm->bias);
+  const bool together =
+      aligned(x) && aligned(residual) && aligned(sum) && aligned(y) && aligned(norm->weight) && aligned(norm->bias);
   return with_type(type, [&](auto like) {
     using T = decltype(like);
     const bool vectors = together && in_vectors(width, sizeof(T)) && in_vectors(y_stride, sizeof(T));
@@ -358,8 +358,8 @@ int finesweep_norm_backward(const void* x, const void* dy, std::int64_t dy_strid
                             const FinesweepDropout* input_dropout, const FinesweepDropout* output_dropout, int type,
                             void* stream) {
   if (tokens == 0) return cudaSuccess;
-  const BackwardArguments a{x,      dy,      dy_stride, mean,  inverse, add,            dx,
-                            masked, partial, tokens,    width, *norm,   *input_dropout, *output_dropout};
+  const BackwardArguments a{x,      dy,    dy_stride, mean,           inverse,        add, dx, masked, partial,
+                            tokens, width, *norm,     *input_dropout, *output_dropout};
   const auto on = static_cast<cudaStream_t>(stream);
   const bool together =
       aligned(x) && aligned(dy) && aligned(add) && aligned(dx) && aligned(masked) && aligned(norm->weight);

@@ -100,8 +100,8 @@ int finesweep_gather_rows(const void* const tables[3], const std::int64_t* const
     constexpr int n = kVector<T>;
     const std::int64_t count = tokens * width;
     if (together && width % n == 0) {
-      gather_rows<T, n><<<blocks_for(count / n, kThreads), kThreads, 0, on>>>(all, static_cast<T*>(out), count / n,
-                                                                             width);
+      gather_rows<T, n>
+          <<<blocks_for(count / n, kThreads), kThreads, 0, on>>>(all, static_cast<T*>(out), count / n, width);
     } else {
       gather_rows<T, 1><<<blocks_for(count, kThreads), kThreads, 0, on>>>(all, static_cast<T*>(out), count, width);
     }
@@ -109,8 +109,8 @@ int finesweep_gather_rows(const void* const tables[3], const std::int64_t* const
   });
 }
 
-int finesweep_add_rows(const void* d, const std::int64_t* ids, std::int64_t skipped, float* grad, std::int64_t tokens,
-                       std::int64_t width, int type, void* stream) {
+int finesweep_add_rows(const void* d, const std::int64_t* ids, std::int64_t skipped, float* grad,
+                       std::int64_t tokens, std::int64_t width, int type, void* stream) {
   const std::int64_t count = tokens * width;
   if (count == 0) return cudaSuccess;
   return with_type(type, [&](auto like) {
@@ -131,23 +131,23 @@ int finesweep_scatter_rows(const void* from_rows, const std::int64_t* index, voi
     constexpr int n = kVector<T>;
     const T* source = static_cast<const T*>(from_rows);
     if (width % n == 0 && aligned(from_rows) && aligned(out)) {
-      scatter_rows<T, n><<<blocks_for(all / n, kThreads), kThreads, 0, on>>>(source, index, static_cast<T*>(out),
-                                                                            all / n, width);
+      scatter_rows<T, n>
+          <<<blocks_for(all / n, kThreads), kThreads, 0, on>>>(source, index, static_cast<T*>(out), all / n, width);
     } else {
-      scatter_rows<T, 1><<<blocks_for(all, kThreads), kThreads, 0, on>>>(source, index, static_cast<T*>(out), all,
-                                                                        width);
+      scatter_rows<T, 1>
+          <<<blocks_for(all, kThreads), kThreads, 0, on>>>(source, index, static_cast<T*>(out), all, width);
     }
     return static_cast<int>(cudaGetLastError());
   });
 }
 
-int finesweep_mean_forward(const void* x, const std::int32_t* starts, void* y, std::int64_t rows, std::int64_t width,
-                           int type, void* stream) {
+int finesweep_mean_forward(const void* x, const std::int32_t* starts, void* y, std::int64_t rows,
+                           std::int64_t width, int type, void* stream) {
   return with_type(type, [&](auto like) {
     using T = decltype(like);
     const dim3 grid(blocks_for(width, 32), static_cast<unsigned>(rows));
     mean_forward<T><<<grid, dim3(32, 8), 0, static_cast<cudaStream_t>(stream)>>>(static_cast<const T*>(x), starts,
-                                                                                static_cast<T*>(y), width);
+                                                                                 static_cast<T*>(y), width);
     return static_cast<int>(cudaGetLastError());
   });
 }
@@ -158,7 +158,7 @@ int finesweep_mean_backward(const void* dy, const std::int32_t* starts, void* dx
     using T = decltype(like);
     const dim3 grid(blocks_for(width, 32), static_cast<unsigned>(rows));
     mean_backward<T><<<grid, dim3(32, 8), 0, static_cast<cudaStream_t>(stream)>>>(static_cast<const T*>(dy), starts,
-                                                                                 static_cast<T*>(dx), width);
+                                                                                  static_cast<T*>(dx), width);
     return static_cast<int>(cudaGetLastError());
   });
 }

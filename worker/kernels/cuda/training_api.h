@@ -7,17 +7,17 @@
 
 extern "C" {
 
-/// Dropout at one place (kernels/dropout.h): the streams are those of the CPU's kernels. A stream's lane follows from
-/// step, site and row.
+/// Dropout at one place (kernels/dropout.h): the streams are those of the CPU's kernels. A stream's lane follows
+/// from step, site and row.
 struct FinesweepDropout {
   std::uint32_t threshold;  // 0: none, and nothing else is read
   float scale;              // of what is kept
   std::uint64_t key;        // RandomStream::key()
   std::uint64_t site;
-  const std::int64_t* step;   // on the device, or null:
-  std::int64_t step_number;   // then this
-  const std::int32_t* rows;   // [tokens]: of each token its row in the accumulated batch; for attention [rows]
-  const std::int32_t* places; // [tokens]: its number within the row; for attention null
+  const std::int64_t* step;    // on the device, or null:
+  std::int64_t step_number;    // then this
+  const std::int32_t* rows;    // [tokens]: of each token its row in the accumulated batch; for attention [rows]
+  const std::int32_t* places;  // [tokens]: its number within the row; for attention null
 };
 
 /// A number that may change between replays of a captured step.
@@ -33,15 +33,15 @@ struct FinesweepNorm {
   int centred;  // 0: RMSNorm
 };
 
-/// y = output_mask · norm(sum), where sum = x, or where residual is not null residual + input_mask · x, which goes to
-/// `sum` (may be x). mean and inverse [tokens] are kept for the way back.
-int finesweep_norm_forward(const void* x, const void* residual, void* sum, void* y, std::int64_t y_stride, float* mean,
-                           float* inverse, std::int64_t tokens, std::int64_t width, const FinesweepNorm* norm,
-                           const FinesweepDropout* input_dropout, const FinesweepDropout* output_dropout, int type,
-                           void* stream);
+/// y = output_mask · norm(sum), where sum = x, or where residual is not null residual + input_mask · x, which goes
+/// to `sum` (may be x). mean and inverse [tokens] are kept for the way back.
+int finesweep_norm_forward(const void* x, const void* residual, void* sum, void* y, std::int64_t y_stride,
+                           float* mean, float* inverse, std::int64_t tokens, std::int64_t width,
+                           const FinesweepNorm* norm, const FinesweepDropout* input_dropout,
+                           const FinesweepDropout* output_dropout, int type, void* stream);
 /// The way back: dx = the gradient of what was normalised, plus `add` where that is not null (may be dx); where
-/// `masked` is not null also input_mask · that gradient without `add`. `partial` [finesweep_partial_rows(), 2 × width]
-/// or null: gets sums for weight and bias, for finesweep_add_partial.
+/// `masked` is not null also input_mask · that gradient without `add`. `partial` [finesweep_partial_rows(), 2 ×
+/// width] or null: gets sums for weight and bias, for finesweep_add_partial.
 int finesweep_norm_backward(const void* x, const void* dy, std::int64_t dy_stride, const float* mean,
                             const float* inverse, const void* add, void* dx, void* masked, float* partial,
                             std::int64_t tokens, std::int64_t width, const FinesweepNorm* norm,
@@ -64,12 +64,13 @@ int finesweep_dropout(const void* x, const void* residual, void* y, std::int64_t
 
 enum FinesweepActivation : int { kGelu = 0, kGeluTanh = 1, kRelu = 2, kTanh = 3, kSilu = 4 };
 /// y may be z; dz may be dy.
-int finesweep_activation_forward(int activation, const void* z, void* y, std::int64_t count, int type, void* stream);
+int finesweep_activation_forward(int activation, const void* z, void* y, std::int64_t count, int type,
+                                 void* stream);
 int finesweep_activation_backward(int activation, const void* z, const void* dy, void* dz, std::int64_t count,
                                   int type, void* stream);
 /// y = activation(z[:, :inner]) · z[:, inner:].  z [tokens, 2 × inner]
-int finesweep_gate_forward(int activation, const void* z, void* y, std::int64_t tokens, std::int64_t inner, int type,
-                           void* stream);
+int finesweep_gate_forward(int activation, const void* z, void* y, std::int64_t tokens, std::int64_t inner,
+                           int type, void* stream);
 int finesweep_gate_backward(int activation, const void* z, const void* dy, void* dz, std::int64_t tokens,
                             std::int64_t inner, int type, void* stream);
 
@@ -82,16 +83,16 @@ int finesweep_rotate(void* x, std::int64_t tokens, std::int64_t stride, std::int
 int finesweep_gather_rows(const void* const tables[3], const std::int64_t* const ids[3], void* out,
                           std::int64_t tokens, std::int64_t width, int type, void* stream);
 /// grad[id[t]] += d[t]; ids equal to `skipped` are left out. In no fixed order.
-int finesweep_add_rows(const void* d, const std::int64_t* ids, std::int64_t skipped, float* grad, std::int64_t tokens,
-                       std::int64_t width, int type, void* stream);
+int finesweep_add_rows(const void* d, const std::int64_t* ids, std::int64_t skipped, float* grad,
+                       std::int64_t tokens, std::int64_t width, int type, void* stream);
 /// out[index[i]] = from[i] · factor for indices of at least 0; other rows are left.
 int finesweep_scatter_rows(const void* from, const std::int64_t* index, void* out, std::int64_t count,
                            std::int64_t width, int type, void* stream);
 
 /// y[r] = the mean of x over the tokens starts[r] … starts[r + 1]; and its way back, which writes the dx of those
 /// tokens.
-int finesweep_mean_forward(const void* x, const std::int32_t* starts, void* y, std::int64_t rows, std::int64_t width,
-                           int type, void* stream);
+int finesweep_mean_forward(const void* x, const std::int32_t* starts, void* y, std::int64_t rows,
+                           std::int64_t width, int type, void* stream);
 int finesweep_mean_backward(const void* dy, const std::int32_t* starts, void* dx, std::int64_t rows,
                             std::int64_t width, int type, void* stream);
 
@@ -111,9 +112,9 @@ struct FinesweepAdamWTensor {
   float* first;
   float* second;
   float* grad;
-  void* value;      // null: master is what the model reads
-  int type;         // of value
-  int decays;       // weight decay applies
+  void* value;  // null: master is what the model reads
+  int type;     // of value
+  int decays;   // weight decay applies
   std::int64_t count;
 };
 /// Up to finesweep_adamw_chunk() values of tensor number `tensor` from `begin` on.
@@ -139,9 +140,9 @@ struct FinesweepStepResult {
 };
 /// Clips by the norm of all gradients, updates every tensor and sets the gradients to 0; loss[0] goes to the result
 /// and becomes 0. partial [chunks]. All on the device.
-int finesweep_adamw(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks, std::int64_t chunk_count,
-                    const FinesweepAdamWNumbers* numbers, double* loss, double* partial, FinesweepStepResult* result,
-                    void* stream);
+int finesweep_adamw(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
+                    std::int64_t chunk_count, const FinesweepAdamWNumbers* numbers, double* loss, double* partial,
+                    FinesweepStepResult* result, void* stream);
 
 /// Attention as plain products works on heads that lie apart and are padded to one length.
 struct FinesweepHeads {
@@ -199,19 +200,21 @@ struct FinesweepFlash {
 /// bf16 and fp16, heads of 32 and 64. Matrices begin at multiples of 16 bytes, strides are multiples of 8.
 int finesweep_flash_fits(std::int64_t size, int type);
 /// out [tokens, heads × size]; log_sum [tokens, heads]: log₂ Σ 2^(scores · log₂ e), for the way back.
-int finesweep_flash_forward(const FinesweepFlash* what, void* out, std::int64_t out_stride, float* log_sum, int type,
-                            void* stream);
-/// d_query, and d_key with d_value, may be null. delta [tokens, heads] is scratch. Writes no token that is in no row.
-int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const void* d_out, std::int64_t out_stride,
-                             std::int64_t tokens, const float* log_sum, float* delta, void* d_query,
-                             std::int64_t d_query_stride, void* d_key, void* d_value, std::int64_t d_key_stride,
-                             int type, void* stream);
+int finesweep_flash_forward(const FinesweepFlash* what, void* out, std::int64_t out_stride, float* log_sum,
+                            int type, void* stream);
+/// d_query, and d_key with d_value, may be null. delta [tokens, heads] is scratch. Writes no token that is in no
+/// row.
+int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const void* d_out,
+                             std::int64_t out_stride, std::int64_t tokens, const float* log_sum, float* delta,
+                             void* d_query, std::int64_t d_query_stride, void* d_key, void* d_value,
+                             std::int64_t d_key_stride, int type, void* stream);
 }
 
 /// Every function above but for the first word of its name, for who loads them.
-#define FINESWEEP_TRAINING_FUNCTIONS(X)                                                                        \
-  X(norm_forward) X(norm_backward) X(norm_fits) X(partial_rows) X(add_partial) X(partial_column_sums) X(dropout) \
-  X(activation_forward) X(activation_backward) X(gate_forward) X(gate_backward) X(rotate) X(gather_rows)        \
-  X(add_rows) X(scatter_rows) X(mean_forward) X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk)       \
-  X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) X(softmax_backward) \
-  X(flash_fits) X(flash_forward) X(flash_backward)
+#define FINESWEEP_TRAINING_FUNCTIONS(X)                                                                           \
+  X(norm_forward)                                                                                                 \
+  X(norm_backward) X(norm_fits) X(partial_rows) X(add_partial) X(partial_column_sums) X(dropout)                  \
+      X(activation_forward) X(activation_backward) X(gate_forward) X(gate_backward) X(rotate) X(gather_rows)      \
+          X(add_rows) X(scatter_rows) X(mean_forward) X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk) \
+              X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) X(softmax_backward) X(flash_fits)      \
+                  X(flash_forward) X(flash_backward)

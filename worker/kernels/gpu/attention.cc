@@ -48,7 +48,8 @@ Spans spans_of(const RowSpans& rows, c10::Device device) {
 }
 
 bool needs_grad(const AttentionInputs& in, const AttentionOptions& options) {
-  return in.query.needs_grad() || in.key_value.needs_grad() || (options.bias != nullptr && options.bias->table->trained);
+  return in.query.needs_grad() || in.key_value.needs_grad() ||
+         (options.bias != nullptr && options.bias->table->trained);
 }
 
 /// Gives the gradients of the matrices that hold the inputs to where they belong.
@@ -94,8 +95,8 @@ void add_fused_gradients(const AttentionInputs& in, const AttentionOptions& opti
     }
   }
   if (in.key_value.slot) {
-    const bool packed = in.key_column == 0 && in.value_column == key_width &&
-                        in.key_value.value.size(1) == 2 * key_width;
+    const bool packed =
+        in.key_column == 0 && in.value_column == key_width && in.key_value.value.size(1) == 2 * key_width;
     if (packed) {
       d_key_value = at::cat({flat(dk), flat(dv)}, 1);
     } else {
@@ -139,9 +140,9 @@ Var flash_attention(Tape* tape, const AttentionInputs& in, const Layout& queries
   tape->record([=, slot = result.slot, out = out, log_sum = log_sum, random = random, unused = unused] {
     if (!slot->grad.defined()) return;
     const at::Tensor d_out = std::move(slot->grad).reshape(out.sizes());
-    const auto [dq, dk, dv] = at::_flash_attention_backward(
-        d_out, q, k, v, out, log_sum, query_starts, key_starts, longest_query, longest_key, /*dropout_p=*/0.0, causal,
-        random, unused, options.scale, left, right);
+    const auto [dq, dk, dv] = at::_flash_attention_backward(d_out, q, k, v, out, log_sum, query_starts, key_starts,
+                                                            longest_query, longest_key, /*dropout_p=*/0.0, causal,
+                                                            random, unused, options.scale, left, right);
     add_fused_gradients(in, options, dq, dk, dv);
   });
   return result;
@@ -155,7 +156,8 @@ bool& cudnn_works() {
 
 bool cudnn_fits(const AttentionInputs& in, const Layout& queries, const RowSpans& keys,
                 const AttentionOptions& options) {
-  if (!cudnn_works() || options.window > 0 || options.size > 128 || options.key_heads != options.heads) return false;
+  if (!cudnn_works() || options.window > 0 || options.size > 128 || options.key_heads != options.heads)
+    return false;
   const c10::Device device = in.query.value.device();
   const DeviceLayout &query_rows = queries->on(device), &key_rows = keys.of->on(device);
   if (!query_rows.even || !key_rows.even || query_rows.longest < 32) return false;
@@ -302,7 +304,8 @@ struct Plain {
   }
 
   at::Tensor forward() const {
-    const at::Tensor out = at::zeros({in.query.value.size(0), options.heads * options.size}, in.query.value.options());
+    const at::Tensor out =
+        at::zeros({in.query.value.size(0), options.heads * options.size}, in.query.value.options());
     for (std::int64_t first = 0; first < rows; first += step) {
       const std::int64_t count = std::min(step, rows - first);
       const at::Tensor q = gathered(in.query.value, in.query_column, options.heads, query_rows, first, count);
@@ -439,20 +442,21 @@ struct Own {
       return written ? at::empty(x.sizes(), x.options()) : at::zeros(x.sizes(), x.options());
     };
     const std::int64_t other = together ? query_width : 0;
-    const at::Tensor d_key_value = gradient_like(
-        in.key_value.value, !key_padded && in.key_value.value.size(1) == other + 2 * key_width);
-    const at::Tensor d_query = together ? d_key_value
-                                        : gradient_like(in.query.value, !query_padded &&
-                                                                            in.query.value.size(1) == query_width);
+    const at::Tensor d_key_value =
+        gradient_like(in.key_value.value, !key_padded && in.key_value.value.size(1) == other + 2 * key_width);
+    const at::Tensor d_query =
+        together ? d_key_value
+                 : gradient_like(in.query.value, !query_padded && in.query.value.size(1) == query_width);
     const auto at_column = [](const at::Tensor& matrix, std::int64_t column) {
       return static_cast<void*>(static_cast<char*>(matrix.mutable_data_ptr()) + column * matrix.element_size());
     };
     const at::Tensor delta = at::empty(log_sum.sizes(), log_sum.options());
     const FinesweepFlash flash = view();
-    call(&CudaModule::flash_backward, "attention's gradient", out, &flash, out.const_data_ptr(), d_out.const_data_ptr(),
-         out.stride(0), out.size(0), log_sum.const_data_ptr<float>(), delta.mutable_data_ptr<float>(),
-         at_column(d_query, in.query_column), d_query.stride(0), at_column(d_key_value, in.key_column),
-         at_column(d_key_value, in.value_column), d_key_value.stride(0), type_of(out));
+    call(&CudaModule::flash_backward, "attention's gradient", out, &flash, out.const_data_ptr(),
+         d_out.const_data_ptr(), out.stride(0), out.size(0), log_sum.const_data_ptr<float>(),
+         delta.mutable_data_ptr<float>(), at_column(d_query, in.query_column), d_query.stride(0),
+         at_column(d_key_value, in.key_column), at_column(d_key_value, in.value_column), d_key_value.stride(0),
+         type_of(out));
     add_gradients(in, d_query, d_key_value);
   }
 };

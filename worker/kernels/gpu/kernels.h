@@ -20,7 +20,8 @@ bool has_kernels(at::ScalarType type, c10::Device device);
 int type_of(const at::Tensor& x);
 void* stream_of(const at::Tensor& x);
 
-/// Calls the function of the module on the current stream of the tensor's device; throws what launching failed with.
+/// Calls the function of the module on the current stream of the tensor's device; throws what launching failed
+/// with.
 template <typename Function, typename... Arguments>
 void call(Function CudaModule::*function, const char* what, const at::Tensor& on, Arguments... arguments) {
   check_cuda((cuda_module()->*function)(arguments..., stream_of(on)), what);

@@ -20,7 +20,8 @@ struct GraphModule {
   decltype(&finesweep_matmul) matmul = nullptr;
 };
 
-/// Loaded at the first call. Null where it is not there or of another version; why is said once on stderr. Any thread.
+/// Loaded at the first call. Null where it is not there or of another version; why is said once on stderr. Any
+/// thread.
 const GraphModule* graph_module();
 
 }  // namespace finesweep::worker

@@ -11,8 +11,10 @@
 
 #include "worker/kernels/gemm.h"
 #include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/linear_pass.h"
+#include "worker/kernels/spare_rows.h"
 
 namespace finesweep::worker::gpu {
 namespace {
@@ -38,9 +40,14 @@ at::Tensor rows_at(const at::Tensor& from, const at::Tensor& index) {
 /// The way back of rows_at into a gradient of `tokens` rows.
 at::Tensor scattered(const at::Tensor& rows, const at::Tensor& index, std::int64_t tokens) {
   const at::Tensor all = at::zeros({tokens, rows.size(1)}, rows.options());
-  call(&CudaModule::scatter_rows, "counted tokens", rows, rows.const_data_ptr(), index.const_data_ptr<std::int64_t>(),
-       all.mutable_data_ptr(), rows.size(0), rows.size(1), type_of(rows));
+  call(&CudaModule::scatter_rows, "counted tokens", rows, rows.const_data_ptr(),
+       index.const_data_ptr<std::int64_t>(), all.mutable_data_ptr(), rows.size(0), rows.size(1), type_of(rows));
   return all;
+}
+
+/// to = a b.
+void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor to) {
+  if (!Matmul{a, b, {}, {}, {}, to}.run().defined()) at::mm_out(to, a, b);
 }
 
 }  // namespace
@@ -57,7 +64,9 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
   at::Tensor counted = labels.index.defined() ? rows_at(hidden.value.contiguous(), labels.index) : hidden.value;
   if (scale != 1) counted = counted * scale;
   const std::int64_t tokens = counted.size(0), vocabulary = head.weight->rows();
-  const at::Tensor weight = weight_rows(*head.weight, counted.scalar_type(), 0, vocabulary);
+  at::Tensor weight = weight_rows(*head.weight, counted.scalar_type(), 0, vocabulary);
+  // With rows of zeros behind it the products are those of a round vocabulary.
+  if (const at::Tensor more = with_spare_rows(weight); more.defined()) weight = more;
   const auto wide = counted.options().dtype(at::kFloat);
   // Rows of 16 bytes' multiple: products and the kernel read them in vectors.
   const std::int64_t stride = (vocabulary + 7) / 8 * 8;
@@ -72,28 +81,28 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
   for (std::int64_t begin = 0; begin < tokens; begin += step) {
     const std::int64_t count = std::min(step, tokens - begin);
     const at::Tensor part = counted.narrow(0, begin, count);
-    at::Tensor logits = buffer.narrow(0, 0, count).narrow(1, 0, vocabulary);
-    at::mm_out(logits, part, weight.t());
+    const at::Tensor products = buffer.narrow(0, 0, count).narrow(1, 0, weight.size(0));
+    multiply(part, weight.t(), products);
+    const at::Tensor logits = products.narrow(1, 0, vocabulary);
     if (head.bias != nullptr) logits.add_(head.bias->value);
     call(&CudaModule::cross_entropy, "cross-entropy", logits, logits.mutable_data_ptr(), stride,
          labels.labels.const_data_ptr<std::int64_t>() + begin, count, vocabulary, wanted ? 1 : 0,
          kernel_view(denominator), losses.mutable_data_ptr<float>() + begin, type_of(logits));
     if (hidden_wanted) {
-      at::Tensor d = gradients.hidden.narrow(0, begin, count);
-      at::mm_out(d, logits, weight);
+      multiply(products, weight, gradients.hidden.narrow(0, begin, count));
     }
     if (weight_wanted) add_weight_gradient(gradients.weight, logits, part);
     if (bias_wanted) add_column_sums(gradients.bias, logits);
   }
   const at::Tensor total = at::zeros({}, wide.dtype(at::kDouble));
-  call(&CudaModule::add_sum, "cross-entropy", total, losses.const_data_ptr<float>(), tokens, kernel_view(denominator),
-       total.mutable_data_ptr<double>());
+  call(&CudaModule::add_sum, "cross-entropy", total, losses.const_data_ptr<float>(), tokens,
+       kernel_view(denominator), total.mutable_data_ptr<double>());
   const at::Tensor value = total.to(at::kFloat);
   if (!wanted) return Var(value);
 
   const Var result = tape->track(value);
-  tape->record([slot = result.slot, hidden_slot = hidden.slot, index = labels.index, gradients = std::move(gradients),
-                &head, scale, direct, all = hidden.value.size(0)] {
+  tape->record([slot = result.slot, hidden_slot = hidden.slot, index = labels.index,
+                gradients = std::move(gradients), &head, scale, direct, all = hidden.value.size(0)] {
     if (!slot->grad.defined()) return;
     const at::Tensor& d_loss = slot->grad;
     if (!direct && gradients.weight.defined()) head.weight->grad.add_(gradients.weight * d_loss);

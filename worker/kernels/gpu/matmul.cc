@@ -26,13 +26,14 @@ at::Tensor Matmul::run() const {
   if (!a.is_cuda() || !narrow || graph_module() == nullptr || a.numel() == 0) return {};
   const bool turned = !has_rows(b) && has_rows(b.t());
   const at::Tensor right = turned ? b.t() : b;
-  if (b.scalar_type() != a.scalar_type() || !has_rows(a) || !has_rows(right) || !in_vectors(a) || !in_vectors(right)) {
+  if (b.scalar_type() != a.scalar_type() || !has_rows(a) || !has_rows(right) || !in_vectors(a) ||
+      !in_vectors(right)) {
     return {};
   }
   if (bias.defined() && (bias.scalar_type() != a.scalar_type() || !bias.is_contiguous())) return {};
   if (c.defined() && (c.scalar_type() != a.scalar_type() || !has_rows(c) || !in_vectors(c))) return {};
-  const at::Tensor d = at::empty({a.size(0), b.size(1)}, a.options());
-  if (!in_vectors(d)) return {};
+  const at::Tensor d = out.defined() ? out : at::empty({a.size(0), b.size(1)}, a.options());
+  if (!has_rows(d) || !in_vectors(d)) return {};
   FinesweepMatmul what{};
   what.m = a.size(0);
   what.n = b.size(1);
@@ -62,7 +63,8 @@ at::Tensor Matmul::run() const {
   }
   if (graph_module()->matmul(&what) == 0) return d;
   static bool said = false;
-  if (!said) std::fprintf(stderr, "cuBLASLt does not compute a product, cuBLAS does: %s\n", graph_module()->error());
+  if (!said)
+    std::fprintf(stderr, "cuBLASLt does not compute a product, cuBLAS does: %s\n", graph_module()->error());
   said = true;
   return {};
 }

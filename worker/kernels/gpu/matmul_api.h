@@ -15,8 +15,8 @@ enum FinesweepEpilogue : int {
 };
 
 /// d [m, n] = epilogue(a b + beta · c + bias), row-major, sums in fp32. a is [m, k], b [k, n]; transposed ones are
-/// given as [k, m] and [n, k]. Rows are lda … apart. Types are those of FinesweepFloat: `type` of a, b, bias and aux,
-/// `out_type` of c and d.
+/// given as [k, m] and [n, k]. Rows are lda … apart. Types are those of FinesweepFloat: `type` of a, b, bias and
+/// aux, `out_type` of c and d.
 struct FinesweepMatmul {
   std::int64_t m, n, k;
   const void *a, *b, *c;
@@ -31,6 +31,7 @@ struct FinesweepMatmul {
   std::int64_t ld_aux;
 };
 /// On the current stream. The first product of a shape is tried with several kernels and the fastest is kept, but
-/// while a graph is captured or where d is c. 1 where cuBLASLt cannot do it: the words are in finesweep_graph_error().
+/// while a graph is captured or where d is c. 1 where cuBLASLt cannot do it: the words are in
+/// finesweep_graph_error().
 int finesweep_matmul(const FinesweepMatmul* what);
 }

@@ -21,7 +21,8 @@
 namespace {
 
 void check(cublasStatus_t status, const char* call) {
-  if (status != CUBLAS_STATUS_SUCCESS) throw std::runtime_error(std::string(call) + ": " + cublasLtGetStatusString(status));
+  if (status != CUBLAS_STATUS_SUCCESS)
+    throw std::runtime_error(std::string(call) + ": " + cublasLtGetStatusString(status));
 }
 void check(cudaError_t error, const char* call) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error));
@@ -40,8 +41,20 @@ Key key_of(const FinesweepMatmul& w, int device) {
     return address % 16 == 0 ? 2 : address % 8 == 0 ? 1 : 0;
   };
   const std::int64_t places = aligned(w.a) + 3 * aligned(w.b) + 9 * aligned(w.c) + 27 * aligned(w.d);
-  return {w.m,   w.n,   w.k,   w.lda, w.ldb, w.ldc, w.ldd, w.transpose_a * 2 + w.transpose_b, w.type * 3 + w.out_type,
-          w.epilogue, w.beta != 0 ? 1 : 0, w.ld_aux, places, device};
+  return {w.m,
+          w.n,
+          w.k,
+          w.lda,
+          w.ldb,
+          w.ldc,
+          w.ldd,
+          w.transpose_a * 2 + w.transpose_b,
+          w.type * 3 + w.out_type,
+          w.epilogue,
+          w.beta != 0 ? 1 : 0,
+          w.ld_aux,
+          places,
+          device};
 }
 
 /// A product as cuBLASLt wants it: column-major, so the transpose, with the operands exchanged.
@@ -76,15 +89,16 @@ class Plan {
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
-  std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle, std::size_t workspace, int most) {
+  std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle, std::size_t workspace,
+                                                          int most) {
     cublasLtMatmulPreference_t preference = nullptr;
     check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
                                          sizeof workspace);
     std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<std::size_t>(most));
     int count = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, product_, a_, b_, c_, d_, preference, most,
-                                                                found.data(), &count);
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(handle, product_, a_, b_, c_, d_, preference, most, found.data(), &count);
     cublasLtMatmulPreferenceDestroy(preference);
     check(status, "cublasLtMatmulAlgoGetHeuristic");
     if (count == 0) throw std::runtime_error("cuBLASLt has no kernel for the product");
@@ -97,19 +111,20 @@ class Plan {
     if (w.bias != nullptr) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, w.bias);
     if (w.aux != nullptr) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, w.aux);
     const float one = 1;
-    return cublasLtMatmul(handle, product_, &one, w.b, a_, w.a, b_, &w.beta, w.c != nullptr ? w.c : w.d, c_, w.d, d_,
-                          &algorithm, workspace, bytes, stream);
+    return cublasLtMatmul(handle, product_, &one, w.b, a_, w.a, b_, &w.beta, w.c != nullptr ? w.c : w.d, c_, w.d,
+                          d_, &algorithm, workspace, bytes, stream);
   }
 
  private:
   template <typename V>
   void set(cublasLtMatmulDescAttributes_t attribute, const V& value) {
-    check(cublasLtMatmulDescSetAttribute(product_, attribute, &value, sizeof value), "cublasLtMatmulDescSetAttribute");
+    check(cublasLtMatmulDescSetAttribute(product_, attribute, &value, sizeof value),
+          "cublasLtMatmulDescSetAttribute");
   }
   static void layout(cublasLtMatrixLayout_t& to, cudaDataType_t type, std::int64_t rows, std::int64_t columns,
                      std::int64_t stride) {
-    check(cublasLtMatrixLayoutCreate(&to, type, static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(columns),
-                                     stride),
+    check(cublasLtMatrixLayoutCreate(&to, type, static_cast<std::uint64_t>(rows),
+                                     static_cast<std::uint64_t>(columns), stride),
           "cublasLtMatrixLayoutCreate");
   }
 

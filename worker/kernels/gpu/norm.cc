@@ -24,8 +24,8 @@ void forward(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& 
   const FinesweepNorm view = kernel_view(module);
   call(&CudaModule::norm_forward, "norm", x, x.const_data_ptr(), data_or_null(residual),
        residual.defined() ? x.mutable_data_ptr() : nullptr, y.mutable_data_ptr(), y.stride(0),
-       statistics.mean.mutable_data_ptr<float>(), statistics.inverse.mutable_data_ptr<float>(), x.size(0), x.size(1),
-       &view, &input, &output, type_of(x));
+       statistics.mean.mutable_data_ptr<float>(), statistics.inverse.mutable_data_ptr<float>(), x.size(0),
+       x.size(1), &view, &input, &output, type_of(x));
 }
 
 /// dx = the gradient of the sum, plus `add`; masked = input_mask · that gradient. Each may be undefined.
@@ -42,8 +42,8 @@ void backward(const at::Tensor& sum, const at::Tensor& dy, const Statistics& sta
        sum.size(0), width, &view, &input, &output, type_of(sum));
   const auto add_sums = [&](Parameter* parameter, std::int64_t column) {
     if (parameter == nullptr || !parameter->trained) return;
-    call(&CudaModule::add_partial, "norm's gradient", sum, partial.const_data_ptr<float>() + column, rows, 2 * width,
-         width, parameter->grad.mutable_data_ptr<float>());
+    call(&CudaModule::add_partial, "norm's gradient", sum, partial.const_data_ptr<float>() + column, rows,
+         2 * width, width, parameter->grad.mutable_data_ptr<float>());
   };
   add_sums(module.weight, 0);
   add_sums(module.bias, width);
@@ -53,8 +53,8 @@ at::Tensor dense(const at::Tensor& x) {
   return x.stride(1) == 1 || x.size(1) == 1 ? x : x.contiguous();
 }
 
-/// A gradient that is there already and may be added to in the same pass: the kernel reads it and writes the sum, in
-/// place where nobody else holds it.
+/// A gradient that is there already and may be added to in the same pass: the kernel reads it and writes the sum,
+/// in place where nobody else holds it.
 struct Gathered {
   at::Tensor before, sum;
   Gathered(GradSlot* slot, const at::Tensor& like) {

@@ -23,15 +23,16 @@ at::Tensor sum_of_rows(const EmbeddingModule& module, const at::Tensor& ids, con
   set(0, module.words, ids);
   set(1, module.types, types);
   set(2, module.positions, positions);
-  call(&CudaModule::gather_rows, "embedding", sum, tables, numbers, sum.mutable_data_ptr(), sum.size(0), sum.size(1),
-       type_of(sum));
+  call(&CudaModule::gather_rows, "embedding", sum, tables, numbers, sum.mutable_data_ptr(), sum.size(0),
+       sum.size(1), type_of(sum));
   return sum;
 }
 
 void add_rows(const at::Tensor& gradient, const at::Tensor& ids, std::int64_t skipped, const at::Tensor& grad) {
   const at::Tensor from = gradient.contiguous();
-  call(&CudaModule::add_rows, "embedding's gradient", from, from.const_data_ptr(), ids.const_data_ptr<std::int64_t>(),
-       skipped, grad.mutable_data_ptr<float>(), from.size(0), from.size(1), type_of(from));
+  call(&CudaModule::add_rows, "embedding's gradient", from, from.const_data_ptr(),
+       ids.const_data_ptr<std::int64_t>(), skipped, grad.mutable_data_ptr<float>(), from.size(0), from.size(1),
+       type_of(from));
 }
 
 Var mean_tokens(Tape* tape, const Var& x, const Layout& layout) {
