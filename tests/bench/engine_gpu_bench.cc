@@ -34,6 +34,7 @@
 #include "worker/executor.h"
 #include "worker/kernels/spare_rows.h"
 #include "worker/models/family.h"
+#include "worker/models/forward_graphs.h"
 #include "worker/models/pretrained.h"
 #include "worker/models/quantized_base.h"
 #include "worker/random.h"
@@ -287,7 +288,8 @@ void forward(const Case& what, const Options& options) {
   RandomStream random(1, purpose::data_order);
   const Batch batch = random_batch(what, options.uneven, random);
   begin_memory_peak(kDevice);
-  const auto pass = [&] { built.model->logits(batch, Pass()).value.cpu(); };
+  ForwardGraphs graphs(*built.model);
+  const auto pass = [&] { graphs.logits(batch).cpu(); };
   for (int i = 0; i < 20; ++i) pass();
   std::vector<double> times;
   for (int i = 0; i < options.steps; ++i) {

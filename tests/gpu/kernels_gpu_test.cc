@@ -12,6 +12,7 @@
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/norm_dropout.h"
 #include "worker/kernels/reference.h"
+#include "worker/models/forward_graphs.h"
 #include "worker/models/pretrained.h"
 #include "worker/training/trainer.h"
 
@@ -566,6 +567,22 @@ TEST_P(StepsOnGpu, steps_with_recomputed_layers_are_captured_too) {
     ASSERT_TRUE(expected && mine);
     EXPECT_NEAR(mine->loss, expected->loss, 2e-3 * std::abs(expected->loss));
     EXPECT_NEAR(mine->grad_norm, expected->grad_norm, 1e-2 * expected->grad_norm);
+  }
+}
+
+TEST_P(StepsOnGpu, captured_evaluations_are_those_of_the_cpu) {
+  Training here(GetParam(), true, c10::Device(c10::kCPU)), gpu(GetParam(), true, kGpu);
+  ForwardGraphs expected(*here.model), mine(*gpu.model);
+  for (int step = 0; step < 6; ++step) {
+    SCOPED_TRACE(step);
+    const Batch batch =
+        batch_of(GetParam(),
+                 step % 2 == 0 ? std::vector<std::int64_t>{20, 9, 14, 3} : std::vector<std::int64_t>{32, 32}, step);
+    if (here.model->language_model() == nullptr) {
+      EXPECT_LE(relative_difference(mine.logits(batch).cpu(), expected.logits(batch)), 1e-3);
+    } else {
+      EXPECT_NEAR(mine.loss(batch, 5 + step), expected.loss(batch, 5 + step), 2e-3);
+    }
   }
 }
 

@@ -182,7 +182,8 @@ class TrainingRun {
 
   /// False where it was stopped: it is done again when the training goes on.
   Result<bool> evaluate_validation() {
-    EvaluationRun run{*training().evaluation, *request_.job.seed, {}, {}};
+    if (!forward_) forward_.emplace(*loaded_.model);
+    EvaluationRun run{*training().evaluation, *request_.job.seed, {}, {}, &*forward_};
     run.go_on = [&](std::int64_t done) {
       report_progress("evaluating", no_loss, done);
       return !control_.stop_requested();
@@ -273,6 +274,7 @@ class TrainingRun {
   std::vector<Parameter*> parameters_;
   std::optional<EpochPlan> plan_;
   std::optional<Trainer> trainer_;
+  std::optional<ForwardGraphs> forward_;  // of evaluations
   std::int64_t total_steps_ = 0;
 
   TrainingProgress progress_;

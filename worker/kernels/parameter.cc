@@ -15,7 +15,7 @@ void Parameter::train(at::ScalarType type) {
   trained = true;
   master = value.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous();
   value = to_with_spare_rows(master, master.options().dtype(type));
-  grad = at::zeros_like(master);
+  grad = empty_with_spare_rows(master.sizes(), master.options()).zero_();
   touched_rows.clear();
 }
 

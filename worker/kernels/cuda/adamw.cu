@@ -6,7 +6,7 @@
 namespace finesweep::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32, kChunk = 4096;
+constexpr int kThreads = 256, kWarps = kThreads / 32, kChunk = 2048;
 
 __global__ void __launch_bounds__(kThreads)
     squares(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks, double* partial) {
@@ -76,32 +76,41 @@ __global__ void __launch_bounds__(kThreads)
   const std::uintptr_t places = reinterpret_cast<std::uintptr_t>(grad) | reinterpret_cast<std::uintptr_t>(master) |
                                 reinterpret_cast<std::uintptr_t>(first) | reinterpret_cast<std::uintptr_t>(second);
   if (count == kChunk && places % 16 == 0) {
+    // All loads before the first store: that many bytes are on their way at once.
+    constexpr int kPieces = kChunk / (4 * kThreads);
+    float4 g[kPieces], w[kPieces], m[kPieces], v[kPieces];
 #pragma unroll
-    for (int i = 0; i < kChunk / (4 * kThreads); ++i) {
+    for (int i = 0; i < kPieces; ++i) {
       const int at = i * kThreads + threadIdx.x;
-      float4 g = reinterpret_cast<float4*>(grad)[at];
+      g[i] = reinterpret_cast<const float4*>(grad)[at];
+      w[i] = reinterpret_cast<const float4*>(master)[at];
+      m[i] = reinterpret_cast<const float4*>(first)[at];
+      v[i] = reinterpret_cast<const float4*>(second)[at];
+    }
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const int at = i * kThreads + threadIdx.x;
       reinterpret_cast<float4*>(grad)[at] = make_float4(0, 0, 0, 0);
       if (!finite) continue;
-      float4 w = reinterpret_cast<float4*>(master)[at], m = reinterpret_cast<float4*>(first)[at],
-             v = reinterpret_cast<float4*>(second)[at];
-      update(w.x, m.x, v.x, g.x * clip, decay, n);
-      update(w.y, m.y, v.y, g.y * clip, decay, n);
-      update(w.z, m.z, v.z, g.z * clip, decay, n);
-      update(w.w, m.w, v.w, g.w * clip, decay, n);
-      reinterpret_cast<float4*>(master)[at] = w;
-      reinterpret_cast<float4*>(first)[at] = m;
-      reinterpret_cast<float4*>(second)[at] = v;
+      update(w[i].x, m[i].x, v[i].x, g[i].x * clip, decay, n);
+      update(w[i].y, m[i].y, v[i].y, g[i].y * clip, decay, n);
+      update(w[i].z, m[i].z, v[i].z, g[i].z * clip, decay, n);
+      update(w[i].w, m[i].w, v[i].w, g[i].w * clip, decay, n);
+      reinterpret_cast<float4*>(master)[at] = w[i];
+      reinterpret_cast<float4*>(first)[at] = m[i];
+      reinterpret_cast<float4*>(second)[at] = v[i];
       if (tensor.value == nullptr) continue;
       const std::int64_t where = chunk.begin + 4 * at;
       if (tensor.type == kBFloat16) {
-        alignas(8) __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(w.x, w.y), __floats2bfloat162_rn(w.z, w.w)};
+        alignas(8) const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(w[i].x, w[i].y),
+                                                   __floats2bfloat162_rn(w[i].z, w[i].w)};
         *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(tensor.value) + where) =
             *reinterpret_cast<const uint2*>(pair);
       } else {
-        write_value(tensor.value, tensor.type, where, w.x);
-        write_value(tensor.value, tensor.type, where + 1, w.y);
-        write_value(tensor.value, tensor.type, where + 2, w.z);
-        write_value(tensor.value, tensor.type, where + 3, w.w);
+        write_value(tensor.value, tensor.type, where, w[i].x);
+        write_value(tensor.value, tensor.type, where + 1, w[i].y);
+        write_value(tensor.value, tensor.type, where + 2, w[i].z);
+        write_value(tensor.value, tensor.type, where + 3, w[i].w);
       }
     }
     return;

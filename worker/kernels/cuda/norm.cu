@@ -6,7 +6,7 @@
 namespace finesweep::cuda {
 namespace {
 
-constexpr int kPartialRows = 264;
+constexpr int kPartialRows = 528;
 constexpr int kTokensOfBlock = 4;  // where a warp does a token
 
 struct ForwardArguments {
@@ -272,20 +272,22 @@ bool in_vectors(std::int64_t width, std::size_t bytes) {
   return width * static_cast<std::int64_t>(bytes) % 16 == 0;
 }
 
-__global__ void add_partial(const float* partial, std::int64_t rows, std::int64_t stride, std::int64_t columns,
-                            float* out) {
-  // 32 columns a block, eight threads each.
-  __shared__ float sums[8][32];
+__global__ void __launch_bounds__(1024) add_partial(const float* partial, std::int64_t rows, std::int64_t columns,
+                                                    std::int64_t second_begin, float* first, float* second) {
+  // 32 columns a block, 32 threads each.
+  __shared__ float sums[32][33];
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * 32 + threadIdx.x;
   float sum = 0;
   if (column < columns) {
-    for (std::int64_t row = threadIdx.y; row < rows; row += 8) sum += partial[row * stride + column];
+    for (std::int64_t row = threadIdx.y; row < rows; row += 32) sum += partial[row * columns + column];
   }
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
-  if (threadIdx.y != 0 || column >= columns) return;
-  for (int i = 1; i < 8; ++i) sum += sums[i][threadIdx.x];
-  out[column] += sum;
+  sum = warp_sum(sums[threadIdx.x][threadIdx.y]);
+  const std::int64_t mine = static_cast<std::int64_t>(blockIdx.x) * 32 + threadIdx.y;
+  if (threadIdx.x != 0 || mine >= columns) return;
+  float* out = mine < second_begin ? first : second;
+  if (out != nullptr) out[mine < second_begin ? mine : mine - second_begin] += sum;
 }
 
 /// Block (x, y): kCount × 32 columns from x on, of the tokens y, y + grid, … eight warps in turn.
@@ -370,24 +372,24 @@ int finesweep_norm_backward(const void* x, const void* dy, std::int64_t dy_strid
   });
 }
 
-int finesweep_add_partial(const float* partial, std::int64_t rows, std::int64_t stride, std::int64_t columns,
-                          float* out, void* stream) {
-  add_partial<<<blocks_for(columns, 32), dim3(32, 8), 0, static_cast<cudaStream_t>(stream)>>>(partial, rows, stride,
-                                                                                              columns, out);
+int finesweep_add_partial(const float* partial, std::int64_t rows, std::int64_t columns, std::int64_t second_begin,
+                          float* first, float* second, void* stream) {
+  add_partial<<<blocks_for(columns, 32), dim3(32, 32), 0, static_cast<cudaStream_t>(stream)>>>(
+      partial, rows, columns, second_begin, first, second);
   return cudaGetLastError();
 }
 
 int finesweep_partial_column_sums(const void* x, std::int64_t tokens, std::int64_t columns, std::int64_t stride,
-                                  float* partial, int type, void* stream) {
+                                  float* partial, std::int64_t rows, int type, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
   return with_type(type, [&](auto like) {
     using T = decltype(like);
     const T* from = static_cast<const T*>(x);
     if (aligned(x) && in_vectors(columns, sizeof(T)) && in_vectors(stride, sizeof(T))) {
-      const dim3 grid(blocks_for(columns, 32 * kVector<T>), kPartialRows);
+      const dim3 grid(blocks_for(columns, 32 * kVector<T>), static_cast<unsigned>(rows));
       partial_column_sums<T, kVector<T>><<<grid, 256, 0, on>>>(from, tokens, columns, stride, partial);
     } else {
-      const dim3 grid(blocks_for(columns, 32), kPartialRows);
+      const dim3 grid(blocks_for(columns, 32), static_cast<unsigned>(rows));
       partial_column_sums<T, 1><<<grid, 256, 0, on>>>(from, tokens, columns, stride, partial);
     }
     return static_cast<int>(cudaGetLastError());

@@ -51,12 +51,13 @@ int finesweep_norm_backward(const void* x, const void* dy, std::int64_t dy_strid
 int finesweep_norm_fits(std::int64_t width, int type);
 
 std::int64_t finesweep_partial_rows();
-/// out[c] += sum over the rows of partial [rows, stride] of column c, columns of them.
-int finesweep_add_partial(const float* partial, std::int64_t rows, std::int64_t stride, std::int64_t columns,
-                          float* out, void* stream);
-/// partial [finesweep_partial_rows(), columns] = sums over parts of the tokens of x [tokens, columns].
+/// Of partial [rows, columns] the sums over the rows: those of the columns before `second_begin` are added to
+/// `first`, the others to `second`; each may be null.
+int finesweep_add_partial(const float* partial, std::int64_t rows, std::int64_t columns, std::int64_t second_begin,
+                          float* first, float* second, void* stream);
+/// partial [rows, columns] = sums over parts of the tokens of x [tokens, columns].
 int finesweep_partial_column_sums(const void* x, std::int64_t tokens, std::int64_t columns, std::int64_t stride,
-                                  float* partial, int type, void* stream);
+                                  float* partial, std::int64_t rows, int type, void* stream);
 
 /// y = residual + mask · x; residual may be null. x [tokens, width] contiguous; y may be x.
 int finesweep_dropout(const void* x, const void* residual, void* y, std::int64_t tokens, std::int64_t width,
@@ -211,10 +212,11 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
 }
 
 /// Every function above but for the first word of its name, for who loads them.
-#define FINESWEEP_TRAINING_FUNCTIONS(X)                                                                           \
-  X(norm_forward)                                                                                                 \
-  X(norm_backward) X(norm_fits) X(partial_rows) X(add_partial) X(partial_column_sums) X(dropout)                  \
-      X(activation_forward) X(activation_backward) X(gate_forward) X(gate_backward) X(rotate) X(gather_rows)      \
-          X(add_rows) X(scatter_rows) X(mean_forward) X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk) \
-              X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) X(softmax_backward) X(flash_fits)      \
-                  X(flash_forward) X(flash_backward)
+#define FINESWEEP_TRAINING_FUNCTIONS(X)                                                                            \
+  X(norm_forward)                                                                                                  \
+  X(norm_backward)                                                                                                 \
+  X(norm_fits) X(partial_rows) X(add_partial) X(partial_column_sums) X(dropout) X(activation_forward)              \
+      X(activation_backward) X(gate_forward) X(gate_backward) X(rotate) X(gather_rows) X(add_rows) X(scatter_rows) \
+          X(mean_forward) X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk) X(adamw) X(gather_heads)     \
+              X(scatter_heads) X(softmax_forward) X(softmax_backward) X(flash_fits) X(flash_forward)               \
+                  X(flash_backward)

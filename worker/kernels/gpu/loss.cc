@@ -91,7 +91,11 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
     if (hidden_wanted) {
       multiply(products, weight, gradients.hidden.narrow(0, begin, count));
     }
-    if (weight_wanted) add_weight_gradient(gradients.weight, logits, part);
+    if (weight_wanted) {
+      const at::Tensor all = direct ? with_spare_rows(gradients.weight) : at::Tensor();
+      const bool together = all.defined() && all.size(0) == products.size(1);
+      add_weight_gradient(together ? all : gradients.weight, together ? products : logits, part);
+    }
     if (bias_wanted) add_column_sums(gradients.bias, logits);
   }
   const at::Tensor total = at::zeros({}, wide.dtype(at::kDouble));

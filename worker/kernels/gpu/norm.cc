@@ -1,6 +1,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "worker/kernels/gpu/kernels.h"
@@ -40,13 +41,12 @@ void backward(const at::Tensor& sum, const at::Tensor& dy, const Statistics& sta
        statistics.mean.const_data_ptr<float>(), statistics.inverse.const_data_ptr<float>(), data_or_null(add),
        writable_or_null(dx), writable_or_null(masked), trained ? partial.mutable_data_ptr<float>() : nullptr,
        sum.size(0), width, &view, &input, &output, type_of(sum));
-  const auto add_sums = [&](Parameter* parameter, std::int64_t column) {
-    if (parameter == nullptr || !parameter->trained) return;
-    call(&CudaModule::add_partial, "norm's gradient", sum, partial.const_data_ptr<float>() + column, rows,
-         2 * width, width, parameter->grad.mutable_data_ptr<float>());
+  if (!trained) return;
+  const auto grad_of = [](Parameter* parameter) {
+    return parameter != nullptr && parameter->trained ? parameter->grad.mutable_data_ptr<float>() : nullptr;
   };
-  add_sums(module.weight, 0);
-  add_sums(module.bias, width);
+  call(&CudaModule::add_partial, "norm's gradient", sum, partial.const_data_ptr<float>(), rows, 2 * width, width,
+       grad_of(module.weight), grad_of(module.bias));
 }
 
 at::Tensor dense(const at::Tensor& x) {
@@ -125,12 +125,13 @@ void dropout(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& 
 }
 
 void add_column_sums(const at::Tensor& grad, const at::Tensor& dy) {
-  const std::int64_t rows = cuda_module()->partial_rows(), columns = dy.size(1);
+  // Few enough parts that adding them costs little, and enough to fill the device.
+  const std::int64_t columns = dy.size(1), rows = std::clamp<std::int64_t>(dy.size(0) / 64, 1, 64);
   const at::Tensor partial = at::empty({rows, columns}, dy.options().dtype(at::kFloat));
   call(&CudaModule::partial_column_sums, "column sums", dy, dy.const_data_ptr(), dy.size(0), columns, dy.stride(0),
-       partial.mutable_data_ptr<float>(), type_of(dy));
+       partial.mutable_data_ptr<float>(), rows, type_of(dy));
   call(&CudaModule::add_partial, "column sums", dy, partial.const_data_ptr<float>(), rows, columns, columns,
-       grad.mutable_data_ptr<float>());
+       grad.mutable_data_ptr<float>(), static_cast<float*>(nullptr));
 }
 
 }  // namespace finesweep::worker::gpu
