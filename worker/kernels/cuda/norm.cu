@@ -15,7 +15,7 @@ struct ForwardArguments {
   std::int64_t y_stride;
   float *mean, *inverse;
   std::int64_t tokens, width;
-  FinesweepNorm norm;
+  FinesweepNormWeights norm;
   FinesweepDropout input, output;
 };
 
@@ -27,7 +27,7 @@ struct BackwardArguments {
   void *dx, *masked;
   float* partial;
   std::int64_t tokens, width;
-  FinesweepNorm norm;
+  FinesweepNormWeights norm;
   FinesweepDropout input, output;
 };
 
@@ -339,7 +339,7 @@ int finesweep_norm_fits(std::int64_t width, int type) {
 
 int finesweep_norm_forward(const void* x, const void* residual, void* sum, void* y, std::int64_t y_stride,
                            float* mean, float* inverse, std::int64_t tokens, std::int64_t width,
-                           const FinesweepNorm* norm, const FinesweepDropout* input_dropout,
+                           const FinesweepNormWeights* norm, const FinesweepDropout* input_dropout,
                            const FinesweepDropout* output_dropout, int type, void* stream) {
   if (tokens == 0) return cudaSuccess;
   const ForwardArguments a{x,       residual, sum,   y,     y_stride,       mean,
@@ -356,7 +356,7 @@ int finesweep_norm_forward(const void* x, const void* residual, void* sum, void*
 
 int finesweep_norm_backward(const void* x, const void* dy, std::int64_t dy_stride, const float* mean,
                             const float* inverse, const void* add, void* dx, void* masked, float* partial,
-                            std::int64_t tokens, std::int64_t width, const FinesweepNorm* norm,
+                            std::int64_t tokens, std::int64_t width, const FinesweepNormWeights* norm,
                             const FinesweepDropout* input_dropout, const FinesweepDropout* output_dropout, int type,
                             void* stream) {
   if (tokens == 0) return cudaSuccess;

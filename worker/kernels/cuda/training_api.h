@@ -37,7 +37,7 @@ struct FinesweepNumber {
   double number;         // then this
 };
 
-struct FinesweepNorm {
+struct FinesweepNormWeights {
   const float* weight;
   const float* bias;  // null: none
   float epsilon;
@@ -48,14 +48,14 @@ struct FinesweepNorm {
 /// to `sum` (may be x). mean and inverse [tokens] are kept for the way back.
 int finesweep_norm_forward(const void* x, const void* residual, void* sum, void* y, std::int64_t y_stride,
                            float* mean, float* inverse, std::int64_t tokens, std::int64_t width,
-                           const FinesweepNorm* norm, const FinesweepDropout* input_dropout,
+                           const FinesweepNormWeights* norm, const FinesweepDropout* input_dropout,
                            const FinesweepDropout* output_dropout, int type, void* stream);
 /// The way back: dx = the gradient of what was normalised, plus `add` where that is not null (may be dx); where
 /// `masked` is not null also input_mask · that gradient without `add`. `partial` [finesweep_partial_rows(), 2 ×
 /// width] or null: gets sums for weight and bias, for finesweep_add_partial.
 int finesweep_norm_backward(const void* x, const void* dy, std::int64_t dy_stride, const float* mean,
                             const float* inverse, const void* add, void* dx, void* masked, float* partial,
-                            std::int64_t tokens, std::int64_t width, const FinesweepNorm* norm,
+                            std::int64_t tokens, std::int64_t width, const FinesweepNormWeights* norm,
                             const FinesweepDropout* input_dropout, const FinesweepDropout* output_dropout, int type,
                             void* stream);
 /// Widths that the two above compute.
@@ -79,7 +79,7 @@ int finesweep_dropout(const void* x, const void* residual, void* y, std::int64_t
 int finesweep_adapter_gradients(const FinesweepAdapterGradients* what, float* partial, int type, void* stream);
 std::int64_t finesweep_adapter_scratch(std::int64_t tokens, std::int64_t outs, std::int64_t ins);
 
-enum FinesweepActivation : int { kGelu = 0, kGeluTanh = 1, kRelu = 2, kTanh = 3, kSilu = 4 };
+enum FinesweepCurve : int { kGelu = 0, kGeluTanh = 1, kRelu = 2, kTanh = 3, kSilu = 4 };
 /// y may be z; dz may be dy.
 int finesweep_activation_forward(int activation, const void* z, void* y, std::int64_t count, int type,
                                  void* stream);
@@ -228,12 +228,13 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
 }
 
 /// Every function above but for the first word of its name, for who loads them.
-#define FINESWEEP_TRAINING_FUNCTIONS(X)                                                                         \
-  X(norm_forward)                                                                                               \
-  X(norm_backward)                                                                                              \
-  X(norm_fits)                                                                                                  \
-  X(partial_rows) X(add_partial) X(partial_column_sums) X(dropout) X(activation_forward) X(activation_backward) \
-      X(gate_forward) X(gate_backward) X(rotate) X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward)     \
-          X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk) X(adamw) X(gather_heads) X(scatter_heads) \
-              X(softmax_forward) X(softmax_backward) X(adapter_gradients) X(adapter_scratch) X(flash_fits)      \
-                  X(flash_forward) X(flash_backward)
+#define FINESWEEP_TRAINING_FUNCTIONS(X)                                                                           \
+  X(norm_forward)                                                                                                 \
+  X(norm_backward)                                                                                                \
+  X(norm_fits)                                                                                                    \
+  X(partial_rows)                                                                                                 \
+  X(add_partial) X(partial_column_sums) X(dropout) X(activation_forward) X(activation_backward) X(gate_forward)   \
+      X(gate_backward) X(rotate) X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) X(mean_backward)      \
+          X(cross_entropy) X(add_sum) X(adamw_chunk) X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
+              X(softmax_backward) X(adapter_gradients) X(adapter_scratch) X(flash_fits) X(flash_forward)          \
+                  X(flash_backward)

@@ -69,7 +69,7 @@ FinesweepNumber kernel_view(const Denominator& denominator) {
   return {denominator.on_device().const_data_ptr<double>(), 0};
 }
 
-FinesweepNorm kernel_view(const NormModule& module) {
+FinesweepNormWeights kernel_view(const NormModule& module) {
   return {module.weight->value.const_data_ptr<float>(),
           module.bias == nullptr ? nullptr : module.bias->value.const_data_ptr<float>(),
           static_cast<float>(module.epsilon), module.kind == NormKind::layer ? 1 : 0};

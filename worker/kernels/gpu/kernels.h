@@ -32,7 +32,7 @@ FinesweepDropout kernel_view(const Dropout& dropout, const Layout& layout, c10::
 /// Of attention probabilities.
 FinesweepDropout attention_view(const Dropout& dropout, const Layout& queries, c10::Device device);
 FinesweepNumber kernel_view(const Denominator& denominator);
-FinesweepNorm kernel_view(const NormModule& module);
+FinesweepNormWeights kernel_view(const NormModule& module);
 
 template <typename T>
 const T* data_or_null(const at::Tensor& x) {

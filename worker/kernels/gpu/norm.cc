@@ -22,7 +22,7 @@ bool trains(const NormModule& module) {
 
 void forward(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& y, const Statistics& statistics,
              const NormModule& module, const FinesweepDropout& input, const FinesweepDropout& output) {
-  const FinesweepNorm view = kernel_view(module);
+  const FinesweepNormWeights view = kernel_view(module);
   call(&CudaModule::norm_forward, "norm", x, x.const_data_ptr(), data_or_null(residual),
        residual.defined() ? x.mutable_data_ptr() : nullptr, y.mutable_data_ptr(), y.stride(0),
        statistics.mean.mutable_data_ptr<float>(), statistics.inverse.mutable_data_ptr<float>(), x.size(0),
@@ -36,7 +36,7 @@ void backward(const at::Tensor& sum, const at::Tensor& dy, const Statistics& sta
   const std::int64_t width = sum.size(1), rows = cuda_module()->partial_rows();
   const bool trained = trains(module);
   const at::Tensor partial = trained ? at::empty({rows, 2 * width}, sum.options().dtype(at::kFloat)) : at::Tensor();
-  const FinesweepNorm view = kernel_view(module);
+  const FinesweepNormWeights view = kernel_view(module);
   call(&CudaModule::norm_backward, "norm's gradient", sum, sum.const_data_ptr(), dy.const_data_ptr(), dy.stride(0),
        statistics.mean.const_data_ptr<float>(), statistics.inverse.const_data_ptr<float>(), data_or_null(add),
        writable_or_null(dx), writable_or_null(masked), trained ? partial.mutable_data_ptr<float>() : nullptr,
