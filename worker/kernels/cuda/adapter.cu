@@ -16,9 +16,9 @@ std::int64_t tiles_of(std::int64_t columns) {
   return (columns + kTile - 1) / kTile;
 }
 
-/// Stretches of tokens: enough blocks to fill the device twice, each of some tiles of tokens.
+/// Stretches of tokens: enough blocks to fill the device, each of some tiles of tokens.
 std::int64_t stretches_of(std::int64_t tokens, std::int64_t tiles) {
-  const std::int64_t wanted = (512 + tiles - 1) / tiles, most = (tokens + 2 * kTile - 1) / (2 * kTile);
+  const std::int64_t wanted = (400 + tiles - 1) / tiles, most = (tokens + 2 * kTile - 1) / (2 * kTile);
   return wanted < most ? wanted : (most < 1 ? 1 : most);
 }
 
@@ -41,25 +41,48 @@ __global__ void __launch_bounds__(kThreads)
   const int begin = static_cast<int>(blockIdx.y) * stretch * kTile, end = min(tokens, begin + stretch * kTile);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 * 16;
 
+  // Thin rows of whole vectors: one for each of the threads.
+  const bool vectors =
+      rank % 8 == 0 && thin_stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(from_thin) % 16 == 0;
+  constexpr int kPieces = kTile * kTile / 8 / kThreads;
+  uint4 next_wide[kPieces], next_thin;
+  const auto fetch = [&](int t0) {
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const int piece = i * kThreads + threadIdx.x, row = piece / (kTile / 8), column = piece % (kTile / 8) * 8;
+      next_wide[i] = make_uint4(0, 0, 0, 0);
+      if (t0 + row < end && first + column < columns) {
+        next_wide[i] = *reinterpret_cast<const uint4*>(from_wide + (t0 + row) * wide_stride + first + column);
+      }
+    }
+    const int row = threadIdx.x / 2, column = threadIdx.x % 2 * 8;
+    const T* place = from_thin + (t0 + row) * thin_stride + column;
+    alignas(16) T values[8];
+#pragma unroll
+    for (int k = 0; k < 8; ++k) values[k] = to<T>(0.0f);
+    if (t0 + row < end && column < rank) {
+      if (vectors) {
+        *reinterpret_cast<uint4*>(values) = *reinterpret_cast<const uint4*>(place);
+      } else {
+#pragma unroll
+        for (int k = 0; k < 8; ++k) values[k] = column + k < rank ? place[k] : to<T>(0.0f);
+      }
+    }
+    next_thin = *reinterpret_cast<const uint4*>(values);
+  };
+
   float sum[2][4] = {};
+  if (begin < end) fetch(begin);
   for (int t0 = begin; t0 < end; t0 += kTile) {
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kTile * kTile / 8 / kThreads; ++i) {
-      const int piece = i * kThreads + threadIdx.x, row = piece / (kTile / 8), column = piece % (kTile / 8) * 8;
-      uint4 value = make_uint4(0, 0, 0, 0);
-      if (t0 + row < end && first + column < columns) {
-        value = *reinterpret_cast<const uint4*>(from_wide + (t0 + row) * wide_stride + first + column);
-      }
-      *reinterpret_cast<uint4*>(&wide[row][column]) = value;
+    for (int i = 0; i < kPieces; ++i) {
+      const int piece = i * kThreads + threadIdx.x;
+      *reinterpret_cast<uint4*>(&wide[piece / (kTile / 8)][piece % (kTile / 8) * 8]) = next_wide[i];
     }
-#pragma unroll
-    for (int i = 0; i < kTile * kRank / kThreads; ++i) {
-      const int piece = i * kThreads + threadIdx.x, row = piece / kRank, column = piece % kRank;
-      thin[row][column] =
-          t0 + row < end && column < rank ? from_thin[(t0 + row) * thin_stride + column] : to<T>(0.0f);
-    }
+    *reinterpret_cast<uint4*>(&thin[threadIdx.x / 2][threadIdx.x % 2 * 8]) = next_thin;
     __syncthreads();
+    if (t0 + kTile < end) fetch(t0 + kTile);
 #pragma unroll
     for (int k = 0; k < kTile / 16; ++k) {
       std::uint32_t left[4], right[4];
@@ -86,18 +109,21 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   if (!last) return;
   __threadfence();
+  // Eight sums a thread at once, so that their loads do not wait for one another.
+  constexpr int kOutputs = kTile * kRank / kThreads;
   const float* all = partial + static_cast<std::int64_t>(blockIdx.x) * gridDim.y * kTile * kRank;
-  for (int i = threadIdx.x; i < kTile * kRank; i += kThreads) {
-    // A thread's neighbours write neighbours: of b rows are columns here, of a they are ranks.
-    const int column = of_b ? i / kRank : i % kTile, r = of_b ? i % kRank : i / kTile;
-    if (first + column >= columns || r >= rank) continue;
-    float total = 0;
-    for (unsigned s = 0; s < gridDim.y; ++s) total += __ldcg(all + s * kTile * kRank + column * kRank + r);
-    if (of_b) {
-      a.b[static_cast<std::int64_t>(first + column) * rank + r] += a.scale * total;
-    } else {
-      a.a[static_cast<std::int64_t>(r) * columns + first + column] += a.scale * total;
-    }
+  float total[kOutputs] = {};
+  for (unsigned s = 0; s < gridDim.y; ++s) {
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) total[i] += __ldcg(all + s * kTile * kRank + i * kThreads + threadIdx.x);
+  }
+#pragma unroll
+  for (int i = 0; i < kOutputs; ++i) {
+    const int at = i * kThreads + threadIdx.x, column = first + at / kRank, r = at % kRank;
+    if (column >= columns || r >= rank) continue;
+    float* out = of_b ? a.b + static_cast<std::int64_t>(column) * rank + r
+                      : a.a + static_cast<std::int64_t>(r) * columns + column;
+    *out += a.scale * total[i];
   }
 }
 

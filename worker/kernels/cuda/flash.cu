@@ -19,15 +19,31 @@ template <typename T, int kSize>
 struct Tile {
   alignas(16) T rows[kTile][kSize + 8];
 
-  /// Rows first … first + 64 of a row of the batch that has `count` of them; zeros behind.
-  __device__ void fill(const T* from_row, std::int64_t stride, int first, int count) {
-    constexpr int kPieces = kSize / 8;
+  /// Rows first … first + 64 of a row of the batch that has `count` of them, `size` columns; zeros behind and
+  /// beside.
+  __device__ void fill(const T* from_row, std::int64_t stride, int first, int count, int size) {
+    if (size % 8 == 0) {
+      constexpr int kPieces = kSize / 8;
+#pragma unroll
+      for (int i = 0; i < kTile * kPieces / kThreads; ++i) {
+        const int piece = i * kThreads + threadIdx.x, row = piece / kPieces, column = piece % kPieces * 8;
+        uint4 value = make_uint4(0, 0, 0, 0);
+        if (first + row < count && column < size) {
+          value = *reinterpret_cast<const uint4*>(from_row + (first + row) * stride + column);
+        }
+        *reinterpret_cast<uint4*>(&rows[row][column]) = value;
+      }
+      return;
+    }
+    constexpr int kPieces = kSize / 2;
 #pragma unroll
     for (int i = 0; i < kTile * kPieces / kThreads; ++i) {
-      const int piece = i * kThreads + threadIdx.x, row = piece / kPieces, column = piece % kPieces * 8;
-      uint4 value = make_uint4(0, 0, 0, 0);
-      if (first + row < count) value = *reinterpret_cast<const uint4*>(from_row + (first + row) * stride + column);
-      *reinterpret_cast<uint4*>(&rows[row][column]) = value;
+      const int piece = i * kThreads + threadIdx.x, row = piece / kPieces, column = piece % kPieces * 2;
+      std::uint32_t value = 0;
+      if (first + row < count && column < size) {
+        value = *reinterpret_cast<const std::uint32_t*>(from_row + (first + row) * stride + column);
+      }
+      *reinterpret_cast<std::uint32_t*>(&rows[row][column]) = value;
     }
   }
   /// Sixteen rows as the left operand.
@@ -79,11 +95,12 @@ __device__ inline void add_product(float (&sum)[kSize / 8][4], const float (&p)[
 }
 
 template <typename T, int kSize>
-__device__ inline void write_rows(T* to_row, std::int64_t stride, int first, int count,
+__device__ inline void write_rows(T* to_row, std::int64_t stride, int first, int count, int size,
                                   const float (&v)[kSize / 8][4], float low_factor, float high_factor) {
   const int lane = threadIdx.x % 32, low = first + lane / 4, high = low + 8, column = lane % 4 * 2;
 #pragma unroll
   for (int n = 0; n < kSize / 8; ++n) {
+    if (n * 8 + column >= size) continue;
     if (low < count) {
       *reinterpret_cast<std::uint32_t*>(to_row + low * stride + n * 8 + column) =
           pack<T>(v[n][0] * low_factor, v[n][1] * low_factor);
@@ -175,19 +192,20 @@ struct KeptOfKeys {
   }
 };
 
-template <typename T, int kSize>
+template <typename T, int kSize, bool kWhole>
 __global__ void __launch_bounds__(kThreads)
     flash_forward(const FinesweepFlash a, T* out, std::int64_t out_stride, float* log_sum) {
   __shared__ Tile<T, kSize> key_tile, value_tile;
   const Place place(a, blockIdx.z, blockIdx.y);
+  const int size = kWhole ? kSize : static_cast<int>(a.size);
   const int first = static_cast<int>(blockIdx.x) * kTile;
   if (first >= place.queries) return;
   const int lane = threadIdx.x % 32, warp_first = first + static_cast<int>(threadIdx.x) / 32 * 16;
-  const T* query = static_cast<const T*>(a.query) + place.query_begin * a.query_stride + place.head * kSize;
-  const T* key = static_cast<const T*>(a.key) + place.key_begin * a.key_stride + place.key_head * kSize;
-  const T* value = static_cast<const T*>(a.value) + place.key_begin * a.key_stride + place.key_head * kSize;
+  const T* query = static_cast<const T*>(a.query) + place.query_begin * a.query_stride + place.head * size;
+  const T* key = static_cast<const T*>(a.key) + place.key_begin * a.key_stride + place.key_head * size;
+  const T* value = static_cast<const T*>(a.value) + place.key_begin * a.key_stride + place.key_head * size;
   std::uint32_t q[kSize / 16][4];
-  key_tile.fill(query, a.query_stride, first, place.queries);
+  key_tile.fill(query, a.query_stride, first, place.queries, size);
   __syncthreads();
   key_tile.left(q, threadIdx.x / 32 * 16);
 
@@ -198,8 +216,8 @@ __global__ void __launch_bounds__(kThreads)
   float sum[kSize / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, total[2] = {};
   for (int k0 = begin; k0 < last; k0 += kTile) {
     __syncthreads();
-    key_tile.fill(key, a.key_stride, k0, place.keys);
-    value_tile.fill(value, a.key_stride, k0, place.keys);
+    key_tile.fill(key, a.key_stride, k0, place.keys, size);
+    value_tile.fill(value, a.key_stride, k0, place.keys, size);
     __syncthreads();
     float s[8][4];
     scores<T, kSize>(s, q, key_tile);
@@ -258,8 +276,8 @@ __global__ void __launch_bounds__(kThreads)
           most[half] + log2f(total[half]);
     }
   }
-  write_rows<T, kSize>(out + place.query_begin * out_stride + place.head * kSize, out_stride, warp_first,
-                       place.queries, sum, factor[0], factor[1]);
+  write_rows<T, kSize>(out + place.query_begin * out_stride + place.head * size, out_stride, warp_first,
+                       place.queries, size, sum, factor[0], factor[1]);
 }
 
 /// delta[token][head] = Σ d_out · out: a warp each.
@@ -275,21 +293,23 @@ __global__ void flash_delta(const T* out, const T* d_out, std::int64_t stride, s
   if (threadIdx.x % 32 == 0) delta[number] = sum;
 }
 
-template <typename T, int kSize>
+template <typename T, int kSize, bool kWhole>
 __global__ void __launch_bounds__(kThreads)
     flash_query_gradient(const FinesweepFlash a, const T* d_out, std::int64_t out_stride, const float* log_sum,
                          const float* delta, T* d_query, std::int64_t d_stride) {
   __shared__ Tile<T, kSize> key_tile, value_tile;
   const Place place(a, blockIdx.z, blockIdx.y);
+  const int size = kWhole ? kSize : static_cast<int>(a.size);
   const int first = static_cast<int>(blockIdx.x) * kTile;
   if (first >= place.queries) return;
   const int lane = threadIdx.x % 32, warp = static_cast<int>(threadIdx.x) / 32 * 16, warp_first = first + warp;
-  const T* query = static_cast<const T*>(a.query) + place.query_begin * a.query_stride + place.head * kSize;
-  const T* key = static_cast<const T*>(a.key) + place.key_begin * a.key_stride + place.key_head * kSize;
-  const T* value = static_cast<const T*>(a.value) + place.key_begin * a.key_stride + place.key_head * kSize;
+  const T* query = static_cast<const T*>(a.query) + place.query_begin * a.query_stride + place.head * size;
+  const T* key = static_cast<const T*>(a.key) + place.key_begin * a.key_stride + place.key_head * size;
+  const T* value = static_cast<const T*>(a.value) + place.key_begin * a.key_stride + place.key_head * size;
   std::uint32_t q[kSize / 16][4], d[kSize / 16][4];
-  key_tile.fill(query, a.query_stride, first, place.queries);
-  value_tile.fill(d_out + place.query_begin * out_stride + place.head * kSize, out_stride, first, place.queries);
+  key_tile.fill(query, a.query_stride, first, place.queries, size);
+  value_tile.fill(d_out + place.query_begin * out_stride + place.head * size, out_stride, first, place.queries,
+                  size);
   __syncthreads();
   key_tile.left(q, warp);
   value_tile.left(d, warp);
@@ -308,8 +328,8 @@ __global__ void __launch_bounds__(kThreads)
   float sum[kSize / 8][4] = {};
   for (int k0 = begin; k0 < last; k0 += kTile) {
     __syncthreads();
-    key_tile.fill(key, a.key_stride, k0, place.keys);
-    value_tile.fill(value, a.key_stride, k0, place.keys);
+    key_tile.fill(key, a.key_stride, k0, place.keys, size);
+    value_tile.fill(value, a.key_stride, k0, place.keys, size);
     __syncthreads();
     float s[8][4], dp[8][4];
     scores<T, kSize>(s, q, key_tile);
@@ -333,25 +353,25 @@ __global__ void __launch_bounds__(kThreads)
       }
     add_product<T, kSize>(sum, s, key_tile);
   }
-  write_rows<T, kSize>(d_query + place.query_begin * d_stride + place.head * kSize, d_stride, warp_first,
-                       place.queries, sum, a.scale, a.scale);
+  write_rows<T, kSize>(d_query + place.query_begin * d_stride + place.head * size, d_stride, warp_first,
+                       place.queries, size, sum, a.scale, a.scale);
 }
 
-template <typename T, int kSize>
+template <typename T, int kSize, bool kWhole>
 __global__ void __launch_bounds__(kThreads)
     flash_key_gradient(const FinesweepFlash a, const T* d_out, std::int64_t out_stride, const float* log_sum,
                        const float* delta, T* d_key, T* d_value, std::int64_t d_stride) {
   __shared__ Tile<T, kSize> query_tile, d_tile;
   __shared__ float norms[kTile], inners[kTile];
-  const int group = a.heads / a.key_heads, key_head = blockIdx.y;
+  const int group = a.heads / a.key_heads, key_head = blockIdx.y, size = kWhole ? kSize : static_cast<int>(a.size);
   const Place first_place(a, blockIdx.z, key_head * group);
   const int first = static_cast<int>(blockIdx.x) * kTile;
   if (first >= first_place.keys) return;
   const int lane = threadIdx.x % 32, warp = static_cast<int>(threadIdx.x) / 32 * 16, warp_first = first + warp;
-  const std::int64_t key_offset = first_place.key_begin * a.key_stride + key_head * kSize;
+  const std::int64_t key_offset = first_place.key_begin * a.key_stride + key_head * size;
   std::uint32_t k[kSize / 16][4], v[kSize / 16][4];
-  query_tile.fill(static_cast<const T*>(a.key) + key_offset, a.key_stride, first, first_place.keys);
-  d_tile.fill(static_cast<const T*>(a.value) + key_offset, a.key_stride, first, first_place.keys);
+  query_tile.fill(static_cast<const T*>(a.key) + key_offset, a.key_stride, first, first_place.keys, size);
+  d_tile.fill(static_cast<const T*>(a.value) + key_offset, a.key_stride, first, first_place.keys, size);
   __syncthreads();
   query_tile.left(k, warp);
   d_tile.left(v, warp);
@@ -360,16 +380,16 @@ __global__ void __launch_bounds__(kThreads)
   float sum_k[kSize / 8][4] = {}, sum_v[kSize / 8][4] = {};
   for (int g = 0; g < group; ++g) {
     const Place place(a, blockIdx.z, key_head * group + g);
-    const T* query = static_cast<const T*>(a.query) + place.query_begin * a.query_stride + place.head * kSize;
-    const T* d = d_out + place.query_begin * out_stride + place.head * kSize;
+    const T* query = static_cast<const T*>(a.query) + place.query_begin * a.query_stride + place.head * size;
+    const T* d = d_out + place.query_begin * out_stride + place.head * size;
     // The queries that see any of these keys.
     const int begin = a.causal ? max(0, first - place.offset) / kTile * kTile : 0;
     const int last = a.window > 0 ? min(place.queries, first + kTile - place.offset + static_cast<int>(a.window))
                                   : place.queries;
     for (int q0 = begin; q0 < last; q0 += kTile) {
       __syncthreads();
-      query_tile.fill(query, a.query_stride, q0, place.queries);
-      d_tile.fill(d, out_stride, q0, place.queries);
+      query_tile.fill(query, a.query_stride, q0, place.queries, size);
+      d_tile.fill(d, out_stride, q0, place.queries, size);
       if (threadIdx.x < kTile) {
         const int at_query = q0 + static_cast<int>(threadIdx.x);
         const std::int64_t at = static_cast<std::int64_t>(place.query_begin + at_query) * a.heads + place.head;
@@ -414,19 +434,30 @@ __global__ void __launch_bounds__(kThreads)
       add_product<T, kSize>(sum_k, s, query_tile);
     }
   }
-  const std::int64_t out = first_place.key_begin * d_stride + key_head * kSize;
-  write_rows<T, kSize>(d_key + out, d_stride, warp_first, first_place.keys, sum_k, a.scale, a.scale);
-  write_rows<T, kSize>(d_value + out, d_stride, warp_first, first_place.keys, sum_v, 1, 1);
+  const std::int64_t out = first_place.key_begin * d_stride + key_head * size;
+  write_rows<T, kSize>(d_key + out, d_stride, warp_first, first_place.keys, size, sum_k, a.scale, a.scale);
+  write_rows<T, kSize>(d_value + out, d_stride, warp_first, first_place.keys, size, sum_v, 1, 1);
 }
 
-/// Calls work(T(), size) for the types and head sizes that there are kernels for.
+bool fits(std::int64_t size, int type) {
+  return (type == kBFloat16 || type == kFloat16) && size % 2 == 0 && size >= 2 && size <= 64;
+}
+
+template <typename T, typename Work>
+int with_size(std::int64_t size, const Work& work) {
+  using Narrow = std::integral_constant<int, 32>;
+  using Wide = std::integral_constant<int, 64>;
+  if (size == 32) return work(T(), Narrow(), std::true_type());
+  if (size == 64) return work(T(), Wide(), std::true_type());
+  return size < 32 ? work(T(), Narrow(), std::false_type()) : work(T(), Wide(), std::false_type());
+}
+
+/// Calls work(T(), size, whole) with the type, the size of head that the kernel is made for, and whether that is
+/// it.
 template <typename Work>
 int with_kernel(int type, std::int64_t size, const Work& work) {
-  if (type == kBFloat16 && size == 64) return work(__nv_bfloat16(), std::integral_constant<int, 64>());
-  if (type == kBFloat16 && size == 32) return work(__nv_bfloat16(), std::integral_constant<int, 32>());
-  if (type == kFloat16 && size == 64) return work(__half(), std::integral_constant<int, 64>());
-  if (type == kFloat16 && size == 32) return work(__half(), std::integral_constant<int, 32>());
-  return cudaErrorInvalidValue;
+  if (!fits(size, type)) return cudaErrorInvalidValue;
+  return type == kBFloat16 ? with_size<__nv_bfloat16>(size, work) : with_size<__half>(size, work);
 }
 
 }  // namespace
@@ -437,18 +468,18 @@ using namespace finesweep::cuda;
 extern "C" {
 
 int finesweep_flash_fits(std::int64_t size, int type) {
-  return (type == kBFloat16 || type == kFloat16) && (size == 32 || size == 64) ? 1 : 0;
+  return fits(size, type) ? 1 : 0;
 }
 
 int finesweep_flash_forward(const FinesweepFlash* what, void* out, std::int64_t out_stride, float* log_sum,
                             int type, void* stream) {
   const FinesweepFlash& a = *what;
   if (a.rows * a.longest_query == 0) return cudaSuccess;
-  return with_kernel(type, a.size, [&](auto like, auto size) {
+  return with_kernel(type, a.size, [&](auto like, auto size, auto whole) {
     using T = decltype(like);
     const dim3 grid(blocks_for(a.longest_query, kTile), static_cast<unsigned>(a.heads),
                     static_cast<unsigned>(a.rows));
-    flash_forward<T, decltype(size)::value>
+    flash_forward<T, decltype(size)::value, decltype(whole)::value>
         <<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(a, static_cast<T*>(out), out_stride, log_sum);
     return static_cast<int>(cudaGetLastError());
   });
@@ -460,24 +491,26 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
                              std::int64_t d_key_stride, int type, void* stream) {
   const FinesweepFlash& a = *what;
   if (a.rows * a.longest_query == 0) return cudaSuccess;
-  return with_kernel(type, a.size, [&](auto like, auto size) {
+  return with_kernel(type, a.size, [&](auto like, auto size, auto whole) {
     using T = decltype(like);
     constexpr int kSize = decltype(size)::value;
+    constexpr bool kWhole = decltype(whole)::value;
     const auto on = static_cast<cudaStream_t>(stream);
     const T* d = static_cast<const T*>(d_out);
     const std::int64_t count = tokens * a.heads;
-    flash_delta<T><<<blocks_for(count, kThreads / 32), kThreads, 0, on>>>(
-        static_cast<const T*>(out), d, out_stride, count, static_cast<int>(a.heads), kSize, delta);
+    flash_delta<T><<<blocks_for(count, kThreads / 32), kThreads, 0, on>>>(static_cast<const T*>(out), d, out_stride,
+                                                                          count, static_cast<int>(a.heads),
+                                                                          static_cast<int>(a.size), delta);
     if (d_query != nullptr) {
       const dim3 grid(blocks_for(a.longest_query, kTile), static_cast<unsigned>(a.heads),
                       static_cast<unsigned>(a.rows));
-      flash_query_gradient<T, kSize>
+      flash_query_gradient<T, kSize, kWhole>
           <<<grid, kThreads, 0, on>>>(a, d, out_stride, log_sum, delta, static_cast<T*>(d_query), d_query_stride);
     }
     if (d_key != nullptr) {
       const dim3 grid(blocks_for(a.longest_key, kTile), static_cast<unsigned>(a.key_heads),
                       static_cast<unsigned>(a.rows));
-      flash_key_gradient<T, kSize><<<grid, kThreads, 0, on>>>(
+      flash_key_gradient<T, kSize, kWhole><<<grid, kThreads, 0, on>>>(
           a, d, out_stride, log_sum, delta, static_cast<T*>(d_key), static_cast<T*>(d_value), d_key_stride);
     }
     return static_cast<int>(cudaGetLastError());

@@ -214,7 +214,8 @@ struct FinesweepFlash {
   std::int64_t bias_stride, bias_zero;
   FinesweepDropout dropout;
 };
-/// bf16 and fp16, heads of 32 and 64. Matrices begin at multiples of 16 bytes, strides are multiples of 8.
+/// bf16 and fp16, heads of up to 64, an even number. Matrices begin at multiples of 16 bytes and strides are
+/// multiples of 8; where the size is no multiple of 8, of 4 bytes and of 2.
 int finesweep_flash_fits(std::int64_t size, int type);
 /// out [tokens, heads × size]; log_sum [tokens, heads]: log₂ Σ 2^(scores · log₂ e), for the way back.
 int finesweep_flash_forward(const FinesweepFlash* what, void* out, std::int64_t out_stride, float* log_sum,
@@ -228,13 +229,15 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
 }
 
 /// Every function above but for the first word of its name, for who loads them.
-#define FINESWEEP_TRAINING_FUNCTIONS(X)                                                                           \
-  X(norm_forward)                                                                                                 \
-  X(norm_backward)                                                                                                \
-  X(norm_fits)                                                                                                    \
-  X(partial_rows)                                                                                                 \
-  X(add_partial) X(partial_column_sums) X(dropout) X(activation_forward) X(activation_backward) X(gate_forward)   \
-      X(gate_backward) X(rotate) X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) X(mean_backward)      \
-          X(cross_entropy) X(add_sum) X(adamw_chunk) X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
-              X(softmax_backward) X(adapter_gradients) X(adapter_scratch) X(flash_fits) X(flash_forward)          \
-                  X(flash_backward)
+#define FINESWEEP_TRAINING_FUNCTIONS(X)                                                                         \
+  X(norm_forward)                                                                                               \
+  X(norm_backward)                                                                                              \
+  X(norm_fits)                                                                                                  \
+  X(partial_rows)                                                                                               \
+  X(add_partial)                                                                                                \
+  X(partial_column_sums)                                                                                        \
+  X(dropout)                                                                                                    \
+  X(activation_forward) X(activation_backward) X(gate_forward) X(gate_backward) X(rotate) X(gather_rows)        \
+      X(add_rows) X(scatter_rows) X(mean_forward) X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk)   \
+          X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) X(softmax_backward) X(adapter_gradients) \
+              X(adapter_scratch) X(flash_fits) X(flash_forward) X(flash_backward)

@@ -352,9 +352,10 @@ struct Plain {
   }
 };
 
-bool is_placed(const at::Tensor& matrix, std::int64_t column) {
-  return matrix.stride(1) == 1 && matrix.stride(0) % 8 == 0 && column % 8 == 0 &&
-         reinterpret_cast<std::uintptr_t>(matrix.const_data_ptr()) % 16 == 0;
+bool is_placed(const at::Tensor& matrix, std::int64_t column, std::int64_t size) {
+  const std::int64_t together = size % 8 == 0 ? 8 : 2;
+  return matrix.stride(1) == 1 && matrix.stride(0) % together == 0 && column % together == 0 &&
+         reinterpret_cast<std::uintptr_t>(matrix.const_data_ptr()) % static_cast<std::uintptr_t>(2 * together) == 0;
 }
 
 /// The kernels of cuda/flash.cu.
@@ -362,8 +363,9 @@ bool own_fits(const AttentionInputs& in, const AttentionOptions& options, const 
   const bool bias_stays = options.bias == nullptr || !options.bias->table->trained;
   return keys.of && bias_stays && AttentionChoice::current() == AttentionKind::flash &&
          cuda_module()->flash_fits(options.size, type_of(in.query.value)) != 0 &&
-         is_placed(in.query.value, in.query_column) && is_placed(in.key_value.value, in.key_column) &&
-         is_placed(in.key_value.value, in.value_column);
+         is_placed(in.query.value, in.query_column, options.size) &&
+         is_placed(in.key_value.value, in.key_column, options.size) &&
+         is_placed(in.key_value.value, in.value_column, options.size);
 }
 
 struct Own {
