@@ -18,7 +18,12 @@ set(left_to_machine
     "^lib(mpi|open-rte|open-pal|opal|prrte|pmix|hwloc|event|udev|ucp|uct|ucs|ucm|fabric|psm|rdmacm|ibverbs|nl-).*"
     "^lib(z|zstd|systemd|cap|munge)\\.so.*")
 
-foreach(program ${programs} ${gpu_tests})
+set(gpu_benches "")
+if(TARGET engine_gpu_bench)
+  set(gpu_benches engine_gpu_bench)
+endif()
+
+foreach(program ${programs} ${gpu_tests} ${gpu_benches})
   # DT_RPATH, unlike DT_RUNPATH, also serves the libraries that the libraries in lib/ need.
   target_link_options(${program} PRIVATE -Wl,--disable-new-dtags)
   set(run_path "$ORIGIN/../lib")
@@ -30,11 +35,13 @@ foreach(program ${programs} ${gpu_tests})
 endforeach()
 
 # What a bundle holds, built.
-add_custom_target(bundle_programs DEPENDS ${programs} ${gpu_tests})
-if(TARGET finesweep_cuda)
-  add_dependencies(bundle_programs finesweep_cuda)
-  install(FILES ${FINESWEEP_CUDA_LIBRARY} DESTINATION lib COMPONENT programs)
-endif()
+add_custom_target(bundle_programs DEPENDS ${programs} ${gpu_tests} ${gpu_benches})
+foreach(library finesweep_cuda finesweep_graph)
+  if(TARGET ${library})
+    add_dependencies(bundle_programs ${library})
+  endif()
+endforeach()
+install(PROGRAMS ${FINESWEEP_GPU_LIBRARIES} DESTINATION lib COMPONENT programs)
 
 if(programs)
   install(TARGETS ${programs} RUNTIME_DEPENDENCY_SET program_libraries RUNTIME DESTINATION bin COMPONENT programs)
@@ -47,6 +54,10 @@ endif()
 if(gpu_tests)
   install(TARGETS ${gpu_tests} RUNTIME_DEPENDENCY_SET gpu_test_libraries
           RUNTIME DESTINATION libexec/finesweep/gpu-tests COMPONENT gpu_tests)
+  if(gpu_benches)
+    install(TARGETS ${gpu_benches} RUNTIME_DEPENDENCY_SET gpu_test_libraries
+            RUNTIME DESTINATION libexec/finesweep COMPONENT gpu_tests)
+  endif()
   install(RUNTIME_DEPENDENCY_SET gpu_test_libraries PRE_EXCLUDE_REGEXES ${left_to_machine}
           LIBRARY DESTINATION lib COMPONENT gpu_tests)
 endif()

@@ -21,7 +21,8 @@ class Overflowing final : public Model {
   }
 
   Var logits(const Batch&, const Pass&) override { return {}; }
-  Var loss(const Batch& batch, const Pass& pass, double denominator) override {
+  Var loss(const Batch& batch, const Pass& pass, const Denominator& of) override {
+    const double denominator = of.number();
     const double scale = static_cast<double>(batch.rows()) / denominator * rows_of_step;
     const double gradient = scale > largest_ ? std::numeric_limits<double>::infinity() : 2;
     pass.tape->record([this, gradient, &batch, denominator] {

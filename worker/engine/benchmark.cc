@@ -150,6 +150,7 @@ class BenchmarkRun {
     const bool trains = mode == BenchmarkMode::train;
     if (trains || !loaded_.model || trainer_) {
       trainer_.reset();
+      forward_.reset();
       drop(loaded_);
       if (Status loaded = trains ? load_to_train() : load_frozen_model(); !loaded) return loaded;
     }
@@ -202,12 +203,12 @@ class BenchmarkRun {
   /// As an evaluation passes through the model: of a language model the logits of some tokens at a time, and their
   /// loss.
   Result<std::int64_t> forward(std::int64_t tokens) {
-    const at::NoGradGuard no_graph;
     Model& model = *loaded_.model;
+    if (!forward_) forward_.emplace(model);
     if (context_.task == Task::classification) {
-      model.logits(batch_, Pass());
+      forward_->logits(batch_);
     } else {
-      model.loss(batch_, Pass(), static_cast<double>(std::max<std::int64_t>(1, model.counted(batch_))));
+      forward_->loss(batch_, static_cast<double>(std::max<std::int64_t>(1, model.counted(batch_))));
     }
     return tokens;
   }
@@ -312,7 +313,8 @@ class BenchmarkRun {
   HeadChoice head_;
   Batch batch_;
   JobModel loaded_;
-  std::optional<Trainer> trainer_;  // goes before the model
+  std::optional<Trainer> trainer_;  // these go before the model
+  std::optional<ForwardGraphs> forward_;
   std::optional<Profiler> profiler_;
   std::int64_t done_ = 0;
   bool stopped_ = false, peak_of_each_mode_ = true;

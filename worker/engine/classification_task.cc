@@ -40,6 +40,8 @@ class ClassificationData final : public TaskData {
     if (!known) return known.error();
     const AttentionChoice attention(run.settings.attention);
     const at::NoGradGuard no_graph;
+    std::optional<ForwardGraphs> own;
+    ForwardGraphs& forward = run.forward != nullptr ? *run.forward : own.emplace(model);
     std::vector<std::int64_t> expected, predicted;
     double loss = 0;
     std::int64_t units = 0;
@@ -48,7 +50,7 @@ class ClassificationData final : public TaskData {
       const auto numbers = consecutive_rows(first, run.settings.batch_size, rows());
       const Batch batch = dataset_.batch(numbers);
       if (auto fits = model.check(batch); !fits) return fits.error();
-      const at::Tensor logits = model.logits(batch, Pass()).value.to(at::kCPU, at::kFloat).contiguous();
+      const at::Tensor logits = forward.logits(batch).to(at::kCPU, at::kFloat).contiguous();
       const std::int64_t classes = logits.size(1);
       for (std::size_t i = 0; i < numbers.size(); ++i) {
         const float* row = logits.const_data_ptr<float>() + static_cast<std::int64_t>(i) * classes;

@@ -50,7 +50,7 @@ Outcome evaluate_model(const ExecutionRequest& request, const JobContext& contex
   if (!loaded) return failed_for_good(loaded.error().message);
 
   const std::int64_t total = (*data)->evaluation_units(*settings);
-  EvaluationRun run{*settings, seed, {}, on_prediction};
+  EvaluationRun run{*settings, seed, {}, on_prediction, nullptr};
   run.go_on = [&](std::int64_t done) {
     control.progress({done, total, "evaluating", no_loss});
     return !control.stop_requested();

@@ -112,6 +112,8 @@ class LanguageData final : public TaskData {
   }
 
   Result<std::optional<TokenLoss>> take_loss(Model& model, const EvaluationRun& run) const {
+    std::optional<ForwardGraphs> own;
+    ForwardGraphs& forward = run.forward != nullptr ? *run.forward : own.emplace(model);
     TokenLoss total;
     std::int64_t units = 0;
     for (std::int64_t first = 0; first < rows(); first += run.settings.batch_size) {
@@ -120,7 +122,7 @@ class LanguageData final : public TaskData {
       if (auto fits = model.check(batch); !fits) return fits.error();
       const std::int64_t counted = model.counted(batch);
       if (counted == 0) continue;
-      const double mean = model.loss(batch, Pass(), static_cast<double>(counted)).value.item<double>();
+      const double mean = forward.loss(batch, static_cast<double>(counted));
       total.add(mean * static_cast<double>(counted), counted);
     }
     if (total.tokens == 0) {

@@ -14,6 +14,7 @@
 #include "jobs/settings.h"
 #include "worker/data/batch.h"
 #include "worker/engine/job_model.h"
+#include "worker/models/forward_graphs.h"
 #include "worker/models/model.h"
 #include "worker/models/pretrained.h"
 
@@ -34,6 +35,8 @@ struct EvaluationRun {
   std::function<bool(std::int64_t done)> go_on;
   /// Called for each generated text, in the order of the rows. May be empty.
   std::function<void(const Prediction&)> on_prediction;
+  /// Of the model that is evaluated, where several evaluations share what was captured; null: this one's own.
+  ForwardGraphs* forward = nullptr;
 };
 
 using Metrics = std::map<std::string, double>;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <deque>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -93,43 +94,70 @@ class TrainingRun {
 
   /// Nothing where the training came to its end.
   std::optional<Outcome> train() {
-    last_checkpoint_ = Clock::now();
+    last_checkpoint_ = last_finished_ = Clock::now();
     while (true) {
+      // Who looks at weights waits for the steps that are under way.
+      if (trainer_->steps_done() == total_steps_ || is_evaluated_at(trainer_->steps_done())) {
+        if (Status done = finish_steps(0); !done) return failed_for_good(done.error().message);
+      }
       if (evaluation_is_due()) {
         auto went_on = evaluate_validation();
         if (!went_on) return failed_for_good(went_on.error().message);
         if (!*went_on) return stop();
       }
       if (trainer_->steps_done() == total_steps_) return std::nullopt;
-      if (control_.stop_requested()) return stop();
+      if (control_.stop_requested()) {
+        if (Status done = finish_steps(0); !done) return failed_for_good(done.error().message);
+        return stop();
+      }
       if (progress_.steps > 0 && seconds_since(last_checkpoint_) >= request_.job.checkpoint_every_s) {
+        if (Status done = finish_steps(0); !done) return failed_for_good(done.error().message);
         if (Status written = checkpoint(); !written) return failed_this_time(written.error().message);
       }
       if (Status stepped = step(); !stepped) return failed_for_good(stepped.error().message);
     }
   }
 
+  /// What is under way.
+  struct StartedStep {
+    Clock::time_point begin;
+    std::int64_t batches = 0, rows = 0, tokens = 0;
+  };
+
+  /// Starts a step. A GPU gets it before it is done with the last one.
   Status step() {
-    const auto begin = Clock::now();
+    StartedStep started{Clock::now()};
     const std::int64_t per_epoch = plan_->steps_per_epoch(), at = trainer_->steps_done();
     std::vector<Batch> batches;
-    std::int64_t rows = 0, tokens = 0;
     for (const auto& batch_rows : plan_->step(at / per_epoch, at % per_epoch)) {
       batches.push_back(train_->batch(batch_rows));
-      rows += static_cast<std::int64_t>(batch_rows.size());
-      for (const std::int64_t row : batch_rows) tokens += train_->tokens_in_row(row);
+      started.rows += static_cast<std::int64_t>(batch_rows.size());
+      for (const std::int64_t row : batch_rows) started.tokens += train_->tokens_in_row(row);
     }
-    const auto report = trainer_->step(batches);
-    if (!report) return report.error();
-    if (!report->finite) return Error{not_finite(*report)};
-    synchronize(device_);
-    if (++steps_here_ > untimed_steps) {
-      progress_.add_step_time(seconds_since(begin), static_cast<std::int64_t>(batches.size()), rows, tokens);
+    started.batches = static_cast<std::int64_t>(batches.size());
+    if (Status given = trainer_->start(batches); !given) return given;
+    started_.push_back(started);
+    return finish_steps(device_.is_cpu() ? 0 : 1);
+  }
+
+  /// Waits until no more than so many steps are under way.
+  Status finish_steps(std::int64_t most) {
+    while (trainer_->unfinished() > most) {
+      const StepReport report = trainer_->finish();
+      if (!report.finite) return Error{not_finite(report)};
+      const StartedStep step = started_.front();
+      started_.pop_front();
+      const auto begin = std::max(step.begin, last_finished_);
+      last_finished_ = Clock::now();
+      if (++steps_here_ > untimed_steps) {
+        const double seconds = std::chrono::duration<double>(last_finished_ - begin).count();
+        progress_.add_step_time(seconds, step.batches, step.rows, step.tokens);
+      }
+      progress_.steps = trainer_->steps_done() - trainer_->unfinished();
+      const bool epoch_ends = progress_.steps % plan_->steps_per_epoch() == 0 || progress_.steps == total_steps_;
+      if (const auto mean = progress_.add_step_loss(report.loss, epoch_ends)) add_history("loss", *mean);
+      report_progress("training", report.loss, 0);
     }
-    progress_.steps = trainer_->steps_done();
-    const bool epoch_ends = progress_.steps % per_epoch == 0 || progress_.steps == total_steps_;
-    if (const auto mean = progress_.add_step_loss(report->loss, epoch_ends)) add_history("loss", *mean);
-    report_progress("training", report->loss, 0);
     return {};
   }
 
@@ -143,15 +171,19 @@ class TrainingRun {
            (training().precision == Precision::fp16 ? "bf16 or fp32." : "fp32.");
   }
 
+  bool is_evaluated_at(std::int64_t steps) const {
+    if (!validation_ || steps == 0) return false;
+    if (training().evaluate_every_steps) return steps % *training().evaluate_every_steps == 0;
+    return steps % plan_->steps_per_epoch() == 0 || steps == total_steps_;
+  }
   bool evaluation_is_due() const {
-    if (!validation_ || progress_.steps == 0 || progress_.evaluated_at == progress_.steps) return false;
-    if (training().evaluate_every_steps) return progress_.steps % *training().evaluate_every_steps == 0;
-    return progress_.steps % plan_->steps_per_epoch() == 0 || progress_.steps == total_steps_;
+    return is_evaluated_at(progress_.steps) && progress_.evaluated_at != progress_.steps;
   }
 
   /// False where it was stopped: it is done again when the training goes on.
   Result<bool> evaluate_validation() {
-    EvaluationRun run{*training().evaluation, *request_.job.seed, {}, {}};
+    if (!forward_) forward_.emplace(*loaded_.model);
+    EvaluationRun run{*training().evaluation, *request_.job.seed, {}, {}, &*forward_};
     run.go_on = [&](std::int64_t done) {
       report_progress("evaluating", no_loss, done);
       return !control_.stop_requested();
@@ -242,6 +274,7 @@ class TrainingRun {
   std::vector<Parameter*> parameters_;
   std::optional<EpochPlan> plan_;
   std::optional<Trainer> trainer_;
+  std::optional<ForwardGraphs> forward_;  // of evaluations
   std::int64_t total_steps_ = 0;
 
   TrainingProgress progress_;
@@ -249,6 +282,8 @@ class TrainingRun {
   std::int64_t steps_here_ = 0;        // of this attempt
   std::int64_t evaluation_units_ = 0;  // of evaluations that ended
   Clock::time_point last_checkpoint_;
+  Clock::time_point last_finished_;  // a step
+  std::deque<StartedStep> started_;
 };
 
 }  // namespace

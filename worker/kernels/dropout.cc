@@ -29,6 +29,7 @@ Dropout make_dropout(double probability, const DropoutRun& run, std::uint64_t si
   dropout.threshold = static_cast<std::uint32_t>(std::clamp<long>(std::lround(probability * 65536.0), 0, 65535));
   dropout.seed = run.seed;
   dropout.step = run.step;
+  dropout.step_on_device = run.step_on_device;
   dropout.site = site;
   return dropout;
 }

@@ -21,6 +21,9 @@ struct Dropout {
   std::uint64_t seed = 0;
   std::int64_t step = 0;
   std::uint64_t site = 0;
+  /// Where set: the step as kernels of a GPU read it, so that a captured step can be replayed as another. It must
+  /// outlive the replays.
+  const std::int64_t* step_on_device = nullptr;
 
   bool active() const { return threshold != 0; }
   float scale() const { return 65536.0f / static_cast<float>(65536 - threshold); }
@@ -38,6 +41,8 @@ struct DropoutRun {
   bool active = false;
   std::uint64_t seed = 0;
   std::int64_t step = 0;
+  /// As Dropout::step_on_device.
+  const std::int64_t* step_on_device = nullptr;
 };
 
 /// Numbers a place by its name ("bert.encoder.layer.0.output").

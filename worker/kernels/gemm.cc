@@ -8,6 +8,7 @@
 #include <optional>
 #include <string_view>
 
+#include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
@@ -55,6 +56,10 @@ at::Tensor product_with_weight(const at::Tensor& x, const at::Tensor& w, const a
                                const at::Tensor& residual) {
   const ProfileScope scope("matrix product", OperatorGroup::matrix_product);
   const std::optional<at::Tensor> maybe = bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt;
+  if (x.is_cuda()) {
+    const at::Tensor y = gpu::Matmul{x, w.t(), residual, bias, {}, {}}.run();
+    if (y.defined()) return y;
+  }
   const bool one_dnn = goes_to_one_dnn(x, w.size(0));
   if (residual.defined() && one_dnn && one_dnn_linear_add()) {
     return one_dnn_linear_add()->call(x, residual, w, maybe, "add");
@@ -65,6 +70,10 @@ at::Tensor product_with_weight(const at::Tensor& x, const at::Tensor& w, const a
 
 at::Tensor product_with_transposed_weight(const at::Tensor& dy, const at::Tensor& w) {
   const ProfileScope scope("matrix product", OperatorGroup::matrix_product);
+  if (dy.is_cuda()) {
+    const at::Tensor dx = gpu::Matmul{dy, w, {}, {}, {}, {}}.run();
+    if (dx.defined()) return dx;
+  }
   if (goes_to_one_dnn(dy, w.size(1))) return call_one_dnn(dy, w.t(), std::nullopt);
   return at::mm(dy, w);
 }
@@ -73,6 +82,9 @@ void add_weight_gradient(const at::Tensor& grad, const at::Tensor& dy, const at:
   const ProfileScope scope("weight gradient", OperatorGroup::matrix_product);
   if (dy.scalar_type() == at::kFloat) {
     grad.addmm_(dy.t(), x);
+  } else if (dy.is_cuda() && grad.is_contiguous()) {
+    at::Tensor sum = grad;
+    at::addmm_out(sum, grad, dy.t(), x, at::kFloat);
   } else {
     grad.add_(at::mm(dy.t(), x));
   }

@@ -1,6 +1,7 @@
 #include "worker/kernels/linear_pass.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
@@ -13,6 +14,9 @@
 #include "worker/kernels/cpu/scale.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/gemm.h"
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/matmul.h"
+#include "worker/kernels/gpu/ops.h"
 
 namespace finesweep::worker {
 
@@ -28,6 +32,7 @@ at::Tensor weight_rows(const Parameter& weight, at::ScalarType type, std::int64_
 }
 
 void add_column_sums(const at::Tensor& grad, const at::Tensor& dy) {
+  if (gpu::has_kernels(dy) && dy.stride(1) == 1) return gpu::add_column_sums(grad, dy);
   if (!has_kernels(dy)) {
     grad.add_(at::sum(dy, {0}, false, at::kFloat));
     return;
@@ -117,6 +122,10 @@ at::Tensor LinearPass::multiply(const Parameter& weight, const at::Tensor& x, co
     return product_with_weight(x, weight.value.narrow(0, out_begin_, out_count_), bias, residual);
   }
   const at::ScalarType type = weight.product_type.value_or(x.scalar_type());
+  constexpr std::int64_t kFewTokens = 8;  // then a product with the few bits themselves is the faster
+  if (gpu::has_kernels(x) && type == x.scalar_type() && x.size(0) > kFewTokens) {
+    return product_with_weight(x, weight_rows(weight, type, out_begin_, out_count_), bias, residual);
+  }
   const at::Tensor z = weight.quantized->product(x.to(type), out_begin_, out_count_).to(x.scalar_type());
   if (bias.defined()) z.add_(bias);
   if (residual.defined()) z.add_(residual);
@@ -138,14 +147,73 @@ at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Te
     const at::Tensor columns = z.narrow(1, scale.columns.begin, scale.columns.count);
     scale.scale.forward(columns, columns, keeps);
   }
-  if (keeps) {
-    input_slot_ = x.slot;
-    if (module_->weight->trained) input_ = x.value;
-  }
+  if (keeps) keep(x);
   return z;
 }
 
+void LinearPass::keep(const Var& x) {
+  input_slot_ = x.slot;
+  if (module_->weight->trained) input_ = x.value;
+}
+
+at::Tensor LinearPass::forward_through_gelu(const Var& x, at::Tensor& before) {
+  const bool plain = loras_.empty() && scales_.empty() && module_->bias != nullptr;
+  if (!plain || !gpu::has_kernels(x.value) ||
+      module_->weight->product_type.value_or(x.value.scalar_type()) != x.value.scalar_type()) {
+    return {};
+  }
+  const at::Tensor weight = weight_rows(*module_->weight, x.value.scalar_type(), out_begin_, out_count_);
+  const at::Tensor z = at::empty({x.value.size(0), out_count_}, x.value.options());
+  const at::Tensor y =
+      gpu::Matmul{x.value, weight.t(), {}, module_->bias->value.narrow(0, out_begin_, out_count_), z, {}}.run();
+  if (!y.defined()) return {};
+  before = z;
+  keep(x);
+  return y;
+}
+
+namespace {
+
+/// grad += scale · aᵀ b on a GPU, in one product.
+void add_scaled_gradient(const at::Tensor& grad, const at::Tensor& a, const at::Tensor& b, double scale) {
+  at::Tensor sum = grad;
+  if (a.scalar_type() == at::kFloat) {
+    at::addmm_out(sum, grad, a.t(), b, /*beta=*/1, scale);
+  } else {
+    at::addmm_out(sum, grad, a.t(), b, at::kFloat, /*beta=*/1, scale);
+  }
+}
+
+}  // namespace
+
+void LinearPass::lora_backward_on_gpu(const Lora& lora, const at::Tensor& dy) const {
+  const LoraBranch& branch = *lora.branch;
+  const at::Tensor columns = dy.narrow(1, lora.columns.begin, lora.columns.count);
+  const at::Tensor through = at::mm(columns, lora.up());  // [tokens, rank], not yet scaled
+  const at::Tensor grad_b =
+      branch.b->trained ? branch.b->grad.narrow(0, lora.columns.first, lora.columns.count) : at::Tensor();
+  const bool together =
+      branch.a->trained && branch.b->trained &&
+      gpu::add_adapter_gradients(columns, lora.input, lora.down, through, branch.scale, grad_b, branch.a->grad);
+  if (branch.b->trained && !together) {
+    add_scaled_gradient(grad_b, columns, lora.down, branch.scale);
+  }
+  if (branch.a->trained && !together) add_scaled_gradient(branch.a->grad, through, lora.input, branch.scale);
+  if (!input_slot_) return;
+  const auto product = [&](const at::Tensor& sum, double beta) {
+    return at::addmm(sum, through, branch.a->value, beta, branch.scale);
+  };
+  at::Tensor& there = input_slot_->grad;
+  if (!lora.dropout.active() && there.defined() && there.use_count() == 1) {
+    there.addmm_(through, branch.a->value, /*beta=*/1, branch.scale);
+    return;
+  }
+  const at::Tensor d = product(at::empty({1, branch.a->value.size(1)}, through.options()), 0);
+  input_slot_->add(lora.dropout.active() ? masked(d, layout_, lora.dropout) : d);
+}
+
 void LinearPass::lora_backward(const Lora& lora, const at::Tensor& dy) const {
+  if (gpu::has_kernels(dy)) return lora_backward_on_gpu(lora, dy);
   const LoraBranch& branch = *lora.branch;
   const at::Tensor columns = dy.narrow(1, lora.columns.begin, lora.columns.count);
   const at::Tensor through = at::mm(columns, lora.up()).mul_(branch.scale);  // [tokens, rank]
@@ -174,11 +242,24 @@ void LinearPass::backward(at::Tensor dy) const {
   if (module_->weight->trained) {
     add_weight_gradient(module_->weight->grad.narrow(0, out_begin_, out_count_), dy, input_);
   }
+  // On a GPU the base's product adds to what the adapters gave, in one kernel.
+  const bool adapters_first = gpu::has_kernels(dy);
+  if (adapters_first) {
+    for (const Lora& lora : loras_) lora_backward(lora, dy);
+  }
   if (input_slot_) {
     const at::ScalarType type = module_->weight->product_type.value_or(dy.scalar_type());
     const at::Tensor weight = weight_rows(*module_->weight, type, out_begin_, out_count_);
-    input_slot_->add(product_with_transposed_weight(dy.to(type), weight).to(dy.scalar_type()));
+    at::Tensor& there = input_slot_->grad;
+    const bool joins = there.defined() && there.is_cuda() && type == dy.scalar_type();
+    const at::Tensor sum = joins ? gpu::Matmul{dy, weight, there, {}, {}, {}}.run() : at::Tensor();
+    if (sum.defined()) {
+      there = sum;
+    } else {
+      input_slot_->add(product_with_transposed_weight(dy.to(type), weight).to(dy.scalar_type()));
+    }
   }
+  if (adapters_first) return;
   for (const Lora& lora : loras_) lora_backward(lora, dy);
 }
 

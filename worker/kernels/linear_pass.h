@@ -51,6 +51,9 @@ class LinearPass {
   /// x Wᵀ + b and adapters, plus `residual` where it is defined (not together with scales_output). `keeps`: the way
   /// back will be wanted.
   at::Tensor forward(const Var& x, const DropoutRun& run, const at::Tensor& residual, bool keeps);
+  /// The same through a GELU (by tanh), where a kernel of a GPU does both at once: `before` becomes what went into
+  /// it. Undefined where there is none.
+  at::Tensor forward_through_gelu(const Var& x, at::Tensor& before);
   /// From the gradient of what forward gave, to x and to what is trained. Overwrites dy where nobody else holds it.
   void backward(at::Tensor dy) const;
 
@@ -77,6 +80,8 @@ class LinearPass {
   at::Tensor multiply(const Parameter& weight, const at::Tensor& x, const at::Tensor& bias,
                       const at::Tensor& residual) const;
   void lora_backward(const Lora& lora, const at::Tensor& dy) const;
+  void lora_backward_on_gpu(const Lora& lora, const at::Tensor& dy) const;
+  void keep(const Var& x);
 
   const LinearModule* module_;
   Layout layout_;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "worker/kernels/denominator.h"
 #include "worker/kernels/dropout.h"
 #include "worker/kernels/parameter.h"
 #include "worker/kernels/tape.h"
@@ -18,7 +19,8 @@ namespace finesweep::worker {
 // in fp32; gradients of parameters are fp32.
 //
 // Each has a reference in plain tensor operations (kernels/reference.h) that the tests compare it with. On a CPU
-// the kernels of kernels/cpu run; on other devices the reference itself runs, differentiated by libtorch.
+// the kernels of kernels/cpu run, on a GPU those of kernels/gpu; for what neither computes the reference itself
+// runs, differentiated by libtorch.
 
 enum class Activation { none, gelu, gelu_tanh, relu, tanh, silu };
 
@@ -176,19 +178,31 @@ Var scale(Tape* tape, const Var& x, double factor);
 
 /// Sum over rows of -log softmax(logits)[label], divided by `denominator`: a scalar. Logits [rows, labels] fp32,
 /// labels int64, -100 where a row does not count.
-Var cross_entropy(Tape* tape, const Var& logits, const at::Tensor& labels, double denominator);
+Var cross_entropy(Tape* tape, const Var& logits, const at::Tensor& labels, const Denominator& denominator);
+
+/// Of each token the label, and where known which tokens have one.
+struct TokenLabels {
+  at::Tensor labels;  // [tokens] int64, -100 where a token does not count; with an index [counted]
+  /// The tokens that these labels belong to, int64, each of them once; -1 where there is none (its label is -100).
+  /// Undefined: all, in order.
+  at::Tensor index;
+
+  TokenLabels(at::Tensor of_all) : labels(std::move(of_all)) {}  // NOLINT: labels are such
+  TokenLabels(at::Tensor counted, at::Tensor where) : labels(std::move(counted)), index(std::move(where)) {}
+};
 
 /// The same straight from hidden states, without all logits at once: sum over the counted tokens of
 /// -log softmax(scale · hidden Wᵀ + b)[label], divided by `denominator`.
 ///
-///   hidden [tokens, width], labels [tokens] int64, -100 where a token does not count (no work is spent on it)
+///   hidden [tokens, width]
 ///
-/// Works through some 2,048 tokens at a time; their gradients are computed on the way forward.
-Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const at::Tensor& labels,
-                         double denominator, double scale, const Layout& layout, const DropoutRun& run);
+/// Works through some 2,048 tokens at a time; their gradients are computed on the way forward. No work is spent on
+/// tokens that do not count, but on a GPU where they have no index.
+Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
+                         const Denominator& denominator, double scale, const Layout& layout, const DropoutRun& run);
 
 /// Sum over rows of (value - label)², divided by `denominator`. Values [rows, 1] fp32, labels [rows] fp32.
-Var squared_error(Tape* tape, const Var& values, const at::Tensor& labels, double denominator);
+Var squared_error(Tape* tape, const Var& values, const at::Tensor& labels, const Denominator& denominator);
 
 /// Starts the way back from a scalar loss: its gradient is 1.
 void backward(Tape& tape, const Var& loss);

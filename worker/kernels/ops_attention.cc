@@ -13,6 +13,8 @@
 #include "worker/kernels/cpu/attention.h"
 #include "worker/kernels/differentiate.h"
 #include "worker/kernels/dispatch.h"
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
 #include "worker/kernels/reference.h"
@@ -193,6 +195,9 @@ Var attention(Tape* tape, const AttentionInputs& inputs, const Layout& queries, 
   const ProfileScope scope("attention", OperatorGroup::attention);
   const AttentionOptions full = resolved(options);
   check(inputs, *queries, keys, full);
+  if (gpu::has_kernels(inputs.query.value) && (tape == nullptr || keys.of || disjoint(keys))) {
+    return gpu::attention(tape, inputs, queries, keys, full, dropout);
+  }
   const bool plain = AttentionChoice::current() == AttentionKind::math || !has_kernels(inputs.query.value);
   if (plain || (tape != nullptr && !disjoint(keys))) {
     return attention_by_reference(tape, inputs, queries, keys, full, dropout);

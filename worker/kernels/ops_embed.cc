@@ -6,6 +6,8 @@
 
 #include "worker/kernels/cpu/embedding.h"
 #include "worker/kernels/dispatch.h"
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/norm_dropout.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
@@ -29,6 +31,10 @@ void touch_rows(Parameter& table, const at::Tensor& ids, std::int64_t skipped) {
 /// tokens. A null or frozen table gets none.
 void add_rows(Parameter* table, const at::Tensor& ids, const at::Tensor& gradient, std::int64_t skipped) {
   if (table == nullptr || !table->trained) return;
+  if (gpu::has_kernels(gradient)) {
+    gpu::add_rows(gradient, ids, skipped, table->grad);
+    return;  // the optimiser of a GPU does not ask which rows were touched
+  }
   if (has_kernels(gradient)) {
     const at::Tensor from = gradient.contiguous();
     with_storage(from.scalar_type(), [&]<typename T>() {
@@ -57,7 +63,7 @@ cpu::TableRows<T> rows_of(const Parameter* table, const at::Tensor& ids) {
 at::Tensor sum_of_rows(const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
                        const at::Tensor& types, at::ScalarType compute_type) {
   const at::Tensor& words = module.words->value;
-  bool alike = has_kernels(words) && words.scalar_type() == compute_type;
+  bool alike = (has_kernels(words) || gpu::has_kernels(words)) && words.scalar_type() == compute_type;
   for (const Parameter* table : {module.types, module.positions}) {
     alike &= table == nullptr || table->value.scalar_type() == compute_type;
   }
@@ -65,6 +71,7 @@ at::Tensor sum_of_rows(const EmbeddingModule& module, const at::Tensor& ids, con
     return reference::embed(words, ids, value_of(module.positions), positions, value_of(module.types), types,
                             compute_type);
   }
+  if (gpu::has_kernels(words)) return gpu::sum_of_rows(module, ids, positions, types);
   const at::Tensor sum = at::empty({ids.size(0), words.size(1)}, words.options());
   with_storage(compute_type, [&]<typename T>() {
     cpu::EmbeddingKernels<T>::gather(rows_of<T>(module.words, ids), rows_of<T>(module.types, types),

@@ -12,6 +12,8 @@
 
 #include <vector>
 
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
 
@@ -21,9 +23,8 @@ namespace {
 // The operations at a model's end work on a row or a number per sample: plain tensor operations on any device.
 
 /// These rows of x, none twice.
-Var chosen_tokens(Tape* tape, const Var& x, const std::vector<std::int64_t>& tokens) {
+Var chosen_tokens(Tape* tape, const Var& x, const at::Tensor& index) {
   const ProfileScope scope("pooling", OperatorGroup::other);
-  const at::Tensor index = at::tensor(tokens, at::kLong).to(x.value.device());
   const at::Tensor value = at::index_select(x.value, 0, index);
   if (tape == nullptr || !x.needs_grad()) return Var(value);
   const Var result = tape->track(value);
@@ -50,17 +51,21 @@ at::Tensor averaging_matrix(const TokenLayout& layout, const at::Tensor& like) {
 }  // namespace
 
 Var first_tokens(Tape* tape, const Var& x, const Layout& layout) {
-  return chosen_tokens(tape, x, {layout->starts.begin(), layout->starts.end() - 1});
+  if (gpu::has_kernels(x.value)) return chosen_tokens(tape, x, layout->on(x.value.device()).first());
+  const std::vector<std::int64_t> first(layout->starts.begin(), layout->starts.end() - 1);
+  return chosen_tokens(tape, x, at::tensor(first, at::kLong).to(x.value.device()));
 }
 
 Var last_tokens(Tape* tape, const Var& x, const Layout& layout) {
+  if (gpu::has_kernels(x.value)) return chosen_tokens(tape, x, layout->on(x.value.device()).last());
   std::vector<std::int64_t> last(layout->starts.begin() + 1, layout->starts.end());
   for (std::int64_t& token : last) --token;
-  return chosen_tokens(tape, x, last);
+  return chosen_tokens(tape, x, at::tensor(last, at::kLong).to(x.value.device()));
 }
 
 Var mean_tokens(Tape* tape, const Var& x, const Layout& layout) {
   const ProfileScope scope("pooling", OperatorGroup::other);
+  if (gpu::has_kernels(x.value)) return gpu::mean_tokens(tape, x, layout);
   const at::Tensor matrix = averaging_matrix(*layout, x.value);
   const at::Tensor value = at::mm(matrix, x.value.to(at::kFloat)).to(x.value.scalar_type());
   if (tape == nullptr || !x.needs_grad()) return Var(value);
@@ -98,34 +103,34 @@ Var scale(Tape* tape, const Var& x, double factor) {
   return result;
 }
 
-Var cross_entropy(Tape* tape, const Var& logits, const at::Tensor& labels, double denominator) {
+Var cross_entropy(Tape* tape, const Var& logits, const at::Tensor& labels, const Denominator& denominator) {
   const ProfileScope scope("cross-entropy", OperatorGroup::loss);
   const at::Tensor log_probabilities = at::log_softmax(logits.value, 1);
   const at::Tensor counts = labels.ne(-100);
   const at::Tensor index = at::where(counts, labels, at::zeros_like(labels)).unsqueeze(1);
   const at::Tensor chosen = log_probabilities.gather(1, index).squeeze(1);
-  const at::Tensor value = -at::where(counts, chosen, at::zeros_like(chosen)).sum() / denominator;
+  const at::Tensor value = denominator.divide(-at::where(counts, chosen, at::zeros_like(chosen)).sum());
   if (tape == nullptr || !logits.needs_grad()) return Var(value);
   const Var result = tape->track(value);
   tape->record([slot = result.slot, logits_slot = logits.slot, log_probabilities, counts, index, denominator] {
     if (!slot->grad.defined()) return;
     at::Tensor gradient = log_probabilities.exp();
     gradient.scatter_add_(1, index, at::full_like(index, -1, gradient.options()));
-    const at::Tensor weight = counts.to(at::kFloat).unsqueeze(1) * (slot->grad / denominator);
+    const at::Tensor weight = counts.to(at::kFloat).unsqueeze(1) * denominator.divide(slot->grad);
     // A product with 0 would keep a NaN of a row that does not count.
     logits_slot->add(at::where(counts.unsqueeze(1), gradient * weight, at::zeros_like(gradient)));
   });
   return result;
 }
 
-Var squared_error(Tape* tape, const Var& values, const at::Tensor& labels, double denominator) {
+Var squared_error(Tape* tape, const Var& values, const at::Tensor& labels, const Denominator& denominator) {
   const ProfileScope scope("squared error", OperatorGroup::loss);
   const at::Tensor difference = values.value - labels.to(at::kFloat).view({-1, 1});
-  const at::Tensor value = (difference * difference).sum() / denominator;
+  const at::Tensor value = denominator.divide((difference * difference).sum());
   if (tape == nullptr || !values.needs_grad()) return Var(value);
   const Var result = tape->track(value);
   tape->record([slot = result.slot, values_slot = values.slot, difference, denominator] {
-    if (slot->grad.defined()) values_slot->add(difference * (slot->grad * (2.0 / denominator)));
+    if (slot->grad.defined()) values_slot->add(difference * denominator.divide(slot->grad * 2.0));
   });
   return result;
 }

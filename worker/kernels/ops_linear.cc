@@ -7,6 +7,8 @@
 #include "worker/kernels/cpu/norm.h"
 #include "worker/kernels/differentiate.h"
 #include "worker/kernels/dispatch.h"
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/linear_pass.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
@@ -32,8 +34,13 @@ cpu::ActivationKind kind_of(Activation activation) {
 
 at::Tensor activated(const at::Tensor& z, Activation activation, bool keep_z) {
   const ProfileScope scope("activation", OperatorGroup::activation);
-  if (!has_kernels(z)) return reference::activate(z, activation);
+  const bool on_gpu = gpu::has_kernels(z);
+  if (!on_gpu && !has_kernels(z)) return reference::activate(z, activation);
   const at::Tensor out = keep_z ? at::empty_like(z) : z;
+  if (on_gpu) {
+    gpu::activate(z, out, activation);
+    return out;
+  }
   with_storage(z.scalar_type(), [&]<typename T>() {
     cpu::ActivationKernels<T>::forward(kind_of(activation), z.const_data_ptr<T>(), out.mutable_data_ptr<T>(),
                                        z.numel());
@@ -44,7 +51,8 @@ at::Tensor activated(const at::Tensor& z, Activation activation, bool keep_z) {
 /// Overwrites `gradient` where nobody else holds it.
 at::Tensor activation_gradient(const at::Tensor& z, at::Tensor gradient, Activation activation) {
   const ProfileScope scope("activation gradient", OperatorGroup::activation);
-  if (!has_kernels(z)) {
+  const bool on_gpu = gpu::has_kernels(z);
+  if (!on_gpu && !has_kernels(z)) {
     Tape tape;
     const Var input = tape.track(z);
     const Var output = differentiate(&tape, {input}, {}, [&](const std::vector<at::Tensor>& values) {
@@ -56,6 +64,10 @@ at::Tensor activation_gradient(const at::Tensor& z, at::Tensor gradient, Activat
   }
   if (!gradient.is_contiguous()) gradient = gradient.contiguous();
   const at::Tensor out = gradient.use_count() == 1 ? gradient : at::empty_like(gradient);
+  if (on_gpu) {
+    gpu::activation_gradient(z, gradient, out, activation);
+    return out;
+  }
   with_storage(z.scalar_type(), [&]<typename T>() {
     cpu::ActivationKernels<T>::backward(kind_of(activation), z.const_data_ptr<T>(), gradient.const_data_ptr<T>(),
                                         out.mutable_data_ptr<T>(), z.numel());
@@ -89,6 +101,10 @@ Var after_input_scales(Tape* tape, Var x, const LinearModule& module) {
 
 /// residual + dropout(x), in place of x.
 void add_residual(const at::Tensor& x, const at::Tensor& residual, const Layout& layout, const Dropout& dropout) {
+  if (gpu::has_kernels(x) && x.scalar_type() == residual.scalar_type()) {
+    gpu::dropout(x, residual.contiguous(), x, layout, dropout);
+    return;
+  }
   if (!has_kernels(x)) {
     if (dropout.active()) x.mul_(dropout_mask(dropout, *layout, x.size(1)).to(x.options()));
     x.add_(residual);
@@ -108,8 +124,12 @@ Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& l
   const Var input = after_input_scales(tape, x, module);
   LinearPass pass(module, layout, out_begin, out_count);
   const bool recorded = tape != nullptr && (input.needs_grad() || pass.trains());
-  const at::Tensor z = pass.forward(input, run, {}, recorded);
-  const at::Tensor y = activation == Activation::none ? z : activated(z, activation, recorded);
+  at::Tensor z, y;
+  if (recorded && activation == Activation::gelu_tanh) y = pass.forward_through_gelu(input, z);
+  if (!y.defined()) {
+    z = pass.forward(input, run, {}, recorded);
+    y = activation == Activation::none ? z : activated(z, activation, recorded);
+  }
   if (!recorded) return Var(y);
   const Var result = tape->track(y);
   tape->record([slot = result.slot, z = activation == Activation::none ? at::Tensor() : z, pass = std::move(pass),
@@ -146,6 +166,9 @@ Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& 
 
 Var gated(Tape* tape, const Var& z, Activation activation) {
   const ProfileScope scope("gated activation", OperatorGroup::activation);
+  if (gpu::has_kernels(z.value) && z.value.is_contiguous() && activation != Activation::none) {
+    return gpu::gated(tape, z, activation);
+  }
   if (!has_kernels(z.value) || activation == Activation::none) {
     return differentiate(tape, {z}, {},
                          [&](const std::vector<at::Tensor>& v) { return reference::gated(v[0], activation); });

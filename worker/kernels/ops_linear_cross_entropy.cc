@@ -1,15 +1,20 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/nonzero.h>
+#include <ATen/ops/where.h>
 
+#include <stdexcept>
 #include <vector>
 
 #include "worker/kernels/cpu/softmax.h"
 #include "worker/kernels/differentiate.h"
 #include "worker/kernels/dispatch.h"
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/linear_loss.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
@@ -39,12 +44,23 @@ at::Tensor softmax_losses(at::Tensor& logits, const at::Tensor& labels, double d
   return loss;
 }
 
+at::Tensor labels_of_all(const TokenLabels& labels, std::int64_t tokens) {
+  if (!labels.index.defined()) return labels.labels;
+  // One place more, for indices of -1.
+  const at::Tensor all = at::full({tokens + 1}, -100, labels.labels.options());
+  const at::Tensor place = at::where(labels.index.lt(0), at::full_like(labels.index, tokens), labels.index);
+  return all.index_copy_(0, place, labels.labels).narrow(0, 0, tokens);
+}
+
 }  // namespace
 
-Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const at::Tensor& labels,
-                         double denominator, double scale, const Layout& layout, const DropoutRun& run) {
+Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& token_labels,
+                         const Denominator& denominator, double scale, const Layout& layout,
+                         const DropoutRun& run) {
   const ProfileScope scope("linear cross-entropy", OperatorGroup::loss);
-  if (!head.branches.empty() || !head.scales.empty()) {
+  const bool adapted = !head.branches.empty() || !head.scales.empty();
+  const at::Tensor labels = adapted ? labels_of_all(token_labels, hidden.value.size(0)) : token_labels.labels;
+  if (adapted) {
     // Adapters on a head are rare, and their dropout needs every token in its place: all logits at once.
     Var scaled = hidden;
     if (scale != 1) {
@@ -52,11 +68,18 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
     }
     return cross_entropy(tape, to_float(tape, linear(tape, scaled, head, layout, run)), labels, denominator);
   }
+  if (gpu::has_kernels(hidden.value)) {
+    return gpu::linear_cross_entropy(tape, hidden, head, token_labels, denominator, scale);
+  }
+  if (token_labels.index.defined() || !denominator.is_number()) {
+    throw std::invalid_argument("counted tokens and denominators of a device are for its kernels");
+  }
   const at::Tensor index = at::nonzero(labels.ne(-100)).squeeze(1);
   const at::Tensor counted = at::index_select(labels, 0, index);
-  return linear_loss(tape, hidden, head, {.index = index, .denominator = denominator, .scale = scale},
+  return linear_loss(tape, hidden, head, {.index = index, .denominator = denominator.number(), .scale = scale},
                      [&](at::Tensor& logits, std::int64_t begin, std::int64_t count, bool gradient) {
-                       return softmax_losses(logits, counted.narrow(0, begin, count), denominator, gradient);
+                       return softmax_losses(logits, counted.narrow(0, begin, count), denominator.number(),
+                                             gradient);
                      });
 }
 

@@ -5,6 +5,8 @@
 #include "worker/kernels/cpu/norm.h"
 #include "worker/kernels/differentiate.h"
 #include "worker/kernels/dispatch.h"
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/norm_dropout.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
@@ -98,6 +100,7 @@ Var norm_on_cpu(Tape* tape, const Var& x, const NormModule& module, const Layout
 
 Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layout& layout, const Dropout& dropout) {
   const ProfileScope scope("norm", OperatorGroup::normalisation);
+  if (gpu::computes(x.value, module)) return gpu::norm_dropout(tape, x, module, layout, dropout);
   if (has_kernels(x.value)) {
     return with_storage(x.value.scalar_type(),
                         [&]<typename T>() { return norm_on_cpu<T>(tape, x, module, layout, dropout); });
@@ -115,6 +118,9 @@ Var norm(Tape* tape, const Var& x, const NormModule& module) {
 Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const Layout& layout,
              const Dropout& dropout) {
   const ProfileScope scope("residual and norm", OperatorGroup::normalisation);
+  if (gpu::computes(x.value, module) && x.value.scalar_type() == residual.value.scalar_type()) {
+    return gpu::add_norm(tape, x, residual, module, layout, dropout);
+  }
   if (has_kernels(x.value)) {
     return with_storage(x.value.scalar_type(), [&]<typename T>() {
       return add_norm_on_cpu<T>(tape, x, residual, module, layout, dropout);
@@ -130,6 +136,11 @@ Var dropout(Tape* tape, const Var& x, const Layout& layout, const Dropout& dropo
   if (!dropout.active()) return x;
   const auto masked = [layout, dropout](const at::Tensor& from) {
     const std::int64_t tokens = from.size(0), width = from.size(1);
+    if (gpu::has_kernels(from)) {
+      const at::Tensor source = from.contiguous(), to = at::empty_like(source);
+      gpu::dropout(source, {}, to, layout, dropout);
+      return to;
+    }
     if (!has_kernels(from)) return from * dropout_mask(dropout, *layout, width).to(from.options());
     const at::Tensor source = from.contiguous(), to = at::empty_like(source);
     with_storage(from.scalar_type(), [&]<typename T>() {

@@ -1,6 +1,8 @@
 #include "worker/kernels/cpu/rotary.h"
 #include "worker/kernels/differentiate.h"
 #include "worker/kernels/dispatch.h"
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
 #include "worker/kernels/reference.h"
@@ -10,6 +12,7 @@ namespace {
 
 void rotate_in_place(const at::Tensor& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
                      std::int64_t size, float sign) {
+  if (x.is_cuda()) return gpu::rotate_in_place(x, table, positions, heads, size, sign);
   with_storage(x.scalar_type(), [&]<typename T>() {
     cpu::RotaryKernels<T>::rotate(x.mutable_data_ptr<T>(), x.size(0), x.stride(0), heads, size,
                                   table.cosine.const_data_ptr<float>(), table.sine.const_data_ptr<float>(),
@@ -22,7 +25,8 @@ void rotate_in_place(const at::Tensor& x, const RotaryTable& table, const at::Te
 Var rotate(Tape* tape, const Var& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
            std::int64_t size) {
   const ProfileScope scope("rotary embedding", OperatorGroup::attention);
-  if (!has_kernels(x.value)) {
+  const bool on_gpu = gpu::has_kernels(x.value) && x.value.stride(1) == 1;
+  if (!on_gpu && !has_kernels(x.value)) {
     return differentiate(tape, {x}, {}, [&](const std::vector<at::Tensor>& v) {
       return reference::rotate(v[0], table, positions, heads, size);
     });

@@ -3,6 +3,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "worker/kernels/gemm.h"
+#include "worker/kernels/spare_rows.h"
 
 namespace finesweep::worker {
 
@@ -13,8 +14,8 @@ at::Tensor QuantizedWeight::product(const at::Tensor& x, std::int64_t begin, std
 void Parameter::train(at::ScalarType type) {
   trained = true;
   master = value.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).contiguous();
-  value = master.to(type);
-  grad = at::zeros_like(master);
+  value = to_with_spare_rows(master, master.options().dtype(type));
+  grad = empty_with_spare_rows(master.sizes(), master.options()).zero_();
   touched_rows.clear();
 }
 

@@ -41,8 +41,14 @@ class Tape {
   /// Runs every step, last first, and empties the tape.
   void backward();
 
+  /// Says that the loss of the pass is where the way back begins: its gradient is 1, and an operation that computes
+  /// gradients on the way forward may leave them where they belong at once.
+  void set_loss_is_end() { loss_is_end_ = true; }
+  bool loss_is_end() const { return loss_is_end_; }
+
  private:
   std::vector<std::function<void()>> steps_;
+  bool loss_is_end_ = false;
 };
 
 /// Runs `compute` (tape, input) keeping nothing but its input, and runs it again on the way back: gradient

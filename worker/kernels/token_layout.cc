@@ -1,6 +1,11 @@
 #include "worker/kernels/token_layout.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <stdexcept>
@@ -42,6 +47,7 @@ std::int64_t RowSpans::longest() const {
 
 RowSpans TokenLayout::spans() const {
   RowSpans spans;
+  spans.of = weak_from_this().lock();
   for (std::int64_t r = 0; r < rows; ++r) {
     spans.begin.push_back(starts[r]);
     spans.count.push_back(tokens_of(r));
@@ -61,6 +67,7 @@ at::Tensor TokenLayout::positions(const std::vector<std::int64_t>& before) const
 
 Layout TokenLayout::first_tokens() const {
   TokenLayout layout;
+  layout.whole_ = weak_from_this().lock();
   layout.rows = rows;
   layout.longest = 1;
   layout.first_row = first_row;
@@ -73,6 +80,77 @@ Layout TokenLayout::first_tokens() const {
   }
   layout.starts.push_back(rows);
   return std::make_shared<const TokenLayout>(std::move(layout));
+}
+
+std::vector<std::int32_t> device_layout_numbers(const TokenLayout& layout, std::int64_t size) {
+  std::vector<std::int32_t> numbers;
+  numbers.reserve(static_cast<std::size_t>(2 * (layout.rows + 1 + size)));
+  const auto add = [&](std::int64_t number) { numbers.push_back(static_cast<std::int32_t>(number)); };
+  for (const std::int64_t start : layout.starts) add(start);
+  add(size);
+  for (std::int64_t t = 0; t < size; ++t) {
+    add(layout.first_row + (t < layout.tokens() ? layout.row[static_cast<std::size_t>(t)] : 0));
+  }
+  for (std::int64_t r = 0; r < layout.rows; ++r) {
+    for (std::int64_t i = 0; i < layout.tokens_of(r); ++i) add(i);
+  }
+  for (std::int64_t i = 0; i < size - layout.tokens(); ++i) add(i);
+  for (std::int64_t r = 0; r < layout.rows; ++r) add(layout.first_row + r);
+  return numbers;
+}
+
+DeviceLayout device_layout_of(const at::Tensor& numbers, std::int64_t rows, std::int64_t size) {
+  DeviceLayout layout;
+  layout.row_count = rows;
+  layout.starts = numbers.narrow(0, 0, rows + 2);
+  layout.token_rows = numbers.narrow(0, rows + 2, size);
+  layout.places = numbers.narrow(0, rows + 2 + size, size);
+  layout.rows = numbers.narrow(0, rows + 2 + 2 * size, rows);
+  return layout;
+}
+
+namespace {
+
+/// Of one token a row, on the device alone: the layout of the whole may change from replay to replay.
+DeviceLayout first_of(const DeviceLayout& whole) {
+  const auto numbers = whole.starts.options();
+  DeviceLayout layout;
+  layout.row_count = whole.row_count;
+  layout.starts = at::cat({at::arange(whole.row_count + 1, numbers), at::full({1}, whole.row_count, numbers)});
+  layout.token_rows = layout.rows = whole.rows;
+  layout.places = at::zeros({whole.row_count}, numbers);
+  layout.longest = 1;
+  layout.even = true;
+  return layout;
+}
+
+}  // namespace
+
+at::Tensor DeviceLayout::first() const {
+  return starts.narrow(0, 0, row_count).to(at::kLong);
+}
+
+at::Tensor DeviceLayout::last() const {
+  return starts.narrow(0, 1, row_count).to(at::kLong) - 1;
+}
+
+const DeviceLayout& TokenLayout::on(c10::Device device) const {
+  if (!on_device_) {
+    DeviceLayout made;
+    if (whole_) {
+      made = first_of(whole_->on(device));
+    } else {
+      std::vector<std::int32_t> numbers = device_layout_numbers(*this, tokens());
+      const auto count = static_cast<std::int64_t>(numbers.size());
+      const at::Tensor pinned = at::empty({count}, at::TensorOptions(at::kInt).pinned_memory(true));
+      std::copy(numbers.begin(), numbers.end(), pinned.mutable_data_ptr<std::int32_t>());
+      made = device_layout_of(pinned.to(device, /*non_blocking=*/true), rows, tokens());
+      made.longest = longest;
+      made.even = tokens() == rows * longest;
+    }
+    on_device_ = std::make_shared<const DeviceLayout>(std::move(made));
+  }
+  return *on_device_;
 }
 
 }  // namespace finesweep::worker

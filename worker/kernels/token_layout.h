@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <memory>
@@ -9,6 +10,7 @@
 namespace finesweep::worker {
 
 struct TokenLayout;
+struct DeviceLayout;
 /// Shared by the steps of a tape, which run after the pass has returned.
 using Layout = std::shared_ptr<const TokenLayout>;
 
@@ -16,6 +18,8 @@ using Layout = std::shared_ptr<const TokenLayout>;
 /// apart, as in a cache, and several may be the same, as the beams of one source.
 struct RowSpans {
   std::vector<std::int64_t> begin, count;
+  /// Where they are the rows of a layout: that.
+  Layout of;
 
   std::int64_t rows() const { return static_cast<std::int64_t>(begin.size()); }
   std::int64_t longest() const;
@@ -24,7 +28,10 @@ struct RowSpans {
 /// Which tokens of a padded batch a pass works on, and where they lie. Hidden states are [tokens, width]: only the
 /// tokens under the mask exist, row after row, so no product is spent on padding and no result depends on how far a
 /// batch was padded.
-struct TokenLayout {
+///
+/// On a GPU the matrices may have more rows than there are tokens: what stands behind the last token belongs to no
+/// row, has no gradient, and is there so that batches of almost one size have one shape.
+struct TokenLayout : std::enable_shared_from_this<TokenLayout> {
   std::int64_t rows = 0;
   std::int64_t longest = 0;          // tokens of the longest row
   std::vector<std::int64_t> starts;  // [rows + 1]: row r holds tokens starts[r] … starts[r + 1]
@@ -43,6 +50,36 @@ struct TokenLayout {
   static Layout of_mask(const at::Tensor& attention_mask, std::int64_t first_row);
   /// The first token of each row, as a layout of its own.
   Layout first_tokens() const;
+
+  /// The same on a GPU; made at the first call. One thread at a time.
+  const DeviceLayout& on(c10::Device device) const;
+  /// What on() gives from here on, of a layout that was made for a captured step.
+  void use(std::shared_ptr<const DeviceLayout> on_device) const { on_device_ = std::move(on_device); }
+
+ private:
+  Layout whole_;  // of first_tokens(): whose they are
+  mutable std::shared_ptr<const DeviceLayout> on_device_;
 };
+
+/// A layout as kernels of a GPU read it: tensors on that device.
+struct DeviceLayout {
+  at::Tensor starts;      // [rows + 2] int32: TokenLayout::starts, and then the rows of the matrices
+  at::Tensor token_rows;  // [rows of the matrices] int32: of each token first_row + its row
+  at::Tensor places;      // as long: its number within its row
+  at::Tensor rows;        // [rows] int32: first_row + 0, 1, …
+  /// [rows] int64: the first and the last token of each row.
+  at::Tensor first() const;
+  at::Tensor last() const;
+  std::int64_t row_count = 0;
+  /// No row has more tokens, nor has what stands behind them.
+  std::int64_t longest = 0;
+  /// Every row has `longest` tokens, and nothing stands behind them.
+  bool even = false;
+};
+
+/// What a DeviceLayout holds, as one run of int32 on the CPU; `size` rows of the matrices.
+std::vector<std::int32_t> device_layout_numbers(const TokenLayout& layout, std::int64_t size);
+/// The views of such numbers on a device: int32, contiguous.
+DeviceLayout device_layout_of(const at::Tensor& numbers, std::int64_t rows, std::int64_t size);
 
 }  // namespace finesweep::worker

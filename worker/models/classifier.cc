@@ -60,21 +60,35 @@ Status EncoderClassifier::check(const Batch& batch) const {
   return {};
 }
 
-Var EncoderClassifier::logits(const Batch& batch, const Pass& pass) {
-  const Layout layout = TokenLayout::of_mask(batch.attention_mask, pass.first_row);
+std::optional<BatchInputs> EncoderClassifier::inputs(const Batch& batch, std::int64_t first_row) {
+  BatchInputs inputs;
+  const Layout layout = TokenLayout::of_mask(batch.attention_mask, first_row);
   const auto of_tokens = [&](const at::Tensor& padded) {
-    return at::index_select(padded.reshape({-1}), 0, layout->padded_index).to(device());
+    return at::index_select(padded.reshape({-1}), 0, layout->padded_index);
   };
-  const BertEncoder::Inputs inputs{of_tokens(batch.input_ids), of_tokens(positions(batch)),
-                                   of_tokens(types(batch))};
+  inputs.tokens = {layout, of_tokens(batch.input_ids), of_tokens(positions(batch)), of_tokens(types(batch))};
+  inputs.labels = batch.labels;
+  return inputs;
+}
+
+Var EncoderClassifier::logits(const Batch& batch, const Pass& pass) {
+  BatchInputs::Tokens tokens;
+  if (pass.inputs != nullptr) {
+    tokens = pass.inputs->tokens;
+  } else {
+    tokens = inputs(batch, pass.first_row)->tokens;
+    for (at::Tensor* numbers : {&tokens.ids, &tokens.positions, &tokens.types}) *numbers = numbers->to(device());
+  }
+  const Layout& layout = tokens.layout;
+  const BertEncoder::Inputs inputs{tokens.ids, tokens.positions, tokens.types};
   const Var pooled = pooling_ == Pooling::mean ? mean_tokens(pass.tape, encoder_->run(inputs, layout, pass), layout)
                                                : encoder_->run_for_first(inputs, layout, pass);
   return head(pooled, layout->first_tokens(), pass);
 }
 
-Var EncoderClassifier::loss(const Batch& batch, const Pass& pass, double denominator) {
+Var EncoderClassifier::loss(const Batch& batch, const Pass& pass, const Denominator& denominator) {
   const Var values = logits(batch, pass);
-  const at::Tensor labels = batch.labels.to(device());
+  const at::Tensor labels = pass.inputs != nullptr ? pass.inputs->labels : batch.labels.to(device());
   return labels_ == 1 ? squared_error(pass.tape, values, labels, denominator)
                       : cross_entropy(pass.tape, values, labels, denominator);
 }

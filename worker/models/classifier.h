@@ -20,7 +20,8 @@ namespace finesweep::worker {
 class EncoderClassifier : public Model {
  public:
   Var logits(const Batch& batch, const Pass& pass) final;
-  Var loss(const Batch& batch, const Pass& pass, double denominator) final;
+  Var loss(const Batch& batch, const Pass& pass, const Denominator& denominator) final;
+  std::optional<BatchInputs> inputs(const Batch& batch, std::int64_t first_row) final;
   std::int64_t counted(const Batch& batch) const final;
   Status check(const Batch& batch) const final;
   std::string_view family() const final { return parts_.family; }

@@ -217,7 +217,36 @@ std::int64_t Decoder::counted(const Batch& batch) const {
   return shifted(batch.labels).ne(-100).logical_and(batch.attention_mask.ne(0)).sum().item<std::int64_t>();
 }
 
+void Decoder::reach(const at::Tensor& positions) {
+  if (!config_.rotary) return;
+  const std::int64_t needed = positions.max().item<std::int64_t>() + 1;
+  const std::int64_t ready = rotary_.cosine.defined() ? rotary_.cosine.size(0) : 0;
+  if (needed > config_.positions) throw std::invalid_argument("a position is behind the model's last");
+  if (needed <= ready) return;
+  // On a GPU captured steps read the table: it stays where it is.
+  constexpr std::int64_t kWhole = 1 << 15;
+  const std::int64_t grown = device().is_cpu() ? std::max(needed, 2 * ready) : std::max(needed, kWhole);
+  rotary_ = rotary_table(*config_.rotary, std::min(grown, config_.positions), device());
+}
+
+std::optional<BatchInputs> Decoder::inputs(const Batch& batch, std::int64_t first_row) {
+  BatchInputs inputs;
+  inputs.tokens.layout = TokenLayout::of_mask(batch.attention_mask, first_row);
+  const Layout& layout = inputs.tokens.layout;
+  const auto of_tokens = [&](const at::Tensor& padded) {
+    return at::index_select(padded.reshape({-1}), 0, layout->padded_index);
+  };
+  inputs.tokens.ids = of_tokens(batch.input_ids);
+  inputs.tokens.positions = batch.position_ids.defined() ? of_tokens(batch.position_ids) : layout->positions();
+  reach(inputs.tokens.positions);
+  inputs.of_tokens = !classifies_;
+  inputs.labels = classifies_ ? batch.labels : of_tokens(shifted(batch.labels));
+  return inputs;
+}
+
 Decoder::Tokens Decoder::tokens_of(const Batch& batch, const Pass& pass) {
+  if (pass.inputs != nullptr)
+    return {pass.inputs->tokens.layout, pass.inputs->tokens.ids, pass.inputs->tokens.positions};
   Tokens tokens;
   tokens.layout = TokenLayout::of_mask(batch.attention_mask, pass.first_row);
   const auto of_tokens = [&](const at::Tensor& padded) {
@@ -225,14 +254,7 @@ Decoder::Tokens Decoder::tokens_of(const Batch& batch, const Pass& pass) {
   };
   const at::Tensor positions =
       batch.position_ids.defined() ? of_tokens(batch.position_ids) : positions_of(pass, tokens.layout);
-  if (config_.rotary) {
-    const std::int64_t needed = positions.max().item<std::int64_t>() + 1;
-    const std::int64_t ready = rotary_.cosine.defined() ? rotary_.cosine.size(0) : 0;
-    if (needed > config_.positions) throw std::invalid_argument("a position is behind the model's last");
-    if (needed > ready) {
-      rotary_ = rotary_table(*config_.rotary, std::min(std::max(needed, 2 * ready), config_.positions), device());
-    }
-  }
+  reach(positions);
   tokens.ids = of_tokens(batch.input_ids).to(device());
   tokens.positions = positions.to(device());
   return tokens;
@@ -304,16 +326,16 @@ Var Decoder::logits(const Batch& batch, const Pass& pass) {
   return to_float(pass.tape, linear(pass.tape, hidden, head_, tokens.layout, pass.dropout));
 }
 
-Var Decoder::loss(const Batch& batch, const Pass& pass, double denominator) {
+Var Decoder::loss(const Batch& batch, const Pass& pass, const Denominator& denominator) {
   if (classifies_) {
     const Var values = logits(batch, pass);
-    const at::Tensor labels = batch.labels.to(device());
+    const at::Tensor labels = pass.inputs != nullptr ? pass.inputs->labels : batch.labels.to(device());
     return labels_ == 1 ? squared_error(pass.tape, values, labels, denominator)
                         : cross_entropy(pass.tape, values, labels, denominator);
   }
   const TokenOutputs out = outputs(batch, pass);
-  return linear_cross_entropy(pass.tape, out.hidden, head_, out.labels, denominator, out.scale, out.layout,
-                              pass.dropout);
+  return linear_cross_entropy(pass.tape, out.hidden, head_, {out.labels, out.counted}, denominator, out.scale,
+                              out.layout, pass.dropout);
 }
 
 TokenOutputs Decoder::outputs(const Batch& batch, const Pass& pass) {
@@ -321,8 +343,13 @@ TokenOutputs Decoder::outputs(const Batch& batch, const Pass& pass) {
   TokenOutputs out;
   out.hidden = final_norm(run(tokens, pass), pass);
   out.head = &head_;
-  out.labels = at::index_select(shifted(batch.labels).view({-1}), 0, tokens.layout->padded_index).to(device());
   out.layout = tokens.layout;
+  if (pass.inputs != nullptr) {
+    out.labels = pass.inputs->labels;
+    out.counted = pass.inputs->counted;
+    return out;
+  }
+  out.labels = at::index_select(shifted(batch.labels).view({-1}), 0, tokens.layout->padded_index).to(device());
   return out;
 }
 

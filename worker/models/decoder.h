@@ -94,7 +94,8 @@ class Decoder final : public LanguageModel {
           const ModelOptions& options);
 
   Var logits(const Batch& batch, const Pass& pass) override;
-  Var loss(const Batch& batch, const Pass& pass, double denominator) override;
+  Var loss(const Batch& batch, const Pass& pass, const Denominator& denominator) override;
+  std::optional<BatchInputs> inputs(const Batch& batch, std::int64_t first_row) override;
   std::int64_t counted(const Batch& batch) const override;
   Status check(const Batch& batch) const override;
   std::string_view family() const override { return family_.name; }
@@ -131,6 +132,8 @@ class Decoder final : public LanguageModel {
   void adopt_weights(const ModelOptions& options);
   Layer make_layer(std::size_t index);
   Tokens tokens_of(const Batch& batch, const Pass& pass);
+  /// Makes the rotary table reach these positions, which are on the CPU.
+  void reach(const at::Tensor& positions);
   /// The last layer's output: [tokens, width].
   Var run(const Tokens& tokens, const Pass& pass);
   Var run_layer(std::size_t index, const Var& x, const Tokens& tokens, const Pass& pass) const;

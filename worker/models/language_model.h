@@ -49,7 +49,9 @@ struct TokenOutputs {
   Var hidden;  // [tokens, width]
   const LinearModule* head = nullptr;
   double scale = 1;
-  at::Tensor labels;  // [tokens] int64 on the model's device: what should follow; -100 where nothing counts
+  /// On the model's device: what should follow, -100 where nothing counts; of all tokens, or of `counted` alone.
+  at::Tensor labels;   // int64
+  at::Tensor counted;  // as TokenLabels::index
   Layout layout;
 };
 

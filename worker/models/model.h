@@ -17,6 +17,7 @@
 #include "worker/kernels/ops.h"
 #include "worker/kernels/parameter.h"
 #include "worker/kernels/tape.h"
+#include "worker/models/batch_inputs.h"
 
 namespace finesweep::worker {
 
@@ -36,6 +37,8 @@ struct Pass {
   bool recompute_layers = false;
   /// Number of this batch's first row within the accumulated batch.
   std::int64_t first_row = 0;
+  /// Where set: the batch's inputs on the model's device. Of the batch itself nothing is read then.
+  const BatchInputs* inputs = nullptr;
   /// Generation: the batch's tokens stand behind those that the cache holds, and join them. Null: a batch is whole.
   KeyValueCache* cache = nullptr;
   /// Where set, receives the embedding output and each layer's output: [tokens, width], real tokens only. Where a
@@ -57,7 +60,9 @@ class Model {
   /// The sum of the losses of the rows (classification) or of the counted tokens (language model), divided by
   /// `denominator`: the sum of counted() over the whole accumulated batch. Cross-entropy, or squared error for a
   /// regression.
-  virtual Var loss(const Batch& batch, const Pass& pass, double denominator) = 0;
+  virtual Var loss(const Batch& batch, const Pass& pass, const Denominator& denominator) = 0;
+  /// What `loss` reads of a batch, on the CPU. Absent: the model's passes cannot do without the batch.
+  virtual std::optional<BatchInputs> inputs(const Batch& /*batch*/, std::int64_t /*first_row*/) { return {}; }
   /// Over how many rows or tokens `loss` of this batch is a sum.
   virtual std::int64_t counted(const Batch& batch) const = 0;
 

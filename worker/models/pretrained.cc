@@ -10,6 +10,7 @@
 #include "storage/files.h"
 #include "worker/formats/weight_files.h"
 #include "worker/kernels/memory.h"
+#include "worker/kernels/spare_rows.h"
 #include "worker/models/family.h"
 #include "worker/models/quantized_base.h"
 
@@ -115,7 +116,7 @@ Result<Parameter> load_weight(const WeightSpec& spec, const NameMap& names, cons
       std::vector<std::int64_t> shape = entry.shape;
       if (spec.transposed) std::reverse(shape.begin(), shape.end());
       if (spec.names.size() > 1) shape[0] = stacked_rows(spec);
-      parameter.value = at::empty(shape, at::TensorOptions(type).device(device));
+      parameter.value = empty_with_spare_rows(shape, at::TensorOptions(type).device(device));
     }
     parameter.parts.push_back({spec.names[i], entry.shape[spec.transposed ? 1 : 0]});
     parameter.in_file_layout(parameter.value, i).copy_(*tensor);

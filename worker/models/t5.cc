@@ -141,12 +141,36 @@ Status T5Model::check(const Batch& batch) const {
   return check_within(batch.labels.masked_select(batch.labels.ne(-100)), config_.vocabulary, "label");
 }
 
+std::optional<BatchInputs> T5Model::inputs(const Batch& batch, std::int64_t first_row) {
+  BatchInputs inputs;
+  const Tokens source = padded_source(batch, first_row), target = padded_target(batch, first_row);
+  inputs.source = {source.layout, source.ids, {}, {}};
+  inputs.tokens = {target.layout, target.ids, {}, {}};
+  inputs.labels = at::index_select(batch.labels.reshape({-1}), 0, target.layout->padded_index);
+  inputs.of_tokens = true;
+  return inputs;
+}
+
 T5Model::Tokens T5Model::source_tokens(const Batch& batch, const Pass& pass) const {
-  const Layout layout = TokenLayout::of_mask(batch.attention_mask, pass.first_row);
-  return {at::index_select(batch.input_ids.reshape({-1}), 0, layout->padded_index).to(device()), layout};
+  if (pass.inputs != nullptr) return {pass.inputs->source.ids, pass.inputs->source.layout};
+  Tokens tokens = padded_source(batch, pass.first_row);
+  tokens.ids = tokens.ids.to(device());
+  return tokens;
 }
 
 T5Model::Tokens T5Model::decoder_tokens(const Batch& batch, const Pass& pass) const {
+  if (pass.inputs != nullptr) return {pass.inputs->tokens.ids, pass.inputs->tokens.layout};
+  Tokens tokens = padded_target(batch, pass.first_row);
+  tokens.ids = tokens.ids.to(device());
+  return tokens;
+}
+
+T5Model::Tokens T5Model::padded_source(const Batch& batch, std::int64_t first_row) const {
+  const Layout layout = TokenLayout::of_mask(batch.attention_mask, first_row);
+  return {at::index_select(batch.input_ids.reshape({-1}), 0, layout->padded_index), layout};
+}
+
+T5Model::Tokens T5Model::padded_target(const Batch& batch, std::int64_t first_row) const {
   const bool given = batch.decoder_input_ids.defined();
   if (!given && !batch.labels.defined()) {
     throw std::invalid_argument("a batch for an encoder-decoder has neither labels nor decoder_input_ids");
@@ -154,8 +178,8 @@ T5Model::Tokens T5Model::decoder_tokens(const Batch& batch, const Pass& pass) co
   const at::Tensor ids =
       given ? batch.decoder_input_ids : shifted_right(batch.labels, config_.decoder_start_id, config_.padding_id);
   const at::Tensor mask = given ? at::ones_like(ids) : mask_up_to_last(batch.labels);
-  const Layout layout = TokenLayout::of_mask(mask, pass.first_row);
-  return {at::index_select(ids.reshape({-1}), 0, layout->padded_index).to(device()), layout};
+  const Layout layout = TokenLayout::of_mask(mask, first_row);
+  return {at::index_select(ids.reshape({-1}), 0, layout->padded_index), layout};
 }
 
 Dropout T5Model::dropout_at(std::uint64_t site, const Pass& pass) const {
@@ -264,10 +288,10 @@ Var T5Model::logits(const Batch& batch, const Pass& pass) {
   return head_logits(run(batch, target, pass), target.layout, pass);
 }
 
-Var T5Model::loss(const Batch& batch, const Pass& pass, double denominator) {
+Var T5Model::loss(const Batch& batch, const Pass& pass, const Denominator& denominator) {
   const TokenOutputs out = outputs(batch, pass);
-  return linear_cross_entropy(pass.tape, out.hidden, head_, out.labels, denominator, out.scale, out.layout,
-                              pass.dropout);
+  return linear_cross_entropy(pass.tape, out.hidden, head_, {out.labels, out.counted}, denominator, out.scale,
+                              out.layout, pass.dropout);
 }
 
 TokenOutputs T5Model::outputs(const Batch& batch, const Pass& pass) {
@@ -276,8 +300,13 @@ TokenOutputs T5Model::outputs(const Batch& batch, const Pass& pass) {
   out.hidden = run(batch, target, pass);
   out.head = &head_;
   out.scale = output_scale();
-  out.labels = at::index_select(batch.labels.reshape({-1}), 0, target.layout->padded_index).to(device());
   out.layout = target.layout;
+  if (pass.inputs != nullptr) {
+    out.labels = pass.inputs->labels;
+    out.counted = pass.inputs->counted;
+    return out;
+  }
+  out.labels = at::index_select(batch.labels.reshape({-1}), 0, target.layout->padded_index).to(device());
   return out;
 }
 

@@ -50,7 +50,8 @@ class T5Model final : public LanguageModel {
   T5Model(std::shared_ptr<const Pretrained> pretrained, const T5Config& config, const ModelOptions& options);
 
   Var logits(const Batch& batch, const Pass& pass) override;
-  Var loss(const Batch& batch, const Pass& pass, double denominator) override;
+  Var loss(const Batch& batch, const Pass& pass, const Denominator& denominator) override;
+  std::optional<BatchInputs> inputs(const Batch& batch, std::int64_t first_row) override;
   std::int64_t counted(const Batch& batch) const override;
   Status check(const Batch& batch) const override;
   std::string_view family() const override { return "t5"; }
@@ -105,6 +106,9 @@ class T5Model final : public LanguageModel {
 
   Tokens source_tokens(const Batch& batch, const Pass& pass) const;
   Tokens decoder_tokens(const Batch& batch, const Pass& pass) const;
+  /// The same on the CPU.
+  Tokens padded_source(const Batch& batch, std::int64_t first_row) const;
+  Tokens padded_target(const Batch& batch, std::int64_t first_row) const;
   /// The decoder's output for `target`, the tokens of the batch.
   Var run(const Batch& batch, const Tokens& target, const Pass& pass);
   /// `source` is null for the encoder.

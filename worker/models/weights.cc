@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "worker/kernels/spare_rows.h"
 #include "worker/random.h"
 
 namespace finesweep::worker {
@@ -101,7 +102,7 @@ void ModelWeights::adopt(const ModelOptions& options, const std::function<bool(s
     if (!options.frozen && (kinds_[i].head || (options.train_all && !unused))) {
       weight.train(type);
     } else if (!unused) {
-      weight.value = weight.value.to(type);
+      weight.value = to_with_spare_rows(weight.value, weight.value.options().dtype(type));
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <cmath>
@@ -52,6 +53,10 @@ Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const Trainin
       total_steps_(total_steps),
       seed_(seed) {
   if (is_scaled(settings_)) loss_scale_.scale = LossScale::first;
+  if (!DeviceAdamW::available(parameters_)) return;
+  device_optimizer_ = std::make_unique<DeviceAdamW>(parameters_, optimizer_.moments(), optimizer_options(settings));
+  graphs_ = std::make_unique<StepGraphs>(model_, device_optimizer_->loss(),
+                                         StepGraphs::Options{seed_, settings.gradient_checkpointing});
 }
 
 double Trainer::accumulate(const std::vector<Batch>& batches, double loss_scale) {
@@ -59,7 +64,7 @@ double Trainer::accumulate(const std::vector<Batch>& batches, double loss_scale)
   for (const Batch& batch : batches) counted += model_.counted(batch);
   const double denominator = static_cast<double>(std::max<std::int64_t>(counted, 1)) / loss_scale;
   Pass pass;
-  pass.dropout = {true, seed_, steps_done_};
+  pass.dropout = {true, seed_, steps_done_, nullptr};
   pass.recompute_layers = settings_.gradient_checkpointing;
   double sum = 0;
   for (const Batch& batch : batches) {
@@ -82,11 +87,97 @@ void Trainer::zero_grads() {
 }
 
 Result<StepReport> Trainer::step(const std::vector<Batch>& batches) {
+  if (Status started = start(batches); !started) return Error{started.error()};
+  while (pending_.size() > 1) finish();
+  return finish();
+}
+
+Status Trainer::start(const std::vector<Batch>& batches) {
   for (const Batch& batch : batches) {
     if (Status fits = model_.check(batch); !fits) return Error{fits.error()};
   }
   const AttentionChoice attention(settings_.attention);
   const at::NoGradGuard no_graph;  // the tape stands in for libtorch's
+  if (device_optimizer_) {
+    start_on_device(batches);
+  } else {
+    const std::int64_t step = steps_done_;
+    pending_.push_back({step_here(batches), step, {}, {}});
+  }
+  return {};
+}
+
+StepReport Trainer::finish() {
+  Pending oldest = std::move(pending_.front());
+  pending_.pop_front();
+  if (!oldest.result.defined()) return oldest.report;
+  oldest.arrived->synchronize();
+  const DeviceStepResult result = DeviceAdamW::read_result(oldest.result);
+  oldest.report.loss = result.loss;
+  oldest.report.grad_norm = result.grad_norm;
+  oldest.report.finite = result.finite;
+  if (!result.finite) {
+    // Nothing was updated since.
+    steps_done_ = oldest.step;
+    pending_.clear();
+  }
+  return oldest.report;
+}
+
+void Trainer::pass_on_device(const std::vector<Batch>& batches, double denominator) {
+  graphs_->begin(steps_done_, denominator);
+  std::int64_t first_row = 0;
+  for (const Batch& batch : batches) {
+    if (loss_ || !graphs_->pass(batch, first_row)) {
+      Tape tape;
+      Pass pass;
+      pass.tape = &tape;
+      pass.dropout = {true, seed_, steps_done_, nullptr};
+      pass.recompute_layers = settings_.gradient_checkpointing;
+      pass.first_row = first_row;
+      const Var loss = loss_ ? loss_(batch, pass, denominator) : model_.loss(batch, pass, denominator);
+      backward(tape, loss);
+      at::Tensor sum = device_optimizer_->loss();
+      sum.add_(loss.value);
+    }
+    first_row += batch.input_ids.size(0);
+  }
+  for (const ParameterMask& mask : masks_) mask.parameter->grad.mul_(mask.mask);
+}
+
+void Trainer::start_on_device(const std::vector<Batch>& batches) {
+  std::int64_t counted = 0;
+  for (const Batch& batch : batches) counted += model_.counted(batch);
+  Pending pending;
+  pending.step = steps_done_;
+  pending.report.learning_rate =
+      learning_rate_at(settings_.schedule, settings_.learning_rate, steps_done_, warmup_, total_steps_);
+  const c10::Device device = device_optimizer_->loss().device();
+  while (true) {
+    const double scale = loss_scale_.scale;
+    pass_on_device(batches, static_cast<double>(std::max<std::int64_t>(counted, 1)) / scale);
+    device_optimizer_->update(pending.report.learning_rate, steps_done_ + 1, 1 / scale);
+    pending.result = at::empty({DeviceAdamW::result_bytes()}, at::TensorOptions(at::kByte).pinned_memory(true));
+    device_optimizer_->copy_result(pending.result);
+    pending.arrived = std::make_shared<c10::Event>(device.type());
+    pending.arrived->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+    if (!is_scaled(settings_)) break;
+    // Whether the scale was too large must be known before the next step.
+    pending.arrived->synchronize();
+    const DeviceStepResult result = DeviceAdamW::read_result(pending.result);
+    if (result.finite || !std::isfinite(result.loss) || !loss_scale_.can_shrink()) {
+      if (result.finite) loss_scale_.stepped();
+      break;
+    }
+    loss_scale_.overflowed();
+    ++pending.report.overflows;
+    device_optimizer_->resume();
+  }
+  ++steps_done_;
+  pending_.push_back(std::move(pending));
+}
+
+StepReport Trainer::step_here(const std::vector<Batch>& batches) {
   StepReport report;
   report.learning_rate =
       learning_rate_at(settings_.schedule, settings_.learning_rate, steps_done_, warmup_, total_steps_);

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <c10/core/Event.h>
+
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -13,8 +16,10 @@
 #include "worker/data/batch.h"
 #include "worker/models/model.h"
 #include "worker/training/adamw.h"
+#include "worker/training/device_adamw.h"
 #include "worker/training/loss_scale.h"
 #include "worker/training/pruning.h"
+#include "worker/training/step_graphs.h"
 
 namespace finesweep::worker {
 
@@ -58,6 +63,19 @@ class Trainer {
   /// the model.
   Result<StepReport> step(const std::vector<Batch>& batches);
 
+  /// The same in two parts. On a GPU the first gives the step to the device and returns, so that the device has the
+  /// next before it is done with the last; the other waits for the oldest step that was started and not yet
+  /// reported. Elsewhere the first does it all. After a step that was not finite those started behind it have done
+  /// nothing, and are dropped.
+  Status start(const std::vector<Batch>& batches);
+  StepReport finish();
+  /// Steps that were started and not reported. State is that behind them all.
+  std::int64_t unfinished() const { return static_cast<std::int64_t>(pending_.size()); }
+
+  /// Of a GPU whose kernels compute every step; else null.
+  const StepGraphs* graphs() const { return graphs_.get(); }
+
+  /// Started ones too.
   std::int64_t steps_done() const { return steps_done_; }
   std::int64_t total_steps() const { return total_steps_; }
 
@@ -74,6 +92,9 @@ class Trainer {
   /// Adds up the gradients of `loss_scale` × the mean loss; returns the mean loss.
   double accumulate(const std::vector<Batch>& batches, double loss_scale);
   void zero_grads();
+  StepReport step_here(const std::vector<Batch>& batches);
+  void start_on_device(const std::vector<Batch>& batches);
+  void pass_on_device(const std::vector<Batch>& batches, double denominator);
 
   Model& model_;
   LossFunction loss_;  // empty: the model's own
@@ -86,6 +107,17 @@ class Trainer {
   std::int64_t steps_done_ = 0;
   std::uint64_t seed_ = 0;
   LossScale loss_scale_;  // stays 1 but in fp16
+
+  struct Pending {
+    StepReport report;
+    std::int64_t step = 0;  // from 0
+    at::Tensor result;      // pinned: on its way from a GPU; undefined: the report is whole
+    std::shared_ptr<c10::Event> arrived;
+  };
+  std::deque<Pending> pending_;
+  /// Of a GPU whose kernels compute every step.
+  std::unique_ptr<DeviceAdamW> device_optimizer_;
+  std::unique_ptr<StepGraphs> graphs_;
 };
 
 }  // namespace finesweep::worker

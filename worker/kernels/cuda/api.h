@@ -9,7 +9,7 @@
 extern "C" {
 
 /// Raised with every change of what stands below.
-inline constexpr int kFinesweepCudaVersion = 1;
+inline constexpr int kFinesweepCudaVersion = 2;
 int finesweep_cuda_version();
 /// The words for an error.
 const char* finesweep_cuda_error(int error);
@@ -42,3 +42,5 @@ int finesweep_nf4_dequantize(const FinesweepNf4* matrix, std::int64_t begin, std
 int finesweep_nf4_product(const FinesweepNf4* matrix, std::int64_t out, std::int64_t in, const void* x,
                           std::int64_t tokens, void* y, int type, void* stream);
 }
+
+#include "worker/kernels/cuda/training_api.h"

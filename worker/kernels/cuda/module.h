@@ -11,6 +11,10 @@ struct CudaModule {
   decltype(&finesweep_cuda_error) error = nullptr;
   decltype(&finesweep_nf4_dequantize) nf4_dequantize = nullptr;
   decltype(&finesweep_nf4_product) nf4_product = nullptr;
+
+#define FINESWEEP_MEMBER(name) decltype(&finesweep_##name) name = nullptr;
+  FINESWEEP_TRAINING_FUNCTIONS(FINESWEEP_MEMBER)
+#undef FINESWEEP_MEMBER
 };
 
 /// Loaded at the first call, from the folder of the program or ../lib beside it. Null where it is not there, is of

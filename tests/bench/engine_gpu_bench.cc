@@ -1,0 +1,340 @@
+// Milliseconds of training steps and passes on one GPU, for models of the true shapes with random weights and
+// random token ids, beside what Hugging Face with PEFT and hand-tuned prototypes of the same steps took on an H100.
+//
+//   scripts/gpu-run bench [--dropout] [--steps N] [--only NAME] [--profile] [--uneven]
+//
+// --dropout: the models' own dropout, else none. --only: cases whose name contains this. --profile: also the
+// kernels of a step, by time. --uneven: rows of a half to the whole length, as in text.
+//
+// A step is a whole one: tokens copied to the device, forward, back, clipping, AdamW. The host is one step ahead,
+// as in a job. Each number is the median over groups of ten steps, of (time of the group) / 10; beside it the
+// least.
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
+#include <dlfcn.h>
+#include <torch/csrc/autograd/profiler_kineto.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "worker/adapters/adapter.h"
+#include "worker/engine/device.h"
+#include "worker/executor.h"
+#include "worker/kernels/spare_rows.h"
+#include "worker/models/family.h"
+#include "worker/models/forward_graphs.h"
+#include "worker/models/pretrained.h"
+#include "worker/models/quantized_base.h"
+#include "worker/random.h"
+#include "worker/training/trainer.h"
+
+namespace finesweep::worker {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+const c10::Device kDevice(c10::kCUDA, 0);
+
+struct Options {
+  bool dropout = false, profile = false, uneven = false;
+  int steps = 100;
+  std::string only;
+};
+
+template <typename T>
+T require(Result<T> result) {
+  if (!result) {
+    std::fprintf(stderr, "%s\n", result.error().message.c_str());
+    std::exit(2);
+  }
+  return std::move(*result);
+}
+
+Json gpt2_config() {
+  return {{"model_type", "gpt2"}, {"vocab_size", 50257}, {"n_positions", 1024},
+          {"n_embd", 768},        {"n_layer", 12},       {"n_head", 12}};
+}
+
+Json roberta_config() {
+  return {{"model_type", "roberta"},   {"vocab_size", 50265},       {"max_position_embeddings", 514},
+          {"type_vocab_size", 1},      {"hidden_size", 768},        {"num_hidden_layers", 12},
+          {"num_attention_heads", 12}, {"intermediate_size", 3072}, {"layer_norm_eps", 1e-5},
+          {"pad_token_id", 1},         {"hidden_act", "gelu"}};
+}
+
+Json tinybert_config() {
+  return {{"model_type", "bert"},      {"vocab_size", 30522},       {"max_position_embeddings", 512},
+          {"type_vocab_size", 2},      {"hidden_size", 312},        {"num_hidden_layers", 4},
+          {"num_attention_heads", 12}, {"intermediate_size", 1200}, {"hidden_act", "gelu"}};
+}
+
+/// A model of random weights on the device.
+std::shared_ptr<const Pretrained> random_model(const Json& config, at::ScalarType storage) {
+  const Family* family = find_family(config.at("model_type").get<std::string>());
+  auto model = std::make_shared<Pretrained>();
+  model->folder = "random weights";
+  model->family = std::string(family->model_type);
+  model->config = config;
+  model->storage = storage;
+  model->device = kDevice;
+  model->specs = require(family->weights(config));
+  for (const WeightSpec& spec : model->specs) {
+    Parameter weight;
+    weight.is_table = spec.role == WeightRole::table;
+    weight.decays = spec.role == WeightRole::table || spec.role == WeightRole::matrix;
+    weight.transposed_in_files = spec.transposed;
+    if (!spec.optional && !spec.head) {
+      std::vector<std::int64_t> shape = spec.shape;
+      shape[0] = 0;
+      for (std::size_t i = 0; i < spec.names.size(); ++i) {
+        weight.parts.push_back({spec.names[i], spec.shape_of(i)[0]});
+        shape[0] += spec.shape_of(i)[0];
+      }
+      at::Tensor value = at::randn(shape, at::TensorOptions(at::kFloat).device(kDevice)) * 0.02;
+      if (spec.role == WeightRole::norm && spec.names.front().ends_with("weight")) value.add_(1);
+      weight.value = empty_with_spare_rows(shape, value.options().dtype(spec.type_for(storage)));
+      weight.value.copy_(value);
+    }
+    model->weights.push_back(std::move(weight));
+  }
+  return model;
+}
+
+struct Case {
+  const char* name;
+  Json config;
+  const char* method;  // lora, qlora, full, forward
+  std::int64_t rows, length;
+  Precision precision;
+  double peer_ms, prototype_ms;  // 0: none measured
+};
+
+std::vector<Case> cases() {
+  const Json gpt2 = gpt2_config(), roberta = roberta_config(), tiny = tinybert_config();
+  return {{"gpt2-lora-8x512", gpt2, "lora", 8, 512, Precision::bf16, 39.2, 5.6},
+          {"gpt2-lora-8x128", gpt2, "lora", 8, 128, Precision::bf16, 36.8, 2.1},
+          {"gpt2-lora-32x512", gpt2, "lora", 32, 512, Precision::bf16, 112, 20.5},
+          {"roberta-lora-16x256", roberta, "lora", 16, 256, Precision::bf16, 33, 4.4},
+          {"gpt2-qlora-8x512", gpt2, "qlora", 8, 512, Precision::bf16, 48, 0},
+          {"gpt2-full-8x512", gpt2, "full", 8, 512, Precision::bf16, 47.6, 12},
+          {"gpt2-lora-8x512-fp32", gpt2, "lora", 8, 512, Precision::fp32, 0, 0},
+          {"tinybert-forward-1x128", tiny, "forward", 1, 128, Precision::fp16, 3.6, 0.106},
+          {"tinybert-forward-32x128", tiny, "forward", 32, 128, Precision::fp16, 3.5, 0.265}};
+}
+
+Batch random_batch(const Case& what, bool uneven, RandomStream& random) {
+  Batch batch;
+  batch.input_ids = at::empty({what.rows, what.length}, at::kLong);
+  batch.attention_mask = at::ones({what.rows, what.length}, at::kLong);
+  for (std::int64_t i = 0; i < what.rows * what.length; ++i) {
+    batch.input_ids.mutable_data_ptr<std::int64_t>()[i] = 5 + static_cast<std::int64_t>(random.next_below(30000));
+  }
+  const bool generates = what.config.at("model_type") == "gpt2";
+  batch.labels = generates ? batch.input_ids.clone() : at::empty({what.rows}, at::kLong);
+  for (std::int64_t r = 0; r < what.rows; ++r) {
+    batch.row_indices.push_back(r);
+    if (!generates)
+      batch.labels.mutable_data_ptr<std::int64_t>()[r] = static_cast<std::int64_t>(random.next_below(4));
+    if (!uneven) continue;
+    const std::int64_t half = what.length / 2;
+    const std::int64_t real = half + static_cast<std::int64_t>(random.next_below(static_cast<std::uint64_t>(half)));
+    batch.attention_mask.select(0, r).narrow(0, real, what.length - real).zero_();
+    if (generates) batch.labels.select(0, r).narrow(0, real, what.length - real).fill_(-100);
+  }
+  return batch;
+}
+
+struct Built {
+  std::shared_ptr<const Pretrained> pretrained;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Adapter> adapter;
+  std::vector<Parameter*> parameters;
+};
+
+Built build(const Case& what, const Options& options) {
+  Built built;
+  const std::string method = what.method;
+  const at::ScalarType type = what.precision == Precision::fp32   ? at::kFloat
+                              : what.precision == Precision::bf16 ? at::kBFloat16
+                                                                  : at::kHalf;
+  built.pretrained = random_model(what.config, method == "full" ? at::kFloat : type);
+  if (method == "qlora") built.pretrained = require(quantize_base(*built.pretrained, {}));
+  ModelOptions how;
+  how.head = what.config.at("model_type") == "gpt2" ? ModelHead::language_model : ModelHead::classification;
+  how.labels = 4;
+  how.pooling = what.config.at("model_type") == "bert" ? Pooling::mean : Pooling::cls;
+  how.precision = what.precision;
+  how.train_all = method == "full";
+  how.frozen = method == "forward";
+  if (!options.dropout) how.model_dropout = 0;
+  built.model = require(make_model(built.pretrained, how));
+  if (method == "lora" || method == "qlora") {
+    AdapterOptions adapter;
+    adapter.dropout = options.dropout ? 0.1 : 0;
+    built.adapter = require(make_adapter(*built.model, adapter, 1));
+    built.parameters = built.adapter->parameters();
+  }
+  for (Parameter* parameter : trained_parameters(*built.model)) built.parameters.push_back(parameter);
+  return built;
+}
+
+/// Device time by kernel, over `count` calls.
+void profile(const std::function<void()>& work, int count) {
+  namespace profiler = torch::autograd::profiler;
+  using torch::profiler::impl::ActivityType;
+  const profiler::ProfilerConfig config(torch::profiler::impl::ProfilerState::KINETO);
+  const std::set<ActivityType> activities = {ActivityType::CPU, ActivityType::CUDA};
+  profiler::prepareProfiler(config, activities);
+  profiler::enableProfiler(config, activities);
+  for (int i = 0; i < count; ++i) work();
+  synchronize(kDevice);
+  const auto result = profiler::disableProfiler();
+  std::map<std::string, std::pair<double, int>> by_name;
+  double total = 0;
+  int launches = 0;
+  for (const auto& event : result->events()) {
+    if (event.deviceType() != c10::DeviceType::CUDA) continue;
+    const double us = static_cast<double>(event.durationNs()) / 1e3 / count;
+    by_name[event.name()].first += us;
+    ++by_name[event.name()].second;
+    total += us;
+    ++launches;
+  }
+  std::vector<std::pair<std::string, std::pair<double, int>>> sorted(by_name.begin(), by_name.end());
+  std::sort(sorted.begin(), sorted.end(),
+            [](const auto& a, const auto& b) { return a.second.first > b.second.first; });
+  std::printf("    %9.1f us in %d launches\n", total, launches / count);
+  for (std::size_t i = 0; i < std::min<std::size_t>(sorted.size(), 32); ++i) {
+    std::printf("    %9.1f us %5.1f x  %.110s\n", sorted[i].second.first,
+                static_cast<double>(sorted[i].second.second) / count, sorted[i].first.c_str());
+  }
+  std::fflush(stdout);
+}
+
+void report(const Case& what, const Options& options, std::vector<double> times, double loss) {
+  std::sort(times.begin(), times.end());
+  const double median = times[times.size() / 2];
+  std::printf("%-24s %8.3f ms (least %8.3f)  %9.0f tokens/s  %6.0f MB", what.name, median, times.front(),
+              static_cast<double>(what.rows * what.length) / median * 1e3, peak_memory_mb(kDevice));
+  if (!options.dropout && !options.uneven && what.peer_ms > 0) {
+    std::printf("  HF + PEFT %.1f ms (%.1f x)", what.peer_ms, what.peer_ms / median);
+  }
+  if (!options.dropout && !options.uneven && what.prototype_ms > 0) {
+    std::printf("  prototype %.2f ms (%.2f)", what.prototype_ms, median / what.prototype_ms);
+  }
+  std::printf("  loss %.4f\n", loss);
+  std::fflush(stdout);
+}
+
+void train(const Case& what, const Options& options) {
+  const Built built = build(what, options);
+  TrainingSettings settings;
+  settings.learning_rate = 1e-4;
+  settings.warmup.value = 2;
+  settings.weight_decay = 0.01;
+  settings.precision = what.precision;
+  Trainer trainer(*built.model, built.parameters, settings, 100000, 1);
+  RandomStream random(1, purpose::data_order);
+  std::vector<Batch> batches;
+  for (int i = 0; i < 8; ++i) batches.push_back(random_batch(what, options.uneven, random));
+  begin_memory_peak(kDevice);
+  std::size_t next = 0;
+  double loss = 0;
+  const auto step = [&] {
+    if (Status started = trainer.start({batches[next++ % batches.size()]}); !started) {
+      std::fprintf(stderr, "%s\n", started.error().message.c_str());
+      std::exit(2);
+    }
+    while (trainer.unfinished() > 1) loss = trainer.finish().loss;
+  };
+  const auto drain = [&] {
+    while (trainer.unfinished() > 0) loss = trainer.finish().loss;
+  };
+  const int warm = options.uneven ? 60 : 20, group = 10;
+  for (int i = 0; i < warm; ++i) step();
+  drain();
+  std::vector<double> times;
+  for (int i = 0; i < std::max(1, options.steps / group); ++i) {
+    const auto begin = Clock::now();
+    for (int k = 0; k < group; ++k) step();
+    drain();
+    times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count() / group);
+  }
+  report(what, options, times, loss);
+  if (options.profile) {
+    profile(
+        [&] {
+          step();
+          drain();
+        },
+        4);
+  }
+}
+
+void forward(const Case& what, const Options& options) {
+  const at::NoGradGuard no_graph;
+  const Built built = build(what, options);
+  RandomStream random(1, purpose::data_order);
+  const Batch batch = random_batch(what, options.uneven, random);
+  begin_memory_peak(kDevice);
+  ForwardGraphs graphs(*built.model);
+  const auto pass = [&] { graphs.logits(batch).cpu(); };
+  for (int i = 0; i < 20; ++i) pass();
+  std::vector<double> times;
+  for (int i = 0; i < options.steps; ++i) {
+    const auto begin = Clock::now();
+    pass();
+    times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
+  }
+  report(what, options, times, 0);
+  if (options.profile) profile(pass, 4);
+}
+
+}  // namespace
+}  // namespace finesweep::worker
+
+int main(int argc, char** argv) {
+  using namespace finesweep::worker;
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--dropout") == 0) {
+      options.dropout = true;
+    } else if (std::strcmp(argv[i], "--profile") == 0) {
+      options.profile = true;
+    } else if (std::strcmp(argv[i], "--uneven") == 0) {
+      options.uneven = true;
+    } else if (std::strcmp(argv[i], "--steps") == 0 && i + 1 < argc) {
+      options.steps = std::max(1, std::atoi(argv[++i]));
+    } else if (std::strcmp(argv[i], "--only") == 0 && i + 1 < argc) {
+      options.only = argv[++i];
+    } else {
+      std::fprintf(stderr, "usage: %s [--dropout] [--steps N] [--only NAME] [--profile] [--uneven]\n", argv[0]);
+      return 2;
+    }
+  }
+  if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr || !find_device("cuda:0")) {
+    std::fprintf(stderr, "libtorch sees no GPU here\n");
+    return 2;
+  }
+  std::printf("%s\n", describe_device("cuda:0").dump().c_str());
+  for (const Case& what : cases()) {
+    if (std::string(what.name).find(options.only) == std::string::npos) continue;
+    try {
+      std::string(what.method) == "forward" ? forward(what, options) : train(what, options);
+    } catch (const std::exception& error) {
+      std::printf("%-24s failed: %s\n", what.name, error.what());
+    }
+    release_cached_memory(kDevice);
+  }
+}

@@ -1,0 +1,152 @@
+#include "worker/kernels/cuda/device.cuh"
+
+// AdamW over every trained tensor: a launch for the sums of squares, one that makes of them the norm, the clipping
+// and the verdict, one that updates. No number passes through the host.
+
+namespace finesweep::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32, kChunk = 2048;
+
+__global__ void __launch_bounds__(kThreads)
+    squares(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks, double* partial) {
+  __shared__ double shared[kWarps];
+  const FinesweepAdamWChunk chunk = chunks[blockIdx.x];
+  const FinesweepAdamWTensor& tensor = tensors[chunk.tensor];
+  const int count = static_cast<int>(min(static_cast<std::int64_t>(kChunk), tensor.count - chunk.begin));
+  const float* grad = tensor.grad + chunk.begin;
+  float sum = 0;
+  if (count == kChunk && reinterpret_cast<std::uintptr_t>(grad) % 16 == 0) {
+#pragma unroll
+    for (int i = 0; i < kChunk / (4 * kThreads); ++i) {
+      const float4 g = reinterpret_cast<const float4*>(grad)[i * kThreads + threadIdx.x];
+      sum += g.x * g.x + g.y * g.y + g.z * g.z + g.w * g.w;
+    }
+  } else {
+    for (int i = threadIdx.x; i < count; i += kThreads) sum += grad[i] * grad[i];
+  }
+  const double total = block_sum<kWarps>(static_cast<double>(sum), shared);
+  if (threadIdx.x == 0) partial[blockIdx.x] = total;
+}
+
+__global__ void __launch_bounds__(1024)
+    verdict(const double* partial, std::int64_t count, const FinesweepAdamWNumbers* numbers, double* loss,
+            FinesweepStepResult* result) {
+  __shared__ double shared[32];
+  double sum = 0;
+  for (std::int64_t i = threadIdx.x; i < count; i += 1024) sum += partial[i];
+  sum = block_sum<32>(sum, shared);
+  if (threadIdx.x != 0) return;
+  const double unscale = numbers->unscale, norm = sqrt(sum) * unscale, value = *loss * unscale;
+  *loss = 0;
+  result->loss = value;
+  result->grad_norm = norm;
+  if (!isfinite(norm) || !isfinite(value)) result->finite = 0;
+  const double most = numbers->max_norm;
+  result->clip = static_cast<float>(unscale * (most > 0 ? fmin(1.0, most / (norm + 1e-6)) : 1.0));
+}
+
+__device__ inline void update(float& w, float& m, float& v, float g, float decay, const FinesweepAdamWNumbers& n) {
+  m = n.beta1 * m + n.one_minus_beta1 * g;
+  v = n.beta2 * v + n.one_minus_beta2 * g * g;
+  w = decay * w - n.step_size * m / (sqrtf(v) * n.inverse_root + n.epsilon);
+}
+
+__device__ inline void write_value(void* value, int type, std::int64_t i, float w) {
+  if (type == kBFloat16) {
+    static_cast<__nv_bfloat16*>(value)[i] = to<__nv_bfloat16>(w);
+  } else if (type == kFloat16) {
+    static_cast<__half*>(value)[i] = to<__half>(w);
+  } else {
+    static_cast<float*>(value)[i] = w;
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    update_all(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
+               const FinesweepAdamWNumbers* numbers, const FinesweepStepResult* result) {
+  const FinesweepAdamWChunk chunk = chunks[blockIdx.x];
+  const FinesweepAdamWTensor tensor = tensors[chunk.tensor];
+  const FinesweepAdamWNumbers n = *numbers;
+  const bool finite = result->finite != 0;
+  const float clip = result->clip, decay = tensor.decays ? n.decay : 1.0f;
+  const int count = static_cast<int>(min(static_cast<std::int64_t>(kChunk), tensor.count - chunk.begin));
+  float *grad = tensor.grad + chunk.begin, *master = tensor.master + chunk.begin;
+  float *first = tensor.first + chunk.begin, *second = tensor.second + chunk.begin;
+  const std::uintptr_t places = reinterpret_cast<std::uintptr_t>(grad) | reinterpret_cast<std::uintptr_t>(master) |
+                                reinterpret_cast<std::uintptr_t>(first) | reinterpret_cast<std::uintptr_t>(second);
+  if (count == kChunk && places % 16 == 0) {
+    // All loads before the first store: that many bytes are on their way at once.
+    constexpr int kPieces = kChunk / (4 * kThreads);
+    float4 g[kPieces], w[kPieces], m[kPieces], v[kPieces];
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const int at = i * kThreads + threadIdx.x;
+      g[i] = reinterpret_cast<const float4*>(grad)[at];
+      w[i] = reinterpret_cast<const float4*>(master)[at];
+      m[i] = reinterpret_cast<const float4*>(first)[at];
+      v[i] = reinterpret_cast<const float4*>(second)[at];
+    }
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const int at = i * kThreads + threadIdx.x;
+      reinterpret_cast<float4*>(grad)[at] = make_float4(0, 0, 0, 0);
+      if (!finite) continue;
+      update(w[i].x, m[i].x, v[i].x, g[i].x * clip, decay, n);
+      update(w[i].y, m[i].y, v[i].y, g[i].y * clip, decay, n);
+      update(w[i].z, m[i].z, v[i].z, g[i].z * clip, decay, n);
+      update(w[i].w, m[i].w, v[i].w, g[i].w * clip, decay, n);
+      reinterpret_cast<float4*>(master)[at] = w[i];
+      reinterpret_cast<float4*>(first)[at] = m[i];
+      reinterpret_cast<float4*>(second)[at] = v[i];
+      if (tensor.value == nullptr) continue;
+      const std::int64_t where = chunk.begin + 4 * at;
+      if (tensor.type == kBFloat16) {
+        alignas(8) const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(w[i].x, w[i].y),
+                                                   __floats2bfloat162_rn(w[i].z, w[i].w)};
+        *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(tensor.value) + where) =
+            *reinterpret_cast<const uint2*>(pair);
+      } else {
+        write_value(tensor.value, tensor.type, where, w[i].x);
+        write_value(tensor.value, tensor.type, where + 1, w[i].y);
+        write_value(tensor.value, tensor.type, where + 2, w[i].z);
+        write_value(tensor.value, tensor.type, where + 3, w[i].w);
+      }
+    }
+    return;
+  }
+  for (int i = threadIdx.x; i < count; i += kThreads) {
+    const float g = grad[i] * clip;
+    grad[i] = 0;
+    if (!finite) continue;
+    float w = master[i], m = first[i], v = second[i];
+    update(w, m, v, g, decay, n);
+    master[i] = w;
+    first[i] = m;
+    second[i] = v;
+    if (tensor.value != nullptr) write_value(tensor.value, tensor.type, chunk.begin + i, w);
+  }
+}
+
+}  // namespace
+}  // namespace finesweep::cuda
+
+using namespace finesweep::cuda;
+
+extern "C" {
+
+std::int64_t finesweep_adamw_chunk() {
+  return kChunk;
+}
+
+int finesweep_adamw(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
+                    std::int64_t chunk_count, const FinesweepAdamWNumbers* numbers, double* loss, double* partial,
+                    FinesweepStepResult* result, void* stream) {
+  const auto on = static_cast<cudaStream_t>(stream);
+  const auto blocks = static_cast<unsigned>(chunk_count);
+  if (blocks > 0) squares<<<blocks, kThreads, 0, on>>>(tensors, chunks, partial);
+  verdict<<<1, 1024, 0, on>>>(partial, chunk_count, numbers, loss, result);
+  if (blocks > 0) update_all<<<blocks, kThreads, 0, on>>>(tensors, chunks, numbers, result);
+  return cudaGetLastError();
+}
+}

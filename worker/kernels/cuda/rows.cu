@@ -1,0 +1,165 @@
+#include "worker/kernels/cuda/device.cuh"
+
+// Rows of tables and of tokens: embeddings and pooling.
+
+namespace finesweep::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct Tables {
+  const void* table[3];
+  const std::int64_t* id[3];
+};
+
+template <typename T, int kCount>
+__global__ void gather_rows(const Tables tables, T* out, std::int64_t vectors, std::int64_t width) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= vectors) return;
+  const std::int64_t token = i * kCount / width, column = i * kCount - token * width;
+  float sum[kCount] = {};
+#pragma unroll
+  for (int t = 0; t < 3; ++t) {
+    if (tables.table[t] == nullptr || tables.id[t][token] < 0) continue;
+    float v[kCount];
+    load<kCount>(static_cast<const T*>(tables.table[t]) + tables.id[t][token] * width + column, v);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) sum[k] += v[k];
+  }
+  store<kCount>(out + i * kCount, sum);
+}
+
+template <typename T>
+__global__ void add_rows(const T* d, const std::int64_t* ids, std::int64_t skipped, float* grad, std::int64_t count,
+                         std::int64_t width) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= count) return;
+  const std::int64_t token = i / width, id = ids[token];
+  if (id == skipped) return;
+  const float value = from(d[i]);
+  if (value != 0) atomicAdd(grad + id * width + (i - token * width), value);
+}
+
+template <typename T, int kCount>
+__global__ void scatter_rows(const T* from_rows, const std::int64_t* index, T* out, std::int64_t vectors,
+                             std::int64_t width) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= vectors) return;
+  const std::int64_t row = i * kCount / width, column = i * kCount - row * width;
+  if (index[row] < 0) return;
+  float v[kCount];
+  load<kCount>(from_rows + i * kCount, v);
+  store<kCount>(out + index[row] * width + column, v);
+}
+
+template <typename T>
+__global__ void mean_forward(const T* x, const std::int32_t* starts, T* y, std::int64_t width) {
+  const std::int64_t row = blockIdx.y, column = static_cast<std::int64_t>(blockIdx.x) * 32 + threadIdx.x;
+  const std::int32_t begin = starts[row], end = starts[row + 1];
+  __shared__ float sums[8][32];
+  float sum = 0;
+  if (column < width) {
+    for (std::int32_t t = begin + threadIdx.y; t < end; t += 8) sum += from(x[t * width + column]);
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || column >= width) return;
+  for (int i = 1; i < 8; ++i) sum += sums[i][threadIdx.x];
+  y[row * width + column] = to<T>(sum / static_cast<float>(end - begin));
+}
+
+template <typename T>
+__global__ void mean_backward(const T* dy, const std::int32_t* starts, T* dx, std::int64_t width) {
+  const std::int64_t row = blockIdx.y, column = static_cast<std::int64_t>(blockIdx.x) * 32 + threadIdx.x;
+  if (column >= width) return;
+  const std::int32_t begin = starts[row], end = starts[row + 1];
+  const T share = to<T>(from(dy[row * width + column]) / static_cast<float>(end - begin));
+  for (std::int32_t t = begin + threadIdx.y; t < end; t += 8) dx[t * width + column] = share;
+}
+
+}  // namespace
+}  // namespace finesweep::cuda
+
+using namespace finesweep::cuda;
+
+extern "C" {
+
+int finesweep_gather_rows(const void* const tables[3], const std::int64_t* const ids[3], void* out,
+                          std::int64_t tokens, std::int64_t width, int type, void* stream) {
+  if (tokens * width == 0) return cudaSuccess;
+  Tables all;
+  bool together = aligned(out);
+  for (int t = 0; t < 3; ++t) {
+    all.table[t] = tables[t];
+    all.id[t] = ids[t];
+    together = together && aligned(tables[t]);
+  }
+  const auto on = static_cast<cudaStream_t>(stream);
+  return with_type(type, [&](auto like) {
+    using T = decltype(like);
+    constexpr int n = kVector<T>;
+    const std::int64_t count = tokens * width;
+    if (together && width % n == 0) {
+      gather_rows<T, n>
+          <<<blocks_for(count / n, kThreads), kThreads, 0, on>>>(all, static_cast<T*>(out), count / n, width);
+    } else {
+      gather_rows<T, 1><<<blocks_for(count, kThreads), kThreads, 0, on>>>(all, static_cast<T*>(out), count, width);
+    }
+    return static_cast<int>(cudaGetLastError());
+  });
+}
+
+int finesweep_add_rows(const void* d, const std::int64_t* ids, std::int64_t skipped, float* grad,
+                       std::int64_t tokens, std::int64_t width, int type, void* stream) {
+  const std::int64_t count = tokens * width;
+  if (count == 0) return cudaSuccess;
+  return with_type(type, [&](auto like) {
+    using T = decltype(like);
+    add_rows<T><<<blocks_for(count, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+        static_cast<const T*>(d), ids, skipped, grad, count, width);
+    return static_cast<int>(cudaGetLastError());
+  });
+}
+
+int finesweep_scatter_rows(const void* from_rows, const std::int64_t* index, void* out, std::int64_t count,
+                           std::int64_t width, int type, void* stream) {
+  const std::int64_t all = count * width;
+  if (all == 0) return cudaSuccess;
+  const auto on = static_cast<cudaStream_t>(stream);
+  return with_type(type, [&](auto like) {
+    using T = decltype(like);
+    constexpr int n = kVector<T>;
+    const T* source = static_cast<const T*>(from_rows);
+    if (width % n == 0 && aligned(from_rows) && aligned(out)) {
+      scatter_rows<T, n>
+          <<<blocks_for(all / n, kThreads), kThreads, 0, on>>>(source, index, static_cast<T*>(out), all / n, width);
+    } else {
+      scatter_rows<T, 1>
+          <<<blocks_for(all, kThreads), kThreads, 0, on>>>(source, index, static_cast<T*>(out), all, width);
+    }
+    return static_cast<int>(cudaGetLastError());
+  });
+}
+
+int finesweep_mean_forward(const void* x, const std::int32_t* starts, void* y, std::int64_t rows,
+                           std::int64_t width, int type, void* stream) {
+  return with_type(type, [&](auto like) {
+    using T = decltype(like);
+    const dim3 grid(blocks_for(width, 32), static_cast<unsigned>(rows));
+    mean_forward<T><<<grid, dim3(32, 8), 0, static_cast<cudaStream_t>(stream)>>>(static_cast<const T*>(x), starts,
+                                                                                 static_cast<T*>(y), width);
+    return static_cast<int>(cudaGetLastError());
+  });
+}
+
+int finesweep_mean_backward(const void* dy, const std::int32_t* starts, void* dx, std::int64_t rows,
+                            std::int64_t width, int type, void* stream) {
+  return with_type(type, [&](auto like) {
+    using T = decltype(like);
+    const dim3 grid(blocks_for(width, 32), static_cast<unsigned>(rows));
+    mean_backward<T><<<grid, dim3(32, 8), 0, static_cast<cudaStream_t>(stream)>>>(static_cast<const T*>(dy), starts,
+                                                                                  static_cast<T*>(dx), width);
+    return static_cast<int>(cudaGetLastError());
+  });
+}
+}

@@ -1,0 +1,64 @@
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include <utility>
+
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/ops.h"
+
+namespace finesweep::worker::gpu {
+namespace {
+
+int kind_of(Activation activation) {
+  switch (activation) {
+    case Activation::gelu_tanh:
+      return kGeluTanh;
+    case Activation::relu:
+      return kRelu;
+    case Activation::tanh:
+      return kTanh;
+    case Activation::silu:
+      return kSilu;
+    default:
+      return kGelu;
+  }
+}
+
+}  // namespace
+
+void activate(const at::Tensor& z, const at::Tensor& y, Activation activation) {
+  call(&CudaModule::activation_forward, "activation", z, kind_of(activation), z.const_data_ptr(),
+       y.mutable_data_ptr(), z.numel(), type_of(z));
+}
+
+void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, Activation activation) {
+  call(&CudaModule::activation_backward, "activation's gradient", z, kind_of(activation), z.const_data_ptr(),
+       dy.const_data_ptr(), dz.mutable_data_ptr(), z.numel(), type_of(z));
+}
+
+Var gated(Tape* tape, const Var& z, Activation activation) {
+  const std::int64_t tokens = z.value.size(0), inner = z.value.size(1) / 2;
+  const int kind = kind_of(activation);
+  const at::Tensor y = at::empty({tokens, inner}, z.value.options());
+  call(&CudaModule::gate_forward, "gate", y, kind, z.value.const_data_ptr(), y.mutable_data_ptr(), tokens, inner,
+       type_of(y));
+  if (tape == nullptr || !z.needs_grad()) return Var(y);
+  const Var result = tape->track(y);
+  tape->record([slot = result.slot, z_slot = z.slot, z = z.value, kind, tokens, inner] {
+    if (!slot->grad.defined()) return;
+    const at::Tensor dy = std::move(slot->grad).contiguous(), dz = at::empty_like(z);
+    call(&CudaModule::gate_backward, "gate's gradient", z, kind, z.const_data_ptr(), dy.const_data_ptr(),
+         dz.mutable_data_ptr(), tokens, inner, type_of(z));
+    z_slot->add(dz);
+  });
+  return result;
+}
+
+void rotate_in_place(const at::Tensor& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
+                     std::int64_t size, float sign) {
+  call(&CudaModule::rotate, "rotary embedding", x, x.mutable_data_ptr(), x.size(0), x.stride(0), heads, size,
+       table.cosine.const_data_ptr<float>(), table.sine.const_data_ptr<float>(),
+       positions.const_data_ptr<std::int64_t>(), sign, type_of(x));
+}
+
+}  // namespace finesweep::worker::gpu

@@ -1,0 +1,84 @@
+#include "worker/kernels/gpu/kernels.h"
+
+#include <ATen/ops/empty.h>
+
+#include <stdexcept>
+
+#include "worker/random.h"
+
+namespace finesweep::worker::gpu {
+namespace {
+
+FinesweepDropout without_tokens(const Dropout& dropout) {
+  FinesweepDropout view{};
+  if (!dropout.active()) return view;
+  view.threshold = dropout.threshold;
+  view.scale = dropout.scale();
+  view.key = dropout.stream(0).key();
+  view.site = dropout.site;
+  view.step = dropout.step_on_device;
+  view.step_number = dropout.step;
+  return view;
+}
+
+}  // namespace
+
+bool has_kernels(at::ScalarType type, c10::Device device) {
+  return device.is_cuda() && (type == at::kFloat || type == at::kBFloat16 || type == at::kHalf) &&
+         cuda_module() != nullptr;
+}
+
+bool has_kernels(const at::Tensor& x) {
+  return has_kernels(x.scalar_type(), x.device());
+}
+
+int type_of(const at::Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kFloat:
+      return kFloat32;
+    case at::kBFloat16:
+      return kBFloat16;
+    case at::kHalf:
+      return kFloat16;
+    default:
+      throw std::invalid_argument("the kernels for GPUs compute in fp32, bf16 and fp16");
+  }
+}
+
+void* stream_of(const at::Tensor& x) {
+  return current_stream(x.device());
+}
+
+FinesweepDropout kernel_view(const Dropout& dropout, const Layout& layout, c10::Device device) {
+  FinesweepDropout view = without_tokens(dropout);
+  if (view.threshold == 0) return view;
+  const DeviceLayout& tokens = layout->on(device);
+  view.rows = tokens.token_rows.const_data_ptr<std::int32_t>();
+  view.places = tokens.places.const_data_ptr<std::int32_t>();
+  return view;
+}
+
+FinesweepDropout attention_view(const Dropout& dropout, const Layout& queries, c10::Device device) {
+  FinesweepDropout view = without_tokens(dropout);
+  if (view.threshold != 0) view.rows = queries->on(device).rows.const_data_ptr<std::int32_t>();
+  return view;
+}
+
+FinesweepNumber kernel_view(const Denominator& denominator) {
+  if (denominator.is_number()) return {nullptr, denominator.number()};
+  return {denominator.on_device().const_data_ptr<double>(), 0};
+}
+
+FinesweepNormWeights kernel_view(const NormModule& module) {
+  return {module.weight->value.const_data_ptr<float>(),
+          module.bias == nullptr ? nullptr : module.bias->value.const_data_ptr<float>(),
+          static_cast<float>(module.epsilon), module.kind == NormKind::layer ? 1 : 0};
+}
+
+at::Tensor upload(const at::Tensor& on_cpu, c10::Device device) {
+  const at::Tensor pinned = at::empty(on_cpu.sizes(), on_cpu.options().pinned_memory(true));
+  pinned.copy_(on_cpu);
+  return pinned.to(device, /*non_blocking=*/true);
+}
+
+}  // namespace finesweep::worker::gpu

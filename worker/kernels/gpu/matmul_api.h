@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+
+// The other part of libfinesweep-graph.so (see graph_api.h): matrix products of cuBLASLt with what stands behind
+// them in the same kernel, on the handle and in the workspace of libtorch.
+
+extern "C" {
+
+enum FinesweepEpilogue : int {
+  kEpilogueNone = 0,
+  kEpilogueBias = 1,
+  kEpilogueGeluTanhBias = 2,      // aux gets what went into the GELU
+  kEpilogueGeluTanhGradient = 3,  // times the GELU's slope at aux
+};
+
+/// d [m, n] = epilogue(a b + beta · c + bias), row-major, sums in fp32. a is [m, k], b [k, n]; transposed ones are
+/// given as [k, m] and [n, k]. Rows are lda … apart. Types are those of FinesweepFloat: `type` of a, b, bias and
+/// aux, `out_type` of c and d.
+struct FinesweepMatmul {
+  std::int64_t m, n, k;
+  const void *a, *b, *c;
+  void* d;
+  std::int64_t lda, ldb, ldc, ldd;
+  int transpose_a, transpose_b;
+  int type, out_type;
+  int epilogue;
+  float beta;
+  const void* bias;
+  void* aux;
+  std::int64_t ld_aux;
+};
+/// On the current stream. The first product of a shape is tried with several kernels and the fastest is kept, but
+/// while a graph is captured or where d is c. 1 where cuBLASLt cannot do it: the words are in
+/// finesweep_graph_error().
+int finesweep_matmul(const FinesweepMatmul* what);
+}

@@ -1,0 +1,206 @@
+// libfinesweep-graph.so: see matmul_api.h.
+
+#include <ATen/cuda/CUDAContextLight.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "worker/kernels/cuda/api.h"
+#include "worker/kernels/gpu/library_error.h"
+#include "worker/kernels/gpu/matmul_api.h"
+
+namespace {
+
+void check(cublasStatus_t status, const char* call) {
+  if (status != CUBLAS_STATUS_SUCCESS)
+    throw std::runtime_error(std::string(call) + ": " + cublasLtGetStatusString(status));
+}
+void check(cudaError_t error, const char* call) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error));
+}
+
+cudaDataType_t type_of(int type) {
+  return type == kFloat32 ? CUDA_R_32F : type == kBFloat16 ? CUDA_R_16BF : CUDA_R_16F;
+}
+
+/// What a choice of kernel depends on.
+using Key = std::array<std::int64_t, 14>;
+
+Key key_of(const FinesweepMatmul& w, int device) {
+  const auto aligned = [](const void* p) {
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    return address % 16 == 0 ? 2 : address % 8 == 0 ? 1 : 0;
+  };
+  const std::int64_t places = aligned(w.a) + 3 * aligned(w.b) + 9 * aligned(w.c) + 27 * aligned(w.d);
+  return {w.m,
+          w.n,
+          w.k,
+          w.lda,
+          w.ldb,
+          w.ldc,
+          w.ldd,
+          w.transpose_a * 2 + w.transpose_b,
+          w.type * 3 + w.out_type,
+          w.epilogue,
+          w.beta != 0 ? 1 : 0,
+          w.ld_aux,
+          places,
+          device};
+}
+
+/// A product as cuBLASLt wants it: column-major, so the transpose, with the operands exchanged.
+class Plan {
+ public:
+  explicit Plan(const FinesweepMatmul& w) {
+    const cudaDataType_t type = type_of(w.type), out = type_of(w.out_type);
+    check(cublasLtMatmulDescCreate(&product_, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
+    const cublasOperation_t first = w.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasOperation_t second = w.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+    set(CUBLASLT_MATMUL_DESC_TRANSA, first);
+    set(CUBLASLT_MATMUL_DESC_TRANSB, second);
+    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    if (w.epilogue == kEpilogueBias) epilogue = CUBLASLT_EPILOGUE_BIAS;
+    if (w.epilogue == kEpilogueGeluTanhBias) epilogue = CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+    if (w.epilogue == kEpilogueGeluTanhGradient) epilogue = CUBLASLT_EPILOGUE_DGELU;
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+    if (w.aux != nullptr) {
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, w.ld_aux);
+    }
+    layout(a_, type, w.transpose_b ? w.k : w.n, w.transpose_b ? w.n : w.k, w.ldb);
+    layout(b_, type, w.transpose_a ? w.m : w.k, w.transpose_a ? w.k : w.m, w.lda);
+    layout(c_, out, w.n, w.m, w.ldc);
+    layout(d_, out, w.n, w.m, w.ldd);
+  }
+  ~Plan() {
+    for (cublasLtMatrixLayout_t l : {a_, b_, c_, d_}) {
+      if (l != nullptr) cublasLtMatrixLayoutDestroy(l);
+    }
+    if (product_ != nullptr) cublasLtMatmulDescDestroy(product_);
+  }
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+
+  std::vector<cublasLtMatmulHeuristicResult_t> candidates(cublasLtHandle_t handle, std::size_t workspace,
+                                                          int most) {
+    cublasLtMatmulPreference_t preference = nullptr;
+    check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                         sizeof workspace);
+    std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<std::size_t>(most));
+    int count = 0;
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(handle, product_, a_, b_, c_, d_, preference, most, found.data(), &count);
+    cublasLtMatmulPreferenceDestroy(preference);
+    check(status, "cublasLtMatmulAlgoGetHeuristic");
+    if (count == 0) throw std::runtime_error("cuBLASLt has no kernel for the product");
+    found.resize(static_cast<std::size_t>(count));
+    return found;
+  }
+
+  cublasStatus_t run(const FinesweepMatmul& w, cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
+                     void* workspace, std::size_t bytes, cudaStream_t stream) {
+    if (w.bias != nullptr) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, w.bias);
+    if (w.aux != nullptr) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, w.aux);
+    const float one = 1;
+    return cublasLtMatmul(handle, product_, &one, w.b, a_, w.a, b_, &w.beta, w.c != nullptr ? w.c : w.d, c_, w.d,
+                          d_, &algorithm, workspace, bytes, stream);
+  }
+
+ private:
+  template <typename V>
+  void set(cublasLtMatmulDescAttributes_t attribute, const V& value) {
+    check(cublasLtMatmulDescSetAttribute(product_, attribute, &value, sizeof value),
+          "cublasLtMatmulDescSetAttribute");
+  }
+  static void layout(cublasLtMatrixLayout_t& to, cudaDataType_t type, std::int64_t rows, std::int64_t columns,
+                     std::int64_t stride) {
+    check(cublasLtMatrixLayoutCreate(&to, type, static_cast<std::uint64_t>(rows),
+                                     static_cast<std::uint64_t>(columns), stride),
+          "cublasLtMatrixLayoutCreate");
+  }
+
+  cublasLtMatmulDesc_t product_ = nullptr;
+  cublasLtMatrixLayout_t a_ = nullptr, b_ = nullptr, c_ = nullptr, d_ = nullptr;
+};
+
+/// Microseconds of a candidate, the least of some; negative where it fails.
+float time_of(Plan& plan, const FinesweepMatmul& w, cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
+              void* workspace, std::size_t bytes, cudaStream_t stream, cudaEvent_t begin, cudaEvent_t end) {
+  constexpr int kRepeats = 4, kInRow = 3;
+  if (plan.run(w, handle, algorithm, workspace, bytes, stream) != CUBLAS_STATUS_SUCCESS) return -1;
+  float least = -1;
+  for (int i = 0; i < kRepeats; ++i) {
+    cudaEventRecord(begin, stream);
+    for (int k = 0; k < kInRow; ++k) plan.run(w, handle, algorithm, workspace, bytes, stream);
+    cudaEventRecord(end, stream);
+    if (cudaEventSynchronize(end) != cudaSuccess) {
+      cudaGetLastError();
+      return -1;
+    }
+    float ms = 0;
+    cudaEventElapsedTime(&ms, begin, end);
+    if (least < 0 || ms < least) least = ms;
+  }
+  return least / kInRow * 1e3f;
+}
+
+cublasLtMatmulAlgo_t fastest(Plan& plan, const FinesweepMatmul& w, cublasLtHandle_t handle, void* workspace,
+                             std::size_t bytes, cudaStream_t stream) {
+  constexpr int kCandidates = 12;
+  auto candidates = plan.candidates(handle, bytes, kCandidates);
+  if (candidates.size() == 1) return candidates.front().algo;
+  cudaEvent_t begin = nullptr, end = nullptr;
+  check(cudaEventCreate(&begin), "cudaEventCreate");
+  check(cudaEventCreate(&end), "cudaEventCreate");
+  float least = -1;
+  cublasLtMatmulAlgo_t best = candidates.front().algo;
+  for (const auto& candidate : candidates) {
+    const float us = time_of(plan, w, handle, candidate.algo, workspace, bytes, stream, begin, end);
+    if (us > 0 && (least < 0 || us < least)) {
+      least = us;
+      best = candidate.algo;
+    }
+  }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  return best;
+}
+
+}  // namespace
+
+extern "C" int finesweep_matmul(const FinesweepMatmul* what) {
+  return finesweep::guarded([&] {
+    static std::mutex mutex;
+    static std::map<Key, cublasLtMatmulAlgo_t> chosen;
+    const FinesweepMatmul& w = *what;
+    const auto stream = c10::cuda::getCurrentCUDAStream();
+    cublasLtHandle_t handle = at::cuda::getCurrentCUDABlasLtHandle();
+    void* workspace = at::cuda::getCUDABlasLtWorkspace();
+    const std::size_t bytes = at::cuda::getCUDABlasLtWorkspaceSize();
+    Plan plan(w);
+    const Key key = key_of(w, stream.device_index());
+    const std::scoped_lock lock(mutex);
+    auto found = chosen.find(key);
+    if (found == chosen.end()) {
+      const bool captures = c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+      const bool overwrites = w.beta != 0 && w.c == w.d;
+      if (captures || overwrites) {
+        const auto first = plan.candidates(handle, bytes, 1).front().algo;
+        check(plan.run(w, handle, first, workspace, bytes, stream), "cublasLtMatmul");
+        if (overwrites) chosen.emplace(key, first);
+        return;
+      }
+      found = chosen.emplace(key, fastest(plan, w, handle, workspace, bytes, stream)).first;
+    }
+    check(plan.run(w, handle, found->second, workspace, bytes, stream), "cublasLtMatmul");
+  });
+}

@@ -1,0 +1,46 @@
+#pragma once
+
+#include "worker/kernels/ops.h"
+
+namespace finesweep::worker::gpu {
+
+// What the operations of ops.h do on tensors that gpu::has_kernels; arguments and results as there.
+
+/// Whether the norm's width is one that the kernels compute.
+bool computes(const at::Tensor& x, const NormModule& module);
+Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layout& layout, const Dropout& dropout);
+Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const Layout& layout,
+             const Dropout& dropout);
+/// mask · x, or residual + mask · x; `to` may be x.
+void dropout(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& to, const Layout& layout,
+             const Dropout& dropout);
+
+void activate(const at::Tensor& z, const at::Tensor& y, Activation activation);
+void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, Activation activation);
+Var gated(Tape* tape, const Var& z, Activation activation);
+void rotate_in_place(const at::Tensor& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
+                     std::int64_t size, float sign);
+
+/// grad += the sum over rows of dy.
+void add_column_sums(const at::Tensor& grad, const at::Tensor& dy);
+
+/// The gradients of a LoRA branch's matrices in one launch: grad_b += scale · dᵀ down, grad_a += scale · throughᵀ
+/// x. False where there is no kernel for it: then nothing was done.
+bool add_adapter_gradients(const at::Tensor& d, const at::Tensor& x, const at::Tensor& down,
+                           const at::Tensor& through, double scale, const at::Tensor& grad_b,
+                           const at::Tensor& grad_a);
+
+at::Tensor sum_of_rows(const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
+                       const at::Tensor& types);
+void add_rows(const at::Tensor& gradient, const at::Tensor& ids, std::int64_t skipped, const at::Tensor& grad);
+
+Var mean_tokens(Tape* tape, const Var& x, const Layout& layout);
+
+Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
+                         const Denominator& denominator, double scale);
+
+/// `options` with everything filled in. Keys of no row overlap those of another.
+Var attention(Tape* tape, const AttentionInputs& inputs, const Layout& queries, const RowSpans& keys,
+              const AttentionOptions& options, const Dropout& dropout);
+
+}  // namespace finesweep::worker::gpu

@@ -1,0 +1,56 @@
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <utility>
+
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/profile_scope.h"
+
+namespace finesweep::worker::gpu {
+
+at::Tensor sum_of_rows(const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
+                       const at::Tensor& types) {
+  const at::Tensor& words = module.words->value;
+  const at::Tensor sum = at::empty({ids.size(0), words.size(1)}, words.options());
+  const void* tables[3] = {};
+  const std::int64_t* numbers[3] = {};
+  const auto set = [&](int place, const Parameter* table, const at::Tensor& of) {
+    if (table == nullptr) return;
+    tables[place] = table->value.const_data_ptr();
+    numbers[place] = of.const_data_ptr<std::int64_t>();
+  };
+  set(0, module.words, ids);
+  set(1, module.types, types);
+  set(2, module.positions, positions);
+  call(&CudaModule::gather_rows, "embedding", sum, tables, numbers, sum.mutable_data_ptr(), sum.size(0),
+       sum.size(1), type_of(sum));
+  return sum;
+}
+
+void add_rows(const at::Tensor& gradient, const at::Tensor& ids, std::int64_t skipped, const at::Tensor& grad) {
+  const at::Tensor from = gradient.contiguous();
+  call(&CudaModule::add_rows, "embedding's gradient", from, from.const_data_ptr(),
+       ids.const_data_ptr<std::int64_t>(), skipped, grad.mutable_data_ptr<float>(), from.size(0), from.size(1),
+       type_of(from));
+}
+
+Var mean_tokens(Tape* tape, const Var& x, const Layout& layout) {
+  const at::Tensor starts = layout->on(x.value.device()).starts, from = x.value.contiguous();
+  const std::int64_t rows = layout->rows, width = from.size(1);
+  const at::Tensor y = at::empty({rows, width}, from.options());
+  call(&CudaModule::mean_forward, "pooling", y, from.const_data_ptr(), starts.const_data_ptr<std::int32_t>(),
+       y.mutable_data_ptr(), rows, width, type_of(y));
+  if (tape == nullptr || !x.needs_grad()) return Var(y);
+  const Var result = tape->track(y);
+  tape->record([slot = result.slot, x_slot = x.slot, starts, rows, width, tokens = from.size(0)] {
+    if (!slot->grad.defined()) return;
+    const at::Tensor dy = std::move(slot->grad).contiguous(), dx = at::zeros({tokens, width}, dy.options());
+    call(&CudaModule::mean_backward, "pooling's gradient", dy, dy.const_data_ptr(),
+         starts.const_data_ptr<std::int32_t>(), dx.mutable_data_ptr(), rows, width, type_of(dy));
+    x_slot->add(dx);
+  });
+  return result;
+}
+
+}  // namespace finesweep::worker::gpu

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <vector>
+
+#include "worker/models/batch_inputs.h"
+
+namespace finesweep::worker {
+
+/// Work over batches on a GPU, each shape captured once and replayed from then on.
+///
+/// A batch is brought to one of few shapes: its tokens are padded up to a multiple of a sixteenth to an eighth of
+/// their number, with tokens of no row; where every row has the same length nothing is padded. Its numbers are
+/// copied into memory that the captured work reads. The first work of a shape runs as it is, the second is
+/// captured. What cannot be captured runs as it is each time, and stderr says so once.
+class BatchGraphs {
+ public:
+  /// Of inputs on the device. What it returns, if anything, is copied to memory that replays write.
+  using Work = std::function<at::Tensor(const BatchInputs&)>;
+
+  /// `what` the work is, for messages: a literal.
+  BatchGraphs(c10::Device device, const char* what);
+  ~BatchGraphs();
+  BatchGraphs(const BatchGraphs&) = delete;
+  BatchGraphs& operator=(const BatchGraphs&) = delete;
+
+  /// `inputs` are on the CPU; `work` is always the same, and everything else that it reads stays where it is. The
+  /// result is good until the next batch of this shape.
+  at::Tensor run(const BatchInputs& inputs, const Work& work);
+
+  /// How many shapes are replayed.
+  std::int64_t captured() const;
+
+ private:
+  struct Shape;
+  Shape& shape_of(const std::vector<std::int64_t>& key);
+
+  c10::Device device_;
+  const char* what_;
+  std::list<Shape> shapes_;  // the last used first
+  bool refused_ = false;
+};
+
+}  // namespace finesweep::worker

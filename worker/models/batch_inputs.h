@@ -1,0 +1,27 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "worker/kernels/token_layout.h"
+
+namespace finesweep::worker {
+
+/// What a pass reads of a batch: of its tokens under the mask, row after row. A model makes it on the CPU; moved to
+/// the model's device it may stand in for the batch (Pass::inputs), as in a step that was captured with other
+/// batches.
+struct BatchInputs {
+  struct Tokens {
+    Layout layout;
+    at::Tensor ids, positions, types;  // [tokens] int64; undefined where the model does not read them
+  };
+  Tokens tokens;  // of an encoder-decoder: the decoder's
+  Tokens source;  // of an encoder-decoder
+  /// Of each row or, of a language model, of each token what should follow it.
+  at::Tensor labels;
+  /// Where labels are those of some tokens alone: which (TokenLabels).
+  at::Tensor counted;
+  /// The labels are the tokens', not the rows'.
+  bool of_tokens = false;
+};
+
+}  // namespace finesweep::worker

@@ -1,0 +1,53 @@
+#include "worker/training/step_graphs.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "worker/data/batch.h"
+
+namespace finesweep::worker {
+
+StepGraphs::StepGraphs(Model& model, at::Tensor loss, const Options& options)
+    : model_(model), options_(options), loss_(std::move(loss)), graphs_(loss_.device(), "a training step") {
+  numbers_ = at::empty({16}, loss_.options().dtype(at::kByte));
+  denominator_ = numbers_.narrow(0, 0, 8).view(at::kDouble);
+  step_ = numbers_.narrow(0, 8, 8).view(at::kLong);
+}
+
+void StepGraphs::begin(std::int64_t step, double denominator) {
+  const at::Tensor pinned = at::empty({16}, at::TensorOptions(at::kByte).pinned_memory(true));
+  char* bytes = static_cast<char*>(pinned.mutable_data_ptr());
+  std::memcpy(bytes, &denominator, sizeof denominator);
+  std::memcpy(bytes + 8, &step, sizeof step);
+  numbers_.copy_(pinned, /*non_blocking=*/true);
+}
+
+void StepGraphs::run(const BatchInputs& inputs) {
+  const at::NoGradGuard no_graph;
+  Tape tape;
+  tape.set_loss_is_end();
+  Pass pass;
+  pass.tape = &tape;
+  pass.dropout = {true, options_.seed, 0, step_.const_data_ptr<std::int64_t>()};
+  pass.recompute_layers = options_.recompute_layers;
+  pass.inputs = &inputs;
+  const Var loss = model_.loss(Batch(), pass, Denominator(denominator_));
+  backward(tape, loss);
+  loss_.add_(loss.value);
+}
+
+bool StepGraphs::pass(const Batch& batch, std::int64_t first_row) {
+  const std::optional<BatchInputs> inputs = model_.inputs(batch, first_row);
+  if (!inputs) return false;
+  graphs_.run(*inputs, [this](const BatchInputs& on_device) {
+    run(on_device);
+    return at::Tensor();
+  });
+  return true;
+}
+
+}  // namespace finesweep::worker
