@@ -31,10 +31,12 @@ endforeach()
 
 # What a bundle holds, built.
 add_custom_target(bundle_programs DEPENDS ${programs} ${gpu_tests})
-if(TARGET finesweep_cuda)
-  add_dependencies(bundle_programs finesweep_cuda)
-  install(FILES ${FINESWEEP_CUDA_LIBRARY} DESTINATION lib COMPONENT programs)
-endif()
+foreach(library finesweep_cuda finesweep_graph)
+  if(TARGET ${library})
+    add_dependencies(bundle_programs ${library})
+  endif()
+endforeach()
+install(PROGRAMS ${FINESWEEP_GPU_LIBRARIES} DESTINATION lib COMPONENT programs)
 
 if(programs)
   install(TARGETS ${programs} RUNTIME_DEPENDENCY_SET program_libraries RUNTIME DESTINATION bin COMPONENT programs)

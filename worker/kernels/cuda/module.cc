@@ -1,43 +1,24 @@
 #include "worker/kernels/cuda/module.h"
 
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <dlfcn.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <stdexcept>
 #include <string>
+
+#include "worker/kernels/cuda/library.h"
 
 namespace finesweep::worker {
 namespace {
 
 constexpr const char* kFile = "libfinesweep-cuda.so";
 
-void* open_beside_program() {
-  std::error_code ignored;
-  const std::filesystem::path folder = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
-  // The bundle keeps libraries in lib/, test programs two folders below it.
-  for (const char* place : {"", "../lib", "../../../lib"}) {
-    const std::filesystem::path file = folder / place / kFile;
-    if (!std::filesystem::exists(file, ignored)) continue;
-    if (void* library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
-    std::fprintf(stderr, "kernels for the GPU cannot be loaded: %s\n", dlerror());
-  }
-  return nullptr;
-}
-
-template <typename Function>
-bool find(void* library, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(dlsym(library, name));
-  return function != nullptr;
-}
-
 const CudaModule* load() {
   const char* wish = std::getenv("FINESWEEP_CUDA_KERNELS");
   if (wish != nullptr && std::strcmp(wish, "off") == 0) return nullptr;
-  void* library = open_beside_program();
+  void* library = open_beside_program(kFile);
   if (library == nullptr) {
     std::fprintf(stderr, "no %s beside this program: the GPU runs plain tensor operations, which are slower\n",
                  kFile);
@@ -45,10 +26,10 @@ const CudaModule* load() {
   }
   static CudaModule module;
   decltype(&finesweep_cuda_version) version = nullptr;
-  if (!find(library, "finesweep_cuda_version", version) || version() != kFinesweepCudaVersion ||
-      !find(library, "finesweep_cuda_error", module.error) ||
-      !find(library, "finesweep_nf4_dequantize", module.nf4_dequantize) ||
-      !find(library, "finesweep_nf4_product", module.nf4_product)) {
+  if (!find_function(library, "finesweep_cuda_version", version) || version() != kFinesweepCudaVersion ||
+      !find_function(library, "finesweep_cuda_error", module.error) ||
+      !find_function(library, "finesweep_nf4_dequantize", module.nf4_dequantize) ||
+      !find_function(library, "finesweep_nf4_product", module.nf4_product)) {
     std::fprintf(stderr, "%s is of another version of finesweep: build both together\n", kFile);
     return nullptr;
   }

@@ -1,0 +1,148 @@
+#include "worker/kernels/gpu/graph.h"
+
+#include <c10/core/CachingDeviceAllocator.h>
+
+#include <cstdio>
+#include <stdexcept>
+#include <string>
+
+#include "worker/kernels/cuda/library.h"
+#include "worker/kernels/gpu/graph_api.h"
+
+namespace finesweep::worker {
+namespace {
+
+constexpr const char* kFile = "libfinesweep-graph.so";
+
+struct GraphModule {
+  decltype(&finesweep_graph_error) error = nullptr;
+  decltype(&finesweep_graph_pool_new) pool_new = nullptr;
+  decltype(&finesweep_graph_pool_delete) pool_delete = nullptr;
+  decltype(&finesweep_graph_stream_begin) stream_begin = nullptr;
+  decltype(&finesweep_graph_stream_end) stream_end = nullptr;
+  decltype(&finesweep_graph_capture_begin) capture_begin = nullptr;
+  decltype(&finesweep_graph_capture_end) capture_end = nullptr;
+  decltype(&finesweep_graph_capture_abandon) capture_abandon = nullptr;
+  decltype(&finesweep_graph_replay) replay = nullptr;
+  decltype(&finesweep_graph_delete) graph_delete = nullptr;
+};
+
+const GraphModule* load() {
+  void* library = open_beside_program(kFile);
+  if (library == nullptr) {
+    std::fprintf(stderr, "no %s beside this program: nothing is captured, and small steps are slower\n", kFile);
+    return nullptr;
+  }
+  static GraphModule module;
+  decltype(&finesweep_graph_version) version = nullptr;
+  const bool whole = find_function(library, "finesweep_graph_version", version) &&
+                     version() == kFinesweepGraphVersion &&
+                     find_function(library, "finesweep_graph_error", module.error) &&
+                     find_function(library, "finesweep_graph_pool_new", module.pool_new) &&
+                     find_function(library, "finesweep_graph_pool_delete", module.pool_delete) &&
+                     find_function(library, "finesweep_graph_stream_begin", module.stream_begin) &&
+                     find_function(library, "finesweep_graph_stream_end", module.stream_end) &&
+                     find_function(library, "finesweep_graph_capture_begin", module.capture_begin) &&
+                     find_function(library, "finesweep_graph_capture_end", module.capture_end) &&
+                     find_function(library, "finesweep_graph_capture_abandon", module.capture_abandon) &&
+                     find_function(library, "finesweep_graph_replay", module.replay) &&
+                     find_function(library, "finesweep_graph_delete", module.graph_delete);
+  if (whole) return &module;
+  std::fprintf(stderr, "%s is of another version of finesweep: build both together\n", kFile);
+  return nullptr;
+}
+
+const GraphModule* graph_module() {
+  static const GraphModule* module = load();
+  return module;
+}
+
+void check(int failed, const char* what) {
+  if (failed != 0) throw std::runtime_error(std::string(what) + ": " + graph_module()->error());
+}
+
+/// The memory of all graphs that are alive. A pool that no graph uses any more is not used again.
+class Pool {
+ public:
+  static std::shared_ptr<Pool> shared() {
+    static std::weak_ptr<Pool> current;
+    std::shared_ptr<Pool> pool = current.lock();
+    if (!pool) current = pool = std::make_shared<Pool>();
+    return pool;
+  }
+  Pool() : pool_(graph_module()->pool_new()) {
+    if (pool_ == nullptr) check(1, "memory for captured graphs");
+  }
+  ~Pool() { graph_module()->pool_delete(pool_); }
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+  void* get() const { return pool_; }
+
+ private:
+  void* pool_;
+};
+
+/// The stream that captures is the current one while this lives.
+class OnCaptureStream {
+ public:
+  explicit OnCaptureStream(c10::Device device) : device_(device.has_index() ? device.index() : 0) {
+    check(graph_module()->stream_begin(device_), "the stream for captures");
+  }
+  ~OnCaptureStream() {
+    if (graph_module()->stream_end(device_) != 0) std::fprintf(stderr, "%s\n", graph_module()->error());
+  }
+  OnCaptureStream(const OnCaptureStream&) = delete;
+  OnCaptureStream& operator=(const OnCaptureStream&) = delete;
+  int device() const { return device_; }
+
+ private:
+  int device_;
+};
+
+}  // namespace
+
+struct CapturedGraph::Handle {
+  std::shared_ptr<Pool> pool;
+  void* graph = nullptr;
+
+  ~Handle() {
+    if (graph != nullptr) graph_module()->graph_delete(graph);
+  }
+};
+
+bool CapturedGraph::available() {
+  return graph_module() != nullptr;
+}
+
+void CapturedGraph::warm_up(c10::Device device, const std::function<void()>& work) {
+  const OnCaptureStream stream(device);
+  work();
+}
+
+Result<CapturedGraph> CapturedGraph::capture(c10::Device device, const std::function<void()>& work) try {
+  CapturedGraph result;
+  result.handle_ = std::make_shared<Handle>();
+  result.handle_->pool = Pool::shared();
+  // During a capture the allocator cannot give unused memory back to make room.
+  c10::getDeviceAllocator(device.type())->emptyCache();
+  const OnCaptureStream stream(device);
+  check(graph_module()->capture_begin(stream.device(), result.handle_->pool->get()), "the capture did not begin");
+  try {
+    work();
+  } catch (...) {
+    graph_module()->capture_abandon();
+    throw;
+  }
+  result.handle_->graph = graph_module()->capture_end();
+  if (result.handle_->graph == nullptr) check(1, "the capture did not end well");
+  return result;
+} catch (const std::exception& error) {
+  std::string reason = error.what();
+  return Error{reason.substr(0, reason.find('\n'))};
+}
+
+void CapturedGraph::replay() const {
+  check(graph_module()->replay(handle_->graph), "replaying a captured graph");
+}
+
+}  // namespace finesweep::worker
