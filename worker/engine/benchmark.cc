@@ -148,6 +148,7 @@ class BenchmarkRun {
   /// Model and work of a mode; a model that two modes share stays.
   Status prepare(BenchmarkMode mode) {
     const bool trains = mode == BenchmarkMode::train;
+    generator_.reset();
     if (trains || !loaded_.model || trainer_) {
       trainer_.reset();
       drop(loaded_);
@@ -218,7 +219,8 @@ class BenchmarkRun {
     options.max_new_tokens = settings_.new_tokens;
     options.kv_cache = settings_.kv_cache;
     options.decoder_start_id = bounds_.decoder_start_id;
-    const auto answers = generate(*loaded_.model->language_model(), benchmark_prompts(batch_), options, [this] {
+    if (!generator_) generator_.emplace(*loaded_.model->language_model());
+    const auto answers = generator_->generate(benchmark_prompts(batch_), options, [this] {
       report("timing generate");
       return !control_.stop_requested();
     });
@@ -312,7 +314,8 @@ class BenchmarkRun {
   HeadChoice head_;
   Batch batch_;
   JobModel loaded_;
-  std::optional<Trainer> trainer_;  // goes before the model
+  std::optional<Trainer> trainer_;      // goes before the model
+  std::optional<Generator> generator_;  // that too
   std::optional<Profiler> profiler_;
   std::int64_t done_ = 0;
   bool stopped_ = false, peak_of_each_mode_ = true;

@@ -55,11 +55,22 @@ EncodedSource LanguageModel::encode(const Batch&) {
   throw std::logic_error("encode() of a model without an encoder");
 }
 
-Var self_attention(const Pass& pass, std::size_t layer, const Var& qkv, const Layout& layout,
-                   const AttentionOptions& options, const Dropout& dropout) {
+at::Tensor LanguageModel::step_logits(const at::Tensor&, KeyValueCache&) {
+  throw std::logic_error("step_logits() of a model that does not step");
+}
+
+Var self_attention(const Pass& pass, std::size_t layer, const Var& projected, const Layout& layout,
+                   const AttentionOptions& options, const Dropout& dropout, const Rotation* rotation) {
   const ProfileScope scope("self-attention", OperatorGroup::attention);
   const std::int64_t key_heads = options.key_heads == 0 ? options.heads : options.key_heads;
   const std::int64_t query_width = options.heads * options.size, key_width = key_heads * options.size;
+  if (pass.cache != nullptr && pass.cache->counted) {
+    return Var(decode_attention(projected.value, pass.cache->layers.at(layer).tokens, *pass.cache->counted, options,
+                                rotation == nullptr ? nullptr : &rotation->table));
+  }
+  const Var qkv = rotation == nullptr ? projected
+                                      : rotate(pass.tape, projected, rotation->table, rotation->positions,
+                                               options.heads + key_heads, options.size);
   if (pass.cache == nullptr) {
     const AttentionInputs inputs{qkv, 0, qkv, query_width, query_width + key_width};
     return attention(pass.tape, inputs, layout, layout->spans(), options, dropout);
@@ -68,6 +79,10 @@ Var self_attention(const Pass& pass, std::size_t layer, const Var& qkv, const La
   if (cache.lengths.empty()) cache.lengths.assign(static_cast<std::size_t>(layout->rows), 0);
   if (cache.layers.size() <= layer) cache.layers.resize(layer + 1);
   append(cache, cache.layers[layer], qkv.value.narrow(1, query_width, 2 * key_width), *layout);
+  if (std::all_of(cache.lengths.begin(), cache.lengths.end(), [](std::int64_t length) { return length == 0; })) {
+    const AttentionInputs inputs{qkv, 0, qkv, query_width, query_width + key_width};
+    return attention(nullptr, inputs, layout, layout->spans(), options, dropout);
+  }
   RowSpans keys;
   for (std::int64_t r = 0; r < layout->rows; ++r) {
     keys.begin.push_back(r * cache.capacity);
@@ -82,6 +97,7 @@ at::Tensor positions_of(const Pass& pass, const Layout& layout) {
 }
 
 void advance(KeyValueCache& cache, const Layout& layout) {
+  if (cache.counted) return;
   for (std::int64_t r = 0; r < layout->rows; ++r) {
     cache.lengths[static_cast<std::size_t>(r)] += layout->tokens_of(r);
   }
