@@ -3,10 +3,12 @@
 //
 //   engine_decode_bench
 
-#include <ATen/ops/add.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/ones.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/Event.h>
@@ -90,12 +92,35 @@ void time_products(at::ScalarType type, const std::vector<Product>& products, co
       if (product.normed) what.norm = &norm;
       if (product.adds) what.residual = residual;
       const double mine = time_of(copies, [&](int i) { gpu::decode_linear(x, modules[static_cast<std::size_t>(i)], what); });
+      what.norm = nullptr;
+      const double bare =
+          product.normed ? time_of(copies, [&](int i) { gpu::decode_linear(x, modules[static_cast<std::size_t>(i)], what); })
+                         : mine;
       const double theirs = time_of(copies, [&](int i) {
         const at::Tensor y = at::linear(x, weights[static_cast<std::size_t>(i)].value, bias.value);
       });
-      std::printf(" | %lld: %.2f (%.2f)", static_cast<long long>(tokens), mine, theirs);
+      std::printf(" | %lld: %.2f %.2f (%.2f)", static_cast<long long>(tokens), mine, bare, theirs);
     }
     std::printf("\n");
+  }
+}
+
+void time_others() {
+  for (const std::int64_t tokens : {1, 8, 64}) {
+    const at::Tensor x = random({tokens, 768}, at::kBFloat16), y = random({tokens, 768}, at::kBFloat16);
+    const at::Tensor wide = random({tokens, 3072}, at::kBFloat16);
+    Parameter scale, shift;
+    scale.value = random({768}, at::kFloat);
+    shift.value = random({768}, at::kFloat);
+    const NormModule norm{&scale, &shift, 1e-5, NormKind::layer};
+    const at::Tensor head = random({50257, 768}, at::kBFloat16);
+    const at::Tensor padded = random({tokens, 50264}, at::kBFloat16);
+    at::Tensor logits = padded.narrow(1, 0, 50257);
+    std::printf("others     %lld tokens | norm %.2f | add %.2f | gelu %.2f | head by mm %.2f | to fp32 %.2f\n",
+                static_cast<long long>(tokens), time_of(40, [&](int) { gpu::decode_norm(x, norm); }),
+                time_of(40, [&](int) { y.add_(x); }), time_of(40, [&](int) { at::gelu(wide, "tanh"); }),
+                time_of(10, [&](int) { at::mm_out(logits, x, head.t()); }),
+                time_of(10, [&](int) { logits.to(at::kFloat).contiguous(); }));
   }
 }
 
@@ -112,7 +137,8 @@ void time_attention(const char* name, at::ScalarType type, std::int64_t heads, s
     std::vector<at::Tensor> caches;
     for (int i = 0; i < 12; ++i) caches.push_back(random({rows, capacity, 2 * heads * size}, type));
     CountedCache counted;
-    counted.lengths = at::ones({rows}, at::TensorOptions(at::kLong).device(kDevice)) * held;
+    counted.settled = true;
+    counted.lengths = at::full({rows}, held, at::TensorOptions(at::kLong).device(kDevice));
     const double time = time_of(12, [&](int i) {
       decode_attention(qkv, caches[static_cast<std::size_t>(i)], counted, options, nullptr);
     });
@@ -141,7 +167,7 @@ void time_choices() {
 
 int run() {
   const std::vector<std::int64_t> counts = {1, 2, 4, 8, 16, 32, 64};
-  std::printf("microseconds by number of tokens, in brackets at::linear with bias\n");
+  std::printf("microseconds by number of tokens: with norm, without, in brackets at::linear with bias\n");
   time_products(at::kBFloat16,
                 {{"qkv", 768, 2304, true, false},
                  {"output", 768, 768, false, true},
@@ -157,6 +183,7 @@ int run() {
                  {"head", 2048, 50257, true, false}},
                 {1, 8, 64});
   time_products(at::kFloat, {{"qkv", 768, 2304, true, false}, {"down", 3072, 768, false, true}}, {1, 4, 8});
+  time_others();
   time_attention("gpt2", at::kBFloat16, 12, 64, 128, 256);
   time_attention("gpt2", at::kBFloat16, 12, 64, 1000, 1024);
   time_attention("gpt-neo", at::kHalf, 16, 128, 128, 256);

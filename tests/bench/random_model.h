@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -62,7 +63,7 @@ inline Json published_config(const std::string& name) {
             {"hidden_size", 2048},
             {"num_layers", 24},
             {"num_heads", 16},
-            {"attention_types", Json::array({Json::array({Json::array({"global", "local"}), 12})})},
+            {"attention_types", Json::parse(R"([[["global", "local"], 12]])")},
             {"window_size", 256},
             {"activation_function", "gelu_new"},
             {"layer_norm_epsilon", 1e-5}};

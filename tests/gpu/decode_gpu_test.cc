@@ -76,6 +76,7 @@ TEST_F(DecodeOnGpu, products_of_few_tokens_are_those_of_the_reference) {
   const Shape shapes[] = {{8, 1},      {32, 3},      {64, 2304},  {96, 50},     {576, 1536}, {768, 768},
                           {768, 2304}, {1000, 130},  {1536, 576}, {2048, 257},  {3072, 768}, {8192, 2048},
                           {104, 9},    {768, 50257}, {5632, 64}};
+  int computed = 0;
   for (const at::ScalarType type : kTypes) {
     for (const Shape& shape : shapes) {
       const bool large = shape.in * shape.out > 4000000;
@@ -100,13 +101,13 @@ TEST_F(DecodeOnGpu, products_of_few_tokens_are_those_of_the_reference) {
           what.gated = is_gated;
           what.to_float = form == 2;
           const at::Tensor y = gpu::decode_linear(x, module.linear, what);
-          const bool whole = shape.in % (type == at::kFloat ? 4 : 8) == 0;
-          const bool tiled = type != at::kFloat && (tokens == 1 || shape.in % 32 == 0);
-          const bool few = type == at::kFloat && tokens <= 8;
-          const std::int64_t vectors = shape.in / (type == at::kFloat ? 4 : 8);
-          const bool in_registers = vectors <= (is_gated ? 1024 : 2048) || (type != at::kFloat && tokens > 1);
-          ASSERT_EQ(y.defined(), whole && (tiled || few) && in_registers);
-          if (!y.defined()) continue;
+          const bool must = tokens <= 8 && shape.in % 32 == 0 && (!is_gated || type != at::kFloat) &&
+                            (type != at::kFloat || tokens * shape.in <= 40000);
+          if (!y.defined()) {
+            EXPECT_FALSE(must);
+            continue;
+          }
+          ++computed;
 
           at::Tensor input = x;
           if (what.norm != nullptr) {
@@ -124,6 +125,7 @@ TEST_F(DecodeOnGpu, products_of_few_tokens_are_those_of_the_reference) {
       }
     }
   }
+  EXPECT_GT(computed, 500);
 }
 
 TEST_F(DecodeOnGpu, what_adapters_change_or_few_bits_hold_is_left_to_others) {
@@ -211,7 +213,9 @@ TEST_F(DecodeOnGpu, attention_over_a_cache_is_the_reference_s_and_appends_the_sa
           CountedCache counted;
           counted.lengths = lengths;
           const at::Tensor mine_cache = cache.clone(), reference_cache = cache.clone();
-          for (int time = 0; time < 2; ++time) {  // the second finds the workspace as the first left it
+          for (int time = 0; time < 3; ++time) {  // the second finds the workspace as the first left it
+            counted.settled = time == 2;
+            if (counted.settled) at::zeros({1}, qkv.options());  // begins when all before it has ended
             const at::Tensor mine = decode_attention(qkv, mine_cache, counted, options, rotary);
             const at::Tensor exact =
                 reference::decode_attention(qkv, reference_cache, lengths, options, rotary);

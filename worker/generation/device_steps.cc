@@ -90,7 +90,8 @@ struct DeviceSteps::Session {
     Decoding decoding;
     decoding.cache = &cache;
     at::Tensor logits = model.next_logits(batch_of(prompts), decoding);
-    if (!counted.lengths.defined()) counted.lengths = choice.lengths();
+    counted.lengths = choice.lengths();
+    counted.settled = true;
     cache.counted = counted;
     return logits;
   }

@@ -56,7 +56,7 @@ TokenChoice::TokenChoice(c10::Device device, std::int64_t rows, std::int64_t tok
   remaining_ = state_.narrow(0, place_of(kColumns, rows), 1).view(at::kInt).narrow(0, 0, 1);
   tokens_ = at::zeros({rows, tokens}, words);
   if (device.is_cpu()) return;
-  partial_ = at::empty({rows, 16, 4}, words.dtype(at::kDouble));
+  partial_ = at::empty({rows, 32, 4}, words.dtype(at::kDouble));
   arrived_ = at::zeros({rows}, words.dtype(at::kInt));
 }
 

@@ -75,6 +75,7 @@ at::Tensor decode_attention(const at::Tensor& qkv, const at::Tensor& cache, Coun
   problem.window = options.window;
   problem.scale = static_cast<float>(options.scale);
   problem.type = gpu::float_type_of(qkv);
+  problem.settled = counted.settled ? 1 : 0;
   check_cuda(cuda_module()->decode_attention(&problem, current_stream(qkv.device())), "attention over a cache");
   return out;
 }

@@ -12,6 +12,9 @@ namespace finesweep::worker {
 struct CountedCache {
   /// [rows] int64 on the device: tokens that each row holds.
   at::Tensor lengths;
+  /// They, and what the cache holds, change between steps alone, and a step begins with an operation that waits for all
+  /// before it, as embed does: attention may then read ahead.
+  bool settled = false;
   /// Memory for rows that are split over several blocks; made at the first step.
   at::Tensor partial, arrived;
 };

@@ -109,6 +109,9 @@ struct FinesweepDecodeAttention {
   std::int64_t rows, capacity, heads, key_heads, size, window, splits;
   float scale;
   int type;
+  /// 1: nothing has written lengths or the tokens that the cache holds since a kernel that began when all before it
+  /// had ended. They are then read before the kernel before this one has ended.
+  int settled;
 };
 int finesweep_decode_attention(const FinesweepDecodeAttention* problem, void* stream);
 
@@ -136,7 +139,7 @@ struct FinesweepDecodeState {
   std::int64_t* done;          // 1: nothing more is produced
   std::int32_t* remaining;     // [1]: rows that are not done
   std::int64_t rows, token_capacity;
-  /// Memory of the choice: [rows, 16, 4] and [rows], the latter zero at first and again afterwards; [rows,
+  /// Memory of the choice: [rows, 32, 4] and [rows], the latter zero at first and again afterwards; [rows,
   /// vocabulary] where tokens are drawn.
   double* partial;
   std::int32_t* arrived;

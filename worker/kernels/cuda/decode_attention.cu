@@ -9,8 +9,9 @@ namespace {
 
 using namespace finesweep_decode;
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kKeys = 4;  // under way in a group
+constexpr int kThreads = 128, kWarps = kThreads / 32;
+constexpr int kKeys = 8;  // under way in a group
+constexpr int kMostSize = 256;
 constexpr float kLog2E = 1.4426950408889634f;
 
 /// A softmax that is not whole yet: the sum of exp2(score - greatest) and of those times the values.
@@ -50,7 +51,7 @@ __device__ inline void read_head(const FinesweepDecodeAttention& p, const T* hea
 }
 
 template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads) attend(const FinesweepDecodeAttention p) {
+__global__ void __launch_bounds__(kThreads, 4) attend(const FinesweepDecodeAttention p) {
   constexpr int kValues = kVector<T>, kGroups = kThreads / kLanes;
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes, column = lane * kValues;
   const int warp = threadIdx.x / 32, size = static_cast<int>(p.size), splits = static_cast<int>(p.splits);
@@ -61,8 +62,28 @@ __global__ void __launch_bounds__(kThreads) attend(const FinesweepDecodeAttentio
   T* cache = static_cast<T*>(p.cache) + static_cast<long>(row) * p.capacity * line + key_head * p.size;
 
   let_successor_begin();
-  wait_for_predecessor();
+  if (p.settled == 0) wait_for_predecessor();
   const int length = static_cast<int>(p.lengths[row]);
+  // The keys before the new one, a stretch of them for each split.
+  const int window = static_cast<int>(p.window);
+  const int oldest = window > 0 && length + 1 > window ? length + 1 - window : 0;
+  const int stretch = (length - oldest + splits - 1) / splits;
+  const int begin = oldest + blockIdx.y * stretch, end = min(length, begin + stretch);
+  uint4 keys[kKeys], values[kKeys];
+  const auto fetch = [&](int base) {
+#pragma unroll
+    for (int i = 0; i < kKeys; ++i) {
+      const int key = base + i * kGroups + group;
+      keys[i] = values[i] = make_uint4(0, 0, 0, 0);
+      if (!holds || key >= end) continue;
+      const T* place = cache + key * line + column;
+      keys[i] = *reinterpret_cast<const uint4*>(place);
+      values[i] = *reinterpret_cast<const uint4*>(place + key_width);
+    }
+  };
+  fetch(begin);
+  if (p.settled != 0) wait_for_predecessor();
+
   const T* qkv = static_cast<const T*>(p.qkv) + static_cast<long>(row) * (p.heads * p.size + line);
   const T* new_key = qkv + p.heads * p.size + key_head * p.size;
   float query[kValues] = {};
@@ -80,47 +101,37 @@ __global__ void __launch_bounds__(kThreads) attend(const FinesweepDecodeAttentio
     return score;
   };
 
-  // The keys before the new one, a stretch of them for each split.
-  const int window = static_cast<int>(p.window);
-  const int oldest = window > 0 && length + 1 > window ? length + 1 - window : 0;
-  const int stretch = (length - oldest + splits - 1) / splits;
-  const int begin = oldest + blockIdx.y * stretch, end = min(length, begin + stretch);
   Mix<kValues> mix;
   for (int base = begin; base < end; base += kGroups * kKeys) {
-    uint4 keys[kKeys], values[kKeys];
-#pragma unroll
-    for (int i = 0; i < kKeys; ++i) {
-      const int key = base + i * kGroups + group;
-      keys[i] = values[i] = make_uint4(0, 0, 0, 0);
-      if (!holds || key >= end) continue;
-      const T* place = cache + key * line + column;
-      keys[i] = *reinterpret_cast<const uint4*>(place);
-      values[i] = *reinterpret_cast<const uint4*>(place + key_width);
-    }
     float scores[kKeys], most = mix.greatest;
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) {
+      scores[i] = -INFINITY;
+      if (base + i * kGroups >= end) break;  // for all groups
       float key[kValues];
       unpack<T>(keys[i], key);
       scores[i] = score_of(key);
       if (base + i * kGroups + group >= end) scores[i] = -INFINITY;
       most = fmaxf(most, scores[i]);
     }
-    if (most == -INFINITY) continue;
-    const float kept = mix.greatest == -INFINITY ? 0.0f : exp2f(mix.greatest - most);
-    mix.greatest = most;
-    mix.sum *= kept;
+    if (most > -INFINITY) {
+      const float kept = mix.greatest == -INFINITY ? 0.0f : exp2f(mix.greatest - most);
+      mix.greatest = most;
+      mix.sum *= kept;
 #pragma unroll
-    for (int k = 0; k < kValues; ++k) mix.values[k] *= kept;
+      for (int k = 0; k < kValues; ++k) mix.values[k] *= kept;
 #pragma unroll
-    for (int i = 0; i < kKeys; ++i) {
-      const float share = exp2f(scores[i] - most);
-      mix.sum += share;
-      float value[kValues];
-      unpack<T>(values[i], value);
+      for (int i = 0; i < kKeys; ++i) {
+        if (base + i * kGroups >= end) break;
+        const float share = exp2f(scores[i] - most);
+        mix.sum += share;
+        float value[kValues];
+        unpack<T>(values[i], value);
 #pragma unroll
-      for (int k = 0; k < kValues; ++k) mix.values[k] += share * value[k];
+        for (int k = 0; k < kValues; ++k) mix.values[k] += share * value[k];
+      }
     }
+    fetch(base + kGroups * kKeys);
   }
   // The new key and value: of group 0 of the last split.
   if (blockIdx.y + 1 == splits && warp == 0) {
@@ -162,45 +173,52 @@ __global__ void __launch_bounds__(kThreads) attend(const FinesweepDecodeAttentio
   float most = -INFINITY;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) most = fmaxf(most, greatest[w]);
-  float sum = 0, total = 0;
-  const int at = threadIdx.x;
+  float shares[kWarps], sum = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    const float share = greatest[w] == -INFINITY ? 0.0f : exp2f(greatest[w] - most);
-    sum += share * sums[w];
-    if (at < size) total += share * mixed[w][at];
+    shares[w] = greatest[w] == -INFINITY ? 0.0f : exp2f(greatest[w] - most);
+    sum += shares[w] * sums[w];
   }
   T* out = static_cast<T*>(p.out) + static_cast<long>(row) * p.heads * p.size + static_cast<long>(head) * size;
-  if (splits == 1) {
-    if (at < size) out[at] = from_float<T>(total / sum);
-    return;
+  float* partial = splits == 1 ? nullptr : p.partial + static_cast<long>(blockIdx.x) * splits * (size + 2);
+  float* mine = splits == 1 ? nullptr : partial + static_cast<long>(blockIdx.y) * (size + 2);
+  for (int at = threadIdx.x; at < size; at += kThreads) {
+    float total = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) total += shares[w] * mixed[w][at];
+    if (splits == 1) {
+      out[at] = from_float<T>(total / sum);
+    } else {
+      mine[at] = total;
+    }
   }
+  if (splits == 1) return;
 
-  float* partial = p.partial + static_cast<long>(blockIdx.x) * splits * (size + 2);
-  float* mine = partial + static_cast<long>(blockIdx.y) * (size + 2);
-  if (at < size) mine[at] = total;
-  if (at == 0) {
+  if (threadIdx.x == 0) {
     mine[size] = most;
     mine[size + 1] = sum;
   }
   __threadfence();
   __shared__ bool is_last;
   __syncthreads();
-  if (at == 0) is_last = atomicAdd(p.arrived + blockIdx.x, 1) == splits - 1;
+  if (threadIdx.x == 0) is_last = atomicAdd(p.arrived + blockIdx.x, 1) == splits - 1;
   __syncthreads();
   if (!is_last) return;
   __threadfence();
   most = -INFINITY;
   for (int s = 0; s < splits; ++s) most = fmaxf(most, __ldcg(partial + s * (size + 2) + size));
-  sum = total = 0;
-  for (int s = 0; s < splits; ++s) {
-    const float* part = partial + s * (size + 2);
-    const float its = __ldcg(part + size), share = its == -INFINITY ? 0.0f : exp2f(its - most);
-    sum += share * __ldcg(part + size + 1);
-    if (at < size) total += share * __ldcg(part + at);
+  for (int at = threadIdx.x; at < size; at += kThreads) {
+    float total = 0;
+    sum = 0;
+    for (int s = 0; s < splits; ++s) {
+      const float* part = partial + s * (size + 2);
+      const float its = __ldcg(part + size), share = its == -INFINITY ? 0.0f : exp2f(its - most);
+      sum += share * __ldcg(part + size + 1);
+      total += share * __ldcg(part + at);
+    }
+    out[at] = from_float<T>(total / sum);
   }
-  if (at < size) out[at] = from_float<T>(total / sum);
-  if (at == 0) p.arrived[blockIdx.x] = 0;
+  if (threadIdx.x == 0) p.arrived[blockIdx.x] = 0;
 }
 
 template <typename T, int kLanes>
@@ -216,7 +234,7 @@ extern "C" int finesweep_decode_attention(const FinesweepDecodeAttention* proble
   return with_type(p.type, [&](auto tag) -> int {
     using T = decltype(tag);
     constexpr int kValues = kVector<T>;
-    if (p.size % kValues != 0 || p.size > 32 * kValues || p.size > kThreads || p.key_heads < 1 ||
+    if (p.size % kValues != 0 || p.size > 32 * kValues || p.size > kMostSize || p.key_heads < 1 ||
         p.heads % p.key_heads != 0 || p.splits < 1 || p.rows < 1 || (p.cosine != nullptr && p.size % 2 != 0)) {
       return cudaErrorInvalidValue;
     }

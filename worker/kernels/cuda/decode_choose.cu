@@ -16,7 +16,7 @@ using namespace finesweep_decode;
 
 using Word = unsigned long long;
 
-constexpr int kShares = 16;  // blocks of a row, greedy
+constexpr int kShares = 32;  // blocks of a row, greedy: a lane for each
 constexpr int kGreedyThreads = 256, kDrawThreads = 1024;
 constexpr int kListed = 2048;  // tokens that are sorted
 constexpr std::int64_t kMostVocabulary = 1 << 18;  // whose masses fit a word
@@ -40,18 +40,54 @@ __device__ void take(const FinesweepDecodeState& s, int row, std::int64_t token,
   atomicSub(s.remaining, 1);
 }
 
+/// Calls use(token, logit, mass) for the tokens first, first + stride, … of a row, several read at once; masses may be
+/// null. Not through the first cache, where older values of the same memory may stand.
+template <typename Use>
+__device__ inline void for_tokens(const float* logits, const Word* masses, int vocabulary, int first, int stride,
+                                  Use use) {
+  constexpr int kAtOnce = 8;
+  for (int base = first; base < vocabulary; base += kAtOnce * stride) {
+    float values[kAtOnce];
+    Word mass[kAtOnce];
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = base + k * stride;
+      values[k] = i < vocabulary ? __ldcg(logits + i) : 0.0f;
+      mass[k] = masses != nullptr && i < vocabulary ? masses[i] : 0;
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      if (base + k * stride < vocabulary) use(base + k * stride, values[k], mass[k]);
+    }
+  }
+}
+
 /// The greatest of some logits, the lowest token that has it, and the sum of exp(logit - greatest).
 struct Best {
   float logit = -INFINITY, sum = 0;
   int token = 0x7fffffff;
 
-  __device__ void add(float value, int at) {
-    if (value > logit) {
-      sum = logit == -INFINITY ? 1.0f : sum * expf(logit - value) + 1.0f;
-      logit = value;
-      token = at;
-    } else if (value > -INFINITY) {
-      sum += expf(value - logit);
+  /// Of the tokens of for_tokens.
+  __device__ void add(const float* logits, int vocabulary, int first, int stride) {
+    constexpr int kAtOnce = 8;
+    for (int base = first; base < vocabulary; base += kAtOnce * stride) {
+      float values[kAtOnce], most = logit;
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int i = base + k * stride;
+        values[k] = i < vocabulary ? __ldcg(logits + i) : -INFINITY;
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (!(values[k] > most)) continue;
+        most = values[k];
+        token = base + k * stride;
+      }
+      if (most == -INFINITY) continue;
+      sum *= expf(logit - most);
+      logit = most;
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) sum += expf(values[k] - most);
     }
   }
   __device__ void join(const Best& other) {
@@ -73,57 +109,64 @@ struct Best {
     other.token = __shfl_xor_sync(0xffffffffu, token, step);
     return other;
   }
+  __device__ void join_warp() {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) join(across(step));
+  }
 };
 
-/// Of the whole block: thread 0 has it.
+/// Of the whole block: the first warp has it.
 template <int kThreads>
 __device__ Best block_best(Best mine) {
-  __shared__ Best of_warps[kThreads / 32];
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) mine.join(mine.across(step));
-  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = mine;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    for (int w = 1; w < kThreads / 32; ++w) mine.join(of_warps[w]);
+  __shared__ float logits[kThreads / 32], sums[kThreads / 32];
+  __shared__ int tokens[kThreads / 32];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  mine.join_warp();
+  if (lane == 0) {
+    logits[warp] = mine.logit;
+    sums[warp] = mine.sum;
+    tokens[warp] = mine.token;
   }
-  return mine;
+  __syncthreads();
+  if (warp != 0) return mine;
+  Best of_lane;
+  if (lane < kThreads / 32) {
+    of_lane.logit = logits[lane];
+    of_lane.sum = sums[lane];
+    of_lane.token = tokens[lane];
+  }
+  of_lane.join_warp();
+  return of_lane;
 }
 
 __global__ void __launch_bounds__(kGreedyThreads)
     greedy(const FinesweepDecodeState s, const float* logits, int vocabulary, int held) {
-  const int row = blockIdx.y;
+  const int row = blockIdx.y, lane = threadIdx.x;
   let_successor_begin();
   wait_for_predecessor();
-  const float* mine = logits + static_cast<long>(row) * vocabulary;
   Best best;
-  for (int i = blockIdx.x * kGreedyThreads + threadIdx.x; i < vocabulary; i += kShares * kGreedyThreads) {
-    best.add(mine[i], i);
-  }
+  best.add(logits + static_cast<long>(row) * vocabulary, vocabulary, blockIdx.x * kGreedyThreads + threadIdx.x,
+           kShares * kGreedyThreads);
   best = block_best<kGreedyThreads>(best);
-  if (threadIdx.x != 0) return;
+  if (threadIdx.x >= 32) return;
   double* partial = s.partial + static_cast<long>(row) * kShares * 4;
-  partial[blockIdx.x * 4] = best.logit;
-  partial[blockIdx.x * 4 + 1] = best.token;
-  partial[blockIdx.x * 4 + 2] = best.sum;
-  __threadfence();
-  if (atomicAdd(s.arrived + row, 1) != kShares - 1) return;
-  __threadfence();
-  s.arrived[row] = 0;
-  float found[kShares][3];
-#pragma unroll
-  for (int i = 0; i < kShares; ++i) {
-#pragma unroll
-    for (int k = 0; k < 3; ++k) found[i][k] = static_cast<float>(__ldcg(partial + i * 4 + k));
+  int before = 0;
+  if (lane == 0) {
+    partial[blockIdx.x * 4] = best.logit;
+    partial[blockIdx.x * 4 + 1] = best.token;
+    partial[blockIdx.x * 4 + 2] = best.sum;
+    __threadfence();
+    before = atomicAdd(s.arrived + row, 1);
   }
+  if (__shfl_sync(0xffffffffu, before, 0) != kShares - 1) return;
+  __threadfence();
   Best all;
-#pragma unroll
-  for (int i = 0; i < kShares; ++i) {
-    Best one;
-    one.logit = found[i][0];
-    one.token = static_cast<int>(found[i][1]);
-    one.sum = found[i][2];
-    all.join(one);
-  }
+  all.logit = static_cast<float>(__ldcg(partial + lane * 4));
+  all.token = static_cast<int>(__ldcg(partial + lane * 4 + 1));
+  all.sum = static_cast<float>(__ldcg(partial + lane * 4 + 2));
+  all.join_warp();
+  if (lane != 0) return;
+  s.arrived[row] = 0;
   if (all.token >= vocabulary) all.token = 0;  // no logit is a number
   take(s, row, all.token, -log(static_cast<double>(all.sum)), held);
 }
@@ -197,9 +240,9 @@ struct Workspace {
   union {
     double sums[kListed];
     Word bins[256];
-    unsigned greatest[kDrawThreads];
   };
   Best best;
+  double uniform;
   unsigned threshold;
   int listed, kept;
   // Of a search by bits.
@@ -213,12 +256,12 @@ struct Found {
   Word left;
 };
 
-/// Goes through the values that `members` have, the greatest first (`rising`: the least first), summing up `weight`,
-/// and stops at the value where the sum exceeds `target`; left = target - the sum before it. The sum of all exceeds the
-/// target. value_of(i), is_member(i), weight_of(i) of token i. All threads.
-template <typename Value, typename Member, typename Weight>
-__device__ Found search(Workspace& w, int vocabulary, Word target, bool rising, Value value_of, Member is_member,
-                        Weight weight_of) {
+/// Goes through the values of tokens, the greatest first (`rising`: the least first), summing up their weights, and
+/// stops at the value where the sum exceeds `target`; left = target - the sum before it. The sum of all exceeds the
+/// target. value_of(token, logit) and weight_of(token, logit, mass), 0 where a token does not count. All threads.
+template <typename Value, typename Weight>
+__device__ Found search(Workspace& w, const float* logits, const Word* masses, int vocabulary, Word target, bool rising,
+                        Value value_of, Weight weight_of) {
   if (threadIdx.x == 0) {
     w.prefix = 0;
     w.left = target;
@@ -229,24 +272,34 @@ __device__ Found search(Workspace& w, int vocabulary, Word target, bool rising, 
     const unsigned prefix = w.prefix;
     if (threadIdx.x < 256) w.bins[threadIdx.x] = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < vocabulary; i += kDrawThreads) {
-      const unsigned value = value_of(i);
-      if ((value & known) != prefix || !is_member(i)) continue;
-      const Word weight = weight_of(i);
+    for_tokens(logits, masses, vocabulary, threadIdx.x, kDrawThreads, [&](int token, float logit, Word mass) {
+      const unsigned value = value_of(token, logit);
+      if ((value & known) != prefix) return;
+      const Word weight = weight_of(token, logit, mass);
       if (weight != 0) atomicAdd(&w.bins[value >> shift & 255u], weight);
-    }
+    });
     __syncthreads();
-    if (threadIdx.x == 0) {
-      Word left = w.left;
-      int bin = rising ? 0 : 255, last = bin;
-      for (int n = 0; n < 256; ++n, bin += rising ? 1 : -1) {
-        if (w.bins[bin] == 0) continue;
-        last = bin;
-        if (w.bins[bin] > left) break;
-        left -= w.bins[bin];
+    if (threadIdx.x < 32) {
+      // Eight bins a lane, in the order of the walk.
+      const int lane = threadIdx.x;
+      const auto bin_of = [&](int number) { return rising ? number : 255 - number; };
+      Word own = 0;
+      for (int k = 0; k < 8; ++k) own += w.bins[bin_of(lane * 8 + k)];
+      Word upto = own;
+      for (int step = 1; step < 32; step *= 2) {
+        const Word lower = __shfl_up_sync(0xffffffffu, upto, step);
+        if (lane >= step) upto += lower;
       }
-      w.prefix = prefix | static_cast<unsigned>(last) << shift;
-      w.left = left;
+      const Word wanted = w.left;
+      const unsigned exceeds = __ballot_sync(0xffffffffu, upto > wanted);
+      const int mine = exceeds == 0 ? 31 : __ffs(static_cast<int>(exceeds)) - 1;
+      if (lane == mine) {
+        Word left = wanted - (upto - own);
+        int number = lane * 8;
+        for (; number < lane * 8 + 7 && w.bins[bin_of(number)] <= left; ++number) left -= w.bins[bin_of(number)];
+        w.prefix = prefix | static_cast<unsigned>(bin_of(number)) << shift;
+        w.left = left;
+      }
     }
     known |= 255u << shift;
   }
@@ -316,66 +369,66 @@ __device__ int draw_from_list(Workspace& w, const FinesweepDecodeRules& rules, d
 /// The same without a list, over the whole vocabulary.
 __device__ int draw_from_all(Workspace& w, const FinesweepDecodeRules& rules, const float* logits, int vocabulary,
                              Word* masses, double uniform) {
-  const auto order = [&](int i) { return order_of(logits[i]); };
-  const auto number = [](int i) { return static_cast<unsigned>(i); };
-  const auto one = [](int) { return Word{1}; };
-  const auto all = [](int) { return true; };
+  const auto order = [](int, float logit) { return order_of(logit); };
+  const auto one = [](int, float, Word) { return Word{1}; };
+  const auto its_mass = [](int, float, Word mass) { return mass; };
   unsigned least = 0;
   if (rules.top_k > 0 && rules.top_k < vocabulary) {
-    least = search(w, vocabulary, static_cast<Word>(rules.top_k) - 1, false, order, all, one).value;
+    least =
+        search(w, logits, nullptr, vocabulary, static_cast<Word>(rules.top_k) - 1, /*rising=*/false, order, one).value;
   }
   const double greatest = w.best.logit / rules.temperature;
-  const auto mass_of = [&](unsigned value) {
-    return static_cast<Word>(exp(logit_of(value) / rules.temperature - greatest) * kMassOne);
+  const auto mass_of = [&](float logit) {
+    return static_cast<Word>(exp(logit / rules.temperature - greatest) * kMassOne);
   };
   Word mine = 0;
-  for (int i = threadIdx.x; i < vocabulary; i += kDrawThreads) {
-    const bool kept = order(i) >= least;
-    masses[i] = kept ? mass_of(order(i)) : 0;
-    mine += masses[i];
-  }
+  for_tokens(logits, nullptr, vocabulary, threadIdx.x, kDrawThreads, [&](int token, float logit, Word) {
+    const Word mass = order_of(logit) >= least ? mass_of(logit) : 0;
+    masses[token] = mass;
+    mine += mass;
+  });
   const Word total = block_total(w, mine);
-  const auto mass = [&](int i) { return masses[i]; };
   /// The token that is number n among those whose order is `value`.
   const auto equal = [&](unsigned value, Word n) {
-    const auto has = [&](int i) { return order(i) == value && masses[i] != 0; };
-    return search(w, vocabulary, n, true, number, has, one).value;
+    return search(
+               w, logits, masses, vocabulary, n, /*rising=*/true,
+               [](int token, float) { return static_cast<unsigned>(token); },
+               [&](int, float logit, Word mass) { return Word{order_of(logit) == value && mass != 0 ? 1u : 0u}; })
+        .value;
   };
   Word kept_total = total;
-  unsigned last_order = 0, end_among_equals = 0xffffffffu;  // what the tail leaves
   if (rules.top_p < 1) {
+    unsigned last_order = 0, end_among_equals = 0xffffffffu;  // what the tail leaves
     const Word tail = static_cast<Word>((1 - rules.top_p) * static_cast<double>(total));
     if (tail >= total) {  // all but the likeliest
       last_order = order_of(w.best.logit);
       end_among_equals = static_cast<unsigned>(w.best.token) + 1;
     } else {
-      const Found cut = search(w, vocabulary, tail, true, order, all, mass);
+      const Found cut = search(w, logits, masses, vocabulary, tail, /*rising=*/true, order, its_mass);
       last_order = cut.value;
       // Of equals those with the highest numbers go.
       Word equals = 0;
-      for (int i = threadIdx.x; i < vocabulary; i += kDrawThreads) {
-        equals += order(i) == cut.value && masses[i] != 0 ? 1 : 0;
-      }
+      for_tokens(logits, masses, vocabulary, threadIdx.x, kDrawThreads, [&](int, float logit, Word mass) {
+        equals += order_of(logit) == cut.value && mass != 0 ? 1 : 0;
+      });
       equals = block_total(w, equals);
-      const Word its = mass_of(cut.value);
-      const Word gone = its == 0 ? 0 : cut.left / its;
+      const Word each = mass_of(logit_of(cut.value)), gone = each == 0 ? 0 : cut.left / each;
       if (gone > 0 && gone < equals) end_among_equals = equal(cut.value, equals - gone);
     }
     Word here = 0;
-    for (int i = threadIdx.x; i < vocabulary; i += kDrawThreads) {
-      const unsigned mine_is = order(i);
-      const bool kept =
-          mine_is > last_order || (mine_is == last_order && static_cast<unsigned>(i) < end_among_equals);
-      if (!kept) masses[i] = 0;
-      here += masses[i];
-    }
+    for_tokens(logits, masses, vocabulary, threadIdx.x, kDrawThreads, [&](int token, float logit, Word mass) {
+      const unsigned its = order_of(logit);
+      const bool kept = its > last_order || (its == last_order && static_cast<unsigned>(token) < end_among_equals);
+      if (!kept) masses[token] = 0;
+      here += kept ? mass : 0;
+    });
     kept_total = block_total(w, here);
   }
   Word target = static_cast<Word>(uniform * static_cast<double>(kept_total));
   if (target >= kept_total) target = kept_total - 1;
-  const Found drawn = search(w, vocabulary, target, false, order, all, mass);
-  const Word its = mass_of(drawn.value);
-  return static_cast<int>(equal(drawn.value, its == 0 ? 0 : drawn.left / its));
+  const Found drawn = search(w, logits, masses, vocabulary, target, /*rising=*/false, order, its_mass);
+  const Word each = mass_of(logit_of(drawn.value));
+  return static_cast<int>(equal(drawn.value, each == 0 ? 0 : drawn.left / each));
 }
 
 __global__ void __launch_bounds__(kDrawThreads)
@@ -388,25 +441,23 @@ __global__ void __launch_bounds__(kDrawThreads)
   if (s.done[row] != 0) return;
   const FinesweepDecodeRules& rules = *s.rules;
   const float* mine = logits + static_cast<long>(row) * vocabulary;
-  const double uniform = uniform_of(rules.key, s.lanes[row], static_cast<Word>(s.produced[row]));
   Best best;
-  for (int i = threadIdx.x; i < vocabulary; i += kDrawThreads) best.add(mine[i], i);
-  w.greatest[threadIdx.x] = order_of(best.logit);
+  best.add(mine, vocabulary, threadIdx.x, kDrawThreads);
+  w.list[threadIdx.x] = order_of(best.logit);
   best = block_best<kDrawThreads>(best);
   if (threadIdx.x == 0) {
     w.best = best;
     w.threshold = 0;
     w.listed = 0;
+    w.uniform = uniform_of(rules.key, s.lanes[row], static_cast<Word>(s.produced[row]));
   }
   __syncthreads();
   const bool few = vocabulary <= kListed;
   const bool sorts = few || (rules.top_k > 0 && rules.top_k <= kDrawThreads);
   if (sorts && !few) {
     // At least k tokens are no less than the k-th of the threads' greatest.
-    Word* candidates = w.list;
-    candidates[threadIdx.x] = w.greatest[threadIdx.x];
-    sort_descending(candidates, kDrawThreads);
-    if (threadIdx.x == 0) w.threshold = static_cast<unsigned>(candidates[rules.top_k - 1]);
+    sort_descending(w.list, kDrawThreads);
+    if (threadIdx.x == 0) w.threshold = static_cast<unsigned>(w.list[rules.top_k - 1]);
     __syncthreads();
   }
   bool fits = false;
@@ -414,26 +465,28 @@ __global__ void __launch_bounds__(kDrawThreads)
     const unsigned threshold = w.threshold;
     for (int i = threadIdx.x; i < kListed; i += kDrawThreads) w.list[i] = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < vocabulary; i += kDrawThreads) {
-      const unsigned order = order_of(mine[i]);
-      if (order < threshold) continue;
+    for_tokens(mine, nullptr, vocabulary, threadIdx.x, kDrawThreads, [&](int token, float logit, Word) {
+      const unsigned order = order_of(logit);
+      if (order < threshold) return;
       const int place = atomicAdd(&w.listed, 1);
       // Of equals the lower number comes first.
-      if (place < kListed) w.list[place] = static_cast<Word>(order) << 32 | ~static_cast<unsigned>(i);
-    }
+      if (place < kListed) w.list[place] = static_cast<Word>(order) << 32 | ~static_cast<unsigned>(token);
+    });
     __syncthreads();
-    fits = w.listed <= kListed;
-    __syncthreads();
-    if (fits) sort_descending(w.list, kListed);
+    const int listed = w.listed;
+    fits = listed <= kListed;
+    int length = 2;
+    while (length < listed && length < kListed) length *= 2;
+    if (fits) sort_descending(w.list, length);
   }
-  const int token = fits ? draw_from_list(w, rules, uniform)
+  const int token = fits ? draw_from_list(w, rules, w.uniform)
                          : draw_from_all(w, rules, mine, vocabulary,
                                          reinterpret_cast<Word*>(s.masses) + static_cast<long>(row) * vocabulary,
-                                         uniform);
+                                         w.uniform);
   if (threadIdx.x != 0) return;
   const int valid = token >= 0 && token < vocabulary ? token : 0;
   const double log_probability =
-      static_cast<double>(mine[valid]) - w.best.logit - log(static_cast<double>(w.best.sum));
+      static_cast<double>(__ldcg(mine + valid)) - w.best.logit - log(static_cast<double>(w.best.sum));
   take(s, row, valid, log_probability, held);
 }
 

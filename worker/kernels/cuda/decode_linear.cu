@@ -17,74 +17,103 @@ using namespace finesweep_decode;
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kTileRows = 8;  // outputs of a tile
-constexpr int kFusedTokens = 16;
+constexpr int kFusedTokens = 8;
+constexpr std::size_t kMostShared = 200 * 1024;
 
-/// Norm weights and bias to shared memory, ahead of their use.
+/// Four neighbours of a row.
+__device__ inline float4 load_four(const float* from) {
+  return *reinterpret_cast<const float4*>(from);
+}
 template <typename T>
-__device__ inline void fetch_norm(const FinesweepNorm& norm, int in, float* weight, float* bias) {
-  for (int i = threadIdx.x; i < in / 4; i += kThreads) {
-    copy_to_shared(weight + 4 * i, norm.weight + 4 * i);
-    if (norm.bias != nullptr) copy_to_shared(bias + 4 * i, norm.bias + 4 * i);
-  }
+__device__ inline float4 load_four(const T* from) {
+  const uint2 bits = *reinterpret_cast<const uint2*>(from);
+  const T* values = reinterpret_cast<const T*>(&bits);
+  return make_float4(to_float(values[0]), to_float(values[1]), to_float(values[2]), to_float(values[3]));
+}
+__device__ inline void store_four(float* to, const float4& v) {
+  *reinterpret_cast<float4*>(to) = v;
+}
+template <typename T>
+__device__ inline void store_four(T* to, const float4& v) {
+  uint2 bits;
+  T* values = reinterpret_cast<T*>(&bits);
+  values[0] = from_float<T>(v.x);
+  values[1] = from_float<T>(v.y);
+  values[2] = from_float<T>(v.z);
+  values[3] = from_float<T>(v.w);
+  *reinterpret_cast<uint2*>(to) = bits;
 }
 
-/// norm(x) of all tokens, rounded to T as the reference rounds, into `to`, `stride` vectors a token. `team` warps work
-/// on a token at once. All threads of the block; ends with a barrier.
-template <typename T, int team>
-__device__ inline void norm_tokens(const FinesweepNorm& norm, const T* x, int tokens, int in, const float* weight,
-                                   const float* bias, uint4* to, int stride) {
-  constexpr int kValues = kVector<T>;
+struct Factors {
+  float4 weight, bias;
+};
+__device__ inline Factors factors_at(const float* weight, const float* bias, int place) {
+  return {load_four(weight + 4 * place), bias == nullptr ? make_float4(0, 0, 0, 0) : load_four(bias + 4 * place)};
+}
+
+/// norm(x) of all tokens, rounded to T as the reference rounds, into shared memory, `stride` values a token. kTeam warps
+/// work on a token at once, each thread on up to kHeld fours of a row that it keeps. factors(place, number) are the
+/// norm's for four columns, of which `number` counts the thread's. All threads of the block; a barrier is to follow.
+template <typename T, int kTeam, int kHeld, typename FactorsOf>
+__device__ inline void norm_tokens(const FinesweepNorm& norm, const T* x, int tokens, int in, T* to, int stride,
+                                   FactorsOf factors) {
   __shared__ float sums[2][kWarps];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int first = (warp % team) * 32 + lane, vectors = in / kValues;
-  finish_copies();
-  if (team == 1) __syncthreads();  // else the sums' barriers serve
+  constexpr int kMembers = 32 * kTeam;
+  const int first = warp % kTeam * 32 + lane, fours = in / 4;
   const auto team_sum = [&](float v, int which) {
     v = warp_sum(v);
-    if (team == 1) return v;
+    if (kTeam == 1) return v;
     if (lane == 0) sums[which][warp] = v;
     __syncthreads();
     float total = 0;
 #pragma unroll
-    for (int i = 0; i < team; ++i) total += sums[which][warp / team * team + i];
+    for (int i = 0; i < kTeam; ++i) total += sums[which][warp / kTeam * kTeam + i];
     return total;
   };
-  for (int round = 0; round < tokens; round += kWarps / team) {
-    const int token = round + warp / team;
-    const bool mine = token < tokens;
-    uint4* row = to + static_cast<long>(mine ? token : 0) * stride;
-    const uint4* source = reinterpret_cast<const uint4*>(x + static_cast<long>(mine ? token : 0) * in);
-    float sum = 0;
-    for (int v = first; mine && v < vectors; v += 32 * team) {
-      const uint4 bits = source[v];
-      row[v] = bits;
-      float values[kValues];
-      unpack<T>(bits, values);
+  for (int round = 0; round < tokens; round += kWarps / kTeam) {
+    const int token = round + warp / kTeam;
+    const T* from = x + static_cast<long>(token) * in;
+    const int mine = token < tokens ? fours : 0;
+    float4 held[kHeld];
+    /// use(four, number of the thread's fours) for all of them; what is not kept is read again.
+    const auto visit = [&](bool reads, auto use) {
+      for (int base = 0; base * kMembers < mine; base += kHeld) {
+        if (reads || mine > kHeld * kMembers) {
 #pragma unroll
-      for (int i = 0; i < kValues; ++i) sum += values[i];
-    }
-    const float mean = norm.centred != 0 ? team_sum(sum, 0) / in : 0.0f;
-    float squares = 0;
-    for (int v = first; mine && v < vectors; v += 32 * team) {
-      float values[kValues];
-      unpack<T>(row[v], values);
+          for (int i = 0; i < kHeld; ++i) {
+            const int place = first + (base + i) * kMembers;
+            if (place < mine) held[i] = load_four(from + 4 * place);
+          }
+        }
 #pragma unroll
-      for (int i = 0; i < kValues; ++i) squares += (values[i] - mean) * (values[i] - mean);
-    }
-    const float inverse = rsqrtf(team_sum(squares, 1) / in + norm.epsilon);
-    for (int v = first; mine && v < vectors; v += 32 * team) {
-      float values[kValues];
-      unpack<T>(row[v], values);
-#pragma unroll
-      for (int i = 0; i < kValues; ++i) {
-        const int column = v * kValues + i;
-        values[i] = (values[i] - mean) * inverse * weight[column];
-        if (norm.bias != nullptr) values[i] += bias[column];
+        for (int i = 0; i < kHeld; ++i) {
+          if (first + (base + i) * kMembers < mine) use(held[i], base + i);
+        }
       }
-      row[v] = pack<T>(values);
+    };
+    float mean = 0;
+    if (norm.centred != 0) {
+      float sum = 0;
+      visit(true, [&](const float4& v, int) { sum += v.x + v.y + (v.z + v.w); });
+      mean = team_sum(sum, 0) / in;
     }
+    float squares = 0;
+    visit(norm.centred == 0, [&](const float4& v, int) {
+      const float a = v.x - mean, b = v.y - mean, c = v.z - mean, d = v.w - mean;
+      squares += a * a + b * b + (c * c + d * d);
+    });
+    const float inverse = rsqrtf(team_sum(squares, 1) / in + norm.epsilon);
+    visit(false, [&](const float4& v, int number) {
+      const int place = first + number * kMembers;
+      const Factors f = factors(place, number);
+      const float4 y = make_float4((v.x - mean) * inverse * f.weight.x + f.bias.x,
+                                   (v.y - mean) * inverse * f.weight.y + f.bias.y,
+                                   (v.z - mean) * inverse * f.weight.z + f.bias.z,
+                                   (v.w - mean) * inverse * f.weight.w + f.bias.w);
+      store_four(to + static_cast<long>(token) * stride + 4 * place, y);
+    });
   }
-  __syncthreads();
 }
 
 /// Stores y[token][column].
@@ -103,34 +132,41 @@ __device__ inline float at_or_zero(const void* values, long place) {
   return values == nullptr ? 0.0f : to_float(static_cast<const T*>(values)[place]);
 }
 
-/// x [tokens, in] stands in shared memory, normed or as it came. `split` warps share an output's sum; each lane of
-/// each of them takes kChunks vectors of the row (kGated: of both rows). Blocks go on to further outputs, the weights
-/// of the next asked for before those of the last are used.
-template <typename T, int kTokens, int kChunks, bool kGated>
-__global__ void __launch_bounds__(kThreads) rows(const FinesweepDecodeLinear p, const int split) {
+/// The compiler knows nothing of the value any more: so it does not unpack it ahead, into more registers than there are.
+__device__ inline void keep_packed(uint4& v) {
+  asm volatile("" : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w));
+}
+
+/// `split` warps share an output's sum; each lane of each of them takes kChunks vectors of the row (kGated: of both
+/// rows). A block goes on to further outputs, whose weights it asks for before it finishes the last. A token alone stands
+/// in registers, several in shared memory.
+template <typename T, int kTokens, int kChunks, bool kGated, bool kNormed>
+__global__ void __launch_bounds__(kThreads, kTokens > 1 || kGated || kChunks > 6 ? 2 : kChunks > 3 ? 3 : 4)
+    rows(const FinesweepDecodeLinear p, const int split) {
   constexpr int kValues = kVector<T>, kSums = kGated ? 2 * kTokens : kTokens;
+  constexpr int kTeam = kWarps / kTokens, kHeld = kTokens == 1 ? 2 : 8;
   extern __shared__ uint4 shared[];
   __shared__ float parts[kWarps][kSums];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int in = static_cast<int>(p.in), out = static_cast<int>(p.out), tokens = static_cast<int>(p.tokens);
   const int vectors = in / kValues, part = warp % split;
   const int outputs = kWarps / split;  // of a block at a time
-  float* norm_weight = reinterpret_cast<float*>(shared + static_cast<long>(tokens) * vectors);
-  float* norm_bias = norm_weight + in;
+  const int begin = part * kChunks * 32 + lane;
 
   let_successor_begin();
   uint4 w[kChunks], gate[kGated ? kChunks : 1];
   const auto fetch = [&](int column) {
-    const uint4* row = static_cast<const uint4*>(p.weight) + static_cast<long>(column) * vectors;
+    if (column >= out) return;
+    const uint4* row = static_cast<const uint4*>(p.weight) + static_cast<long>(column) * vectors + begin;
+    const uint4* second = row + static_cast<long>(out) * vectors;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      const int v = (c * split + part) * 32 + lane;
-      if (column >= out || v >= vectors) continue;
+      if (begin + c * 32 >= vectors) continue;
       if (kGated) {
-        gate[kGated ? c : 0] = load_weight(row + v);
-        w[c] = load_weight(row + static_cast<long>(out) * vectors + v);
+        gate[kGated ? c : 0] = load_weight(row + c * 32);
+        w[c] = load_weight(second + c * 32);
       } else {
-        w[c] = load_weight(row + v);
+        w[c] = load_weight(row + c * 32);
       }
     }
   };
@@ -143,7 +179,15 @@ __global__ void __launch_bounds__(kThreads) rows(const FinesweepDecodeLinear p, 
     if (kGated) gate_bias = at_or_zero<T>(p.bias, of);
   };
   fetch_bias(column);
-  if (p.norm.weight != nullptr) fetch_norm<T>(p.norm, in, norm_weight, norm_bias);
+  // A thread's first factors of the norm.
+  constexpr int kFactors = 2;
+  Factors factors[kFactors];
+  const int member = warp % kTeam * 32 + lane;
+#pragma unroll
+  for (int i = 0; i < kFactors; ++i) {
+    const int place = member + i * 32 * kTeam;
+    if (kNormed && place < in / 4) factors[i] = factors_at(p.norm.weight, p.norm.bias, place);
+  }
 
   wait_for_predecessor();
   // Lane t finishes token t.
@@ -155,19 +199,33 @@ __global__ void __launch_bounds__(kThreads) rows(const FinesweepDecodeLinear p, 
   };
   fetch_residual(column);
   const T* x = static_cast<const T*>(p.x);
-  if (p.norm.weight != nullptr) {
-    norm_tokens<T, kWarps / kTokens>(p.norm, x, tokens, in, norm_weight, norm_bias, shared, vectors);
-  } else {
+  if (kNormed) {
+    norm_tokens<T, kTeam, kHeld>(p.norm, x, tokens, in, reinterpret_cast<T*>(shared), in, [&](int place, int number) {
+      if (number == 0) return factors[0];
+      if (number == 1) return factors[1];
+      return factors_at(p.norm.weight, p.norm.bias, place);
+    });
+    __syncthreads();
+  } else if (kTokens > 1) {
     const uint4* source = reinterpret_cast<const uint4*>(x);
     for (int i = threadIdx.x; i < tokens * vectors; i += kThreads) shared[i] = source[i];
     __syncthreads();
+  }
+  uint4 alone[kTokens == 1 ? kChunks : 1];
+  if (kTokens == 1) {
+    const uint4* source = kNormed ? shared : reinterpret_cast<const uint4*>(x);
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      if (begin + c * 32 < vectors) alone[kTokens == 1 ? c : 0] = source[begin + c * 32];
+    }
   }
 
   for (int base = blockIdx.x * outputs; base < out; base += gridDim.x * outputs) {
     float sums[kSums] = {};
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      const int v = (c * split + part) * 32 + lane;
+      if (kTokens == 1) keep_packed(alone[kTokens == 1 ? c : 0]);
+      const int v = begin + c * 32;
       if (v >= vectors) continue;
       float weights[kValues], gates[kValues];
       unpack<T>(w[c], weights);
@@ -176,11 +234,11 @@ __global__ void __launch_bounds__(kThreads) rows(const FinesweepDecodeLinear p, 
       for (int t = 0; t < kTokens; ++t) {
         if (t >= tokens) break;
         float values[kValues];
-        unpack<T>(shared[t * vectors + v], values);
+        unpack<T>(kTokens == 1 ? alone[kTokens == 1 ? c : 0] : shared[t * vectors + v], values);
 #pragma unroll
         for (int i = 0; i < kValues; ++i) {
           sums[t] += weights[i] * values[i];
-          if (kGated) sums[kTokens + t - (kGated ? 0 : kTokens)] += gates[i] * values[i];
+          if (kGated) sums[kSums - kTokens + t] += gates[i] * values[i];
         }
       }
     }
@@ -238,24 +296,26 @@ __device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/// Tokens are the rows of a product of matrices of 16 × 16 and 16 × 8: 16 × kGroups of them, those beyond the last
-/// zero. The sum over `in` goes in pieces of 32, dealt to the warps in turn; within a piece, a lane takes eight
+/// Tokens are the rows of a product of matrices of 16 × 16 and 16 × 8: kEights times eight of them, those beyond the
+/// last zero. The sum over `in` goes in pieces of 32, dealt to the warps in turn; within a piece, a lane takes eight
 /// neighbours of one row (16 bytes), for which the order of the sum is changed in x and W alike. kTiles tiles of eight
 /// outputs a block (kGated: as many of gates).
-template <typename T, int kGroups, int kTiles, bool kGated>
-__global__ void __launch_bounds__(kThreads) tiles(const FinesweepDecodeLinear p) {
-  constexpr int kMatrices = kGated ? 2 * kTiles : kTiles;
-  constexpr int kAhead = kGroups == 1 ? 4 : 2;  // pieces whose loads are under way
+template <typename T, int kEights, int kTiles, bool kGated>
+__global__ void __launch_bounds__(kThreads, kEights <= 2 && kTiles * (kGated ? 2 : 1) <= 2 ? 2 : 1)
+    tiles(const FinesweepDecodeLinear p) {
+  constexpr int kMatrices = kGated ? 2 * kTiles : kTiles, kGroups = (kEights + 1) / 2;
+  constexpr int kAhead = kEights <= 2 ? 4 : 2;  // pieces whose loads are under way
   constexpr int kColumns = kTiles * kTileRows, kOutputs = 16 * kGroups * kColumns;
   extern __shared__ uint4 shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, quarter = lane % 4;
   const int in = static_cast<int>(p.in), out = static_cast<int>(p.out), tokens = static_cast<int>(p.tokens);
   const int pieces = in / 32, mine = pieces > warp ? (pieces - warp + kWarps - 1) / kWarps : 0;
   const int stride = in + 32;  // of a normed token: 64 bytes more, against conflicts of banks
+  const bool normed = p.norm.weight != nullptr;
   // Sums of the warps, then normed tokens, then the norm's weights.
   float* sums = reinterpret_cast<float*>(shared);
-  T* normed = reinterpret_cast<T*>(sums + kWarps * kOutputs * (kGated ? 2 : 1));
-  float* norm_weight = reinterpret_cast<float*>(normed + static_cast<long>(tokens) * stride);
+  T* normed_x = reinterpret_cast<T*>(sums + kWarps * kOutputs * (kGated ? 2 : 1));
+  float* norm_weight = reinterpret_cast<float*>(normed_x + static_cast<long>(tokens) * stride);
   float* norm_bias = norm_weight + in;
 
   let_successor_begin();
@@ -275,31 +335,37 @@ __global__ void __launch_bounds__(kThreads) tiles(const FinesweepDecodeLinear p)
   for (int i = 0; i < kAhead; ++i) {
     if (i < mine) fetch(w[i], first, i);
   }
-  if (p.norm.weight != nullptr) fetch_norm<T>(p.norm, in, norm_weight, norm_bias);
+  if (normed) {
+    for (int i = threadIdx.x; i < in / 4; i += kThreads) {
+      copy_to_shared(norm_weight + 4 * i, p.norm.weight + 4 * i);
+      if (p.norm.bias != nullptr) copy_to_shared(norm_bias + 4 * i, p.norm.bias + 4 * i);
+    }
+    finish_copies();
+    __syncthreads();
+  }
 
   wait_for_predecessor();
   const T* x = static_cast<const T*>(p.x);
   int x_stride = in;
-  if (p.norm.weight != nullptr) {
-    norm_tokens<T, 1>(p.norm, x, tokens, in, norm_weight, norm_bias, reinterpret_cast<uint4*>(normed), stride / 8);
-    x = normed;
+  if (normed) {
+    norm_tokens<T, 1, 8>(p.norm, x, tokens, in, normed_x, stride, [&](int place, int) {
+      return factors_at(norm_weight, p.norm.bias == nullptr ? nullptr : norm_bias, place);
+    });
+    __syncthreads();
+    x = normed_x;
     x_stride = stride;
   }
 
   for (; first < out; first += gridDim.x * kColumns) {
     float c[kMatrices][kGroups][4] = {};
-    uint4 a[kAhead][kGroups][2];
-    const auto fetch_x = [&](uint4(&to)[kGroups][2], int piece) {
+    uint4 a[kAhead][kEights];
+    const auto fetch_x = [&](uint4(&to)[kEights], int piece) {
 #pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int token = g * 16 + half * 8 + row;
-          to[g][half] = token < tokens
-                            ? *reinterpret_cast<const uint4*>(x + static_cast<long>(token) * x_stride +
-                                                              (piece * kWarps + warp) * 32 + quarter * 8)
-                            : make_uint4(0, 0, 0, 0);
-        }
+      for (int e = 0; e < kEights; ++e) {
+        const int token = e * 8 + row;
+        to[e] = token < tokens ? *reinterpret_cast<const uint4*>(x + static_cast<long>(token) * x_stride +
+                                                                 (piece * kWarps + warp) * 32 + quarter * 8)
+                               : make_uint4(0, 0, 0, 0);
       }
     };
 #pragma unroll
@@ -315,8 +381,9 @@ __global__ void __launch_bounds__(kThreads) tiles(const FinesweepDecodeLinear p)
         for (int m = 0; m < kMatrices; ++m) {
 #pragma unroll
           for (int g = 0; g < kGroups; ++g) {
-            multiply(c[m][g], a[i][g][0].x, a[i][g][1].x, a[i][g][0].y, a[i][g][1].y, w[i][m].x, w[i][m].y, T());
-            multiply(c[m][g], a[i][g][0].z, a[i][g][1].z, a[i][g][0].w, a[i][g][1].w, w[i][m].z, w[i][m].w, T());
+            const uint4 low = a[i][2 * g], high = 2 * g + 1 < kEights ? a[i][2 * g + 1] : make_uint4(0, 0, 0, 0);
+            multiply(c[m][g], low.x, high.x, low.y, high.y, w[i][m].x, w[i][m].y, T());
+            multiply(c[m][g], low.z, high.z, low.w, high.w, w[i][m].z, w[i][m].w, T());
           }
         }
         if (piece + kAhead < mine) {
@@ -337,6 +404,7 @@ __global__ void __launch_bounds__(kThreads) tiles(const FinesweepDecodeLinear p)
       for (int g = 0; g < kGroups; ++g) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
+          if (2 * g + i / 2 >= kEights) continue;
           const int token = g * 16 + row + i / 2 * 8, place = m % kTiles * kTileRows + quarter * 2 + i % 2;
           sums[((warp * (kGated ? 2 : 1) + m / kTiles) * 16 * kGroups + token) * kColumns + place] = c[m][g][i];
         }
@@ -365,31 +433,30 @@ __global__ void __launch_bounds__(kThreads) tiles(const FinesweepDecodeLinear p)
   }
 }
 
-/// Blocks that a processor is given at once: more than it can hold would norm x again and again.
-constexpr int kBlocksEach = 4;
-
+/// Few enough blocks that all run at once, with as much work for the one as for the other.
 unsigned blocks_for(std::int64_t wanted) {
-  const std::int64_t most = static_cast<std::int64_t>(device_facts().processors) * kBlocksEach;
-  return static_cast<unsigned>(wanted < most ? wanted : most);
+  constexpr std::int64_t kEach = 4;  // of a processor
+  const std::int64_t turns = divide_up(wanted, device_facts().processors * kEach);
+  return static_cast<unsigned>(divide_up(wanted, turns));
 }
 
 template <typename T, int kTokens, int kChunks, bool kGated>
 int launch_rows(const FinesweepDecodeLinear& p, int split, void* stream) {
-  const std::size_t norm = p.norm.weight != nullptr ? 2 * sizeof(float) : 0;
-  const std::size_t shared = static_cast<std::size_t>(p.in) * (p.tokens * sizeof(T) + norm);
+  const bool staged = kTokens > 1 || p.norm.weight != nullptr;
+  const std::size_t shared = staged ? static_cast<std::size_t>(p.in * p.tokens) * sizeof(T) : 0;
+  if (shared > kMostShared) return cudaErrorInvalidValue;
   const unsigned blocks = blocks_for(divide_up(p.out, kWarps / split));
-  return launch(rows<T, kTokens, kChunks, kGated>, dim3(blocks), kThreads, shared, stream, true, p, split);
+  const auto kernel = p.norm.weight != nullptr ? rows<T, kTokens, kChunks, kGated, true>
+                                               : rows<T, kTokens, kChunks, kGated, false>;
+  return launch(kernel, dim3(blocks), kThreads, shared, stream, true, p, split);
 }
 
 template <typename T, int kTokens>
 int choose_chunks(const FinesweepDecodeLinear& p, void* stream) {
   const std::int64_t vectors = divide_up(p.in / kVector<T>, 32);
-  const auto split_for = [&](int most) {
-    int split = 1;
-    while (split < kWarps && divide_up(vectors, split) > most) split *= 2;
-    return split;
-  };
-  const int split = split_for(p.gated != 0 ? 4 : 8);
+  const int most = p.gated != 0 ? 4 : 8;
+  int split = 1;
+  while (split < kWarps && divide_up(vectors, split) > most) split *= 2;
   const std::int64_t chunks = divide_up(vectors, split);
   if (p.gated != 0) {
     if (chunks <= 3) return launch_rows<T, kTokens, 3, true>(p, split, stream);
@@ -402,27 +469,28 @@ int choose_chunks(const FinesweepDecodeLinear& p, void* stream) {
   return cudaErrorInvalidValue;
 }
 
-template <typename T, int kGroups, int kTiles, bool kGated>
+template <typename T, int kEights, int kTiles, bool kGated>
 int launch_tiles(const FinesweepDecodeLinear& p, void* stream) {
-  std::size_t shared = sizeof(float) * kWarps * 16 * kGroups * kTiles * kTileRows * (kGated ? 2 : 1);
+  std::size_t shared = sizeof(float) * kWarps * 16 * ((kEights + 1) / 2) * kTiles * kTileRows * (kGated ? 2 : 1);
   if (p.norm.weight != nullptr) {
     shared += static_cast<std::size_t>(p.tokens) * (p.in + 32) * sizeof(T) + 2 * sizeof(float) * p.in;
   }
+  if (shared > kMostShared) return cudaErrorInvalidValue;
   const unsigned blocks = blocks_for(divide_up(p.out, kTiles * kTileRows));
-  return launch(tiles<T, kGroups, kTiles, kGated>, dim3(blocks), kThreads, shared, stream, true, p);
+  return launch(tiles<T, kEights, kTiles, kGated>, dim3(blocks), kThreads, shared, stream, true, p);
 }
 
 /// As many tiles a block as leave every processor one.
-template <typename T, int kGroups>
+template <typename T, int kEights>
 int choose_tiles(const FinesweepDecodeLinear& p, void* stream) {
   const std::int64_t all = divide_up(p.out, kTileRows), processors = device_facts().processors;
   if (p.gated != 0) {
-    return all >= 2 * processors ? launch_tiles<T, kGroups, 2, true>(p, stream)
-                                 : launch_tiles<T, kGroups, 1, true>(p, stream);
+    return all >= 2 * processors ? launch_tiles<T, kEights, 2, true>(p, stream)
+                                 : launch_tiles<T, kEights, 1, true>(p, stream);
   }
-  if (all >= 4 * processors) return launch_tiles<T, kGroups, 4, false>(p, stream);
-  if (all >= 2 * processors) return launch_tiles<T, kGroups, 2, false>(p, stream);
-  return launch_tiles<T, kGroups, 1, false>(p, stream);
+  if (all >= 4 * processors) return launch_tiles<T, kEights, 4, false>(p, stream);
+  if (all >= 2 * processors) return launch_tiles<T, kEights, 2, false>(p, stream);
+  return launch_tiles<T, kEights, 1, false>(p, stream);
 }
 
 template <typename T>
@@ -437,7 +505,8 @@ int choose_linear(const FinesweepDecodeLinear& p, void* stream) {
     return cudaErrorInvalidValue;
   } else {
     if (p.in % 32 != 0 || p.tokens > 64) return cudaErrorInvalidValue;
-    return p.tokens <= 16 ? choose_tiles<T, 1>(p, stream) : choose_tiles<T, 4>(p, stream);
+    if (p.tokens <= 8) return choose_tiles<T, 1>(p, stream);
+    return p.tokens <= 16 ? choose_tiles<T, 2>(p, stream) : choose_tiles<T, 8>(p, stream);
   }
 }
 

@@ -1,5 +1,6 @@
 #include "worker/kernels/gpu/decode.h"
 
+#include <ATen/ops/_addmm_activation.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -12,7 +13,10 @@
 namespace finesweep::worker::gpu {
 namespace {
 
-constexpr std::int64_t kMostTokens = 64, kMostFloatTokens = 8, kMostNormedTokens = 16;
+constexpr std::int64_t kMostTokens = 16, kMostFloatTokens = 8, kMostNormedTokens = 8;
+/// Of so many outputs more tokens: there the library's products take longer.
+constexpr std::int64_t kManyOutputs = 16384, kMostTokensOfMany = 64;
+constexpr std::int64_t kMostShared = 200 * 1024;
 /// The longest row of a weight that a warp's registers hold, with the warps that a block has.
 constexpr std::int64_t kMostVectors = 8 * 32 * 8, kMostGatedVectors = 4 * 32 * 8;
 
@@ -71,28 +75,46 @@ bool is_plain(const LinearModule& module, at::ScalarType type) {
   return module.bias == nullptr || module.bias->value.scalar_type() == type;
 }
 
-bool takes(std::int64_t tokens, std::int64_t in, at::ScalarType type, bool is_gated) {
+bool takes(std::int64_t tokens, std::int64_t in, std::int64_t out, at::ScalarType type, bool is_gated) {
   const std::int64_t vectors = in / values_of(type);
   if (tokens == 1 || type == at::kFloat) {
-    return tokens <= kMostFloatTokens && vectors <= (is_gated ? kMostGatedVectors : kMostVectors);
+    const bool is_held = tokens == 1 || tokens * in * 4 <= kMostShared;
+    return tokens <= kMostFloatTokens && is_held && vectors <= (is_gated ? kMostGatedVectors : kMostVectors);
   }
-  return tokens <= kMostTokens && in % 32 == 0;
+  return tokens <= (out >= kManyOutputs ? kMostTokensOfMany : kMostTokens) && in % 32 == 0;
+}
+
+/// A product that cuBLASLt computes together with what follows.
+bool has_library_form(const LinearModule& module, const DecodeLinear& what) {
+  return what.activation == Activation::gelu_tanh && module.bias != nullptr && !what.gated && !what.to_float &&
+         !what.residual.defined();
+}
+
+/// The product's block can hold the norm's results beside its sums.
+bool takes_norm(std::int64_t tokens, std::int64_t in, at::ScalarType type) {
+  constexpr std::int64_t kSums = 64 * 1024;
+  return tokens <= kMostNormedTokens && (type == at::kFloat || tokens * (in + 32) * 2 + 8 * in <= kMostShared - kSums);
 }
 
 }  // namespace
 
 at::Tensor decode_linear(const at::Tensor& x, const LinearModule& module, const DecodeLinear& what) {
-  if (!is_ready(x) || x.size(0) > kMostTokens) return {};
+  if (!is_ready(x) || !is_plain(module, x.scalar_type())) return {};
   const at::ScalarType type = x.scalar_type();
   const std::int64_t tokens = x.size(0), in = x.size(1), rows = module.weight->rows();
-  if (!is_plain(module, type) || !takes(tokens, in, type, what.gated)) return {};
+  if (tokens > kMostTokens && has_library_form(module, what)) {
+    const at::Tensor input = what.norm == nullptr ? x : decode_norm(x, *what.norm);
+    if (!input.defined()) return {};
+    return at::_addmm_activation(module.bias->value, input, module.weight->value.t(), 1, 1, /*use_gelu=*/true);
+  }
+  if (!takes(tokens, in, what.gated ? rows / 2 : rows, type, what.gated)) return {};
   const at::Tensor& residual = what.residual;
   if (residual.defined() && (residual.scalar_type() != type || !residual.is_contiguous())) return {};
   if (what.norm != nullptr && !is_ready(*what.norm)) return {};
 
   FinesweepDecodeLinear problem{};
   at::Tensor input = x;
-  if (what.norm != nullptr && tokens <= kMostNormedTokens) {
+  if (what.norm != nullptr && takes_norm(tokens, in, type)) {
     problem.norm = view_of(*what.norm);
   } else if (what.norm != nullptr) {
     input = decode_norm(x, *what.norm);

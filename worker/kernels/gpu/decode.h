@@ -18,7 +18,8 @@ struct DecodeLinear {
   bool to_float = false;
 };
 
-/// activation(norm(x) Wᵀ + b) + residual, for 64 tokens at most (in fp32 8).
+/// activation(norm(x) Wᵀ + b) + residual, of as few tokens as the libraries' products are slow with (16, in fp32 8;
+/// more where there are very many outputs); of more tokens what a library computes at once.
 at::Tensor decode_linear(const at::Tensor& x, const LinearModule& module, const DecodeLinear& what);
 
 at::Tensor decode_norm(const at::Tensor& x, const NormModule& module);
