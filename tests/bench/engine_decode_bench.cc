@@ -1,14 +1,14 @@
-// Microseconds of the kernels that a decoding step consists of, on the first GPU, beside libtorch's own products. Each is
-// captured many times over one weight after the other, so that none comes from a cache.
+// Microseconds of the kernels that a decoding step consists of, on the first GPU, beside libtorch's own products.
+// Each is captured many times over one weight after the other, so that none comes from a cache.
 //
 //   engine_decode_bench
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/Event.h>
@@ -57,7 +57,8 @@ double time_of(int count, const std::function<void(int)>& work) {
     const auto begin = std::chrono::steady_clock::now();
     graph->replay();
     wait();
-    least = std::min(least, std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count());
+    least = std::min(least,
+                     std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count());
   }
   return least / count;
 }
@@ -68,7 +69,8 @@ struct Product {
   bool normed, adds;
 };
 
-void time_products(at::ScalarType type, const std::vector<Product>& products, const std::vector<std::int64_t>& counts) {
+void time_products(at::ScalarType type, const std::vector<Product>& products,
+                   const std::vector<std::int64_t>& counts) {
   for (const Product& product : products) {
     const double bytes = static_cast<double>(product.in * product.out) * (type == at::kFloat ? 4 : 2);
     const int copies = static_cast<int>(std::clamp(150e6 / bytes, 2.0, 40.0));
@@ -91,11 +93,13 @@ void time_products(at::ScalarType type, const std::vector<Product>& products, co
       gpu::DecodeLinear what;
       if (product.normed) what.norm = &norm;
       if (product.adds) what.residual = residual;
-      const double mine = time_of(copies, [&](int i) { gpu::decode_linear(x, modules[static_cast<std::size_t>(i)], what); });
+      const double mine =
+          time_of(copies, [&](int i) { gpu::decode_linear(x, modules[static_cast<std::size_t>(i)], what); });
       what.norm = nullptr;
       const double bare =
-          product.normed ? time_of(copies, [&](int i) { gpu::decode_linear(x, modules[static_cast<std::size_t>(i)], what); })
-                         : mine;
+          product.normed
+              ? time_of(copies, [&](int i) { gpu::decode_linear(x, modules[static_cast<std::size_t>(i)], what); })
+              : mine;
       const double theirs = time_of(copies, [&](int i) {
         const at::Tensor y = at::linear(x, weights[static_cast<std::size_t>(i)].value, bias.value);
       });
@@ -139,9 +143,8 @@ void time_attention(const char* name, at::ScalarType type, std::int64_t heads, s
     CountedCache counted;
     counted.settled = true;
     counted.lengths = at::full({rows}, held, at::TensorOptions(at::kLong).device(kDevice));
-    const double time = time_of(12, [&](int i) {
-      decode_attention(qkv, caches[static_cast<std::size_t>(i)], counted, options, nullptr);
-    });
+    const double time = time_of(
+        12, [&](int i) { decode_attention(qkv, caches[static_cast<std::size_t>(i)], counted, options, nullptr); });
     std::printf(" | %lld rows: %.2f", static_cast<long long>(rows), time);
   }
   std::printf("\n");
@@ -151,8 +154,9 @@ void time_choices() {
   for (const std::int64_t rows : {1, 8, 64}) {
     const at::Tensor logits = random({rows, 50257}, at::kFloat) * 3;
     std::printf("choice     %lld rows", static_cast<long long>(rows));
-    for (const auto& [name, samples, top_k] :
-         {std::tuple<const char*, bool, std::int64_t>{"greedy", false, 0}, {"top 50", true, 50}, {"all", true, 0}}) {
+    for (const auto& [name, samples, top_k] : {std::tuple<const char*, bool, std::int64_t>{"greedy", false, 0},
+                                               {"top 50", true, 50},
+                                               {"all", true, 0}}) {
       TokenChoice choice(kDevice, rows, 4096, 50257);
       GenerationOptions options;
       options.max_new_tokens = 4096;

@@ -5,8 +5,8 @@
 //   engine_generate_bench --gpu        the cases of the GPU's table
 //
 // MODEL is a Hugging Face directory or a GGUF file of a decoder-only model, or random:gpt2, random:gpt-neo-1.3b or
-// random:smollm2-135m: random weights of its shapes. The peers are `tests/bench/peers/hf_lm.py generate` with the same
-// options and, on a GPU, Hugging Face's generate().
+// random:smollm2-135m: random weights of its shapes. The peers are `tests/bench/peers/hf_lm.py generate` with the
+// same options and, on a GPU, Hugging Face's generate().
 
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
@@ -70,10 +70,12 @@ std::vector<double> times_of(Generator& generator, const Prompts& prompts, const
 int measure(const Case& what) {
   at::set_num_threads(what.threads);
   const c10::Device device = what.on_gpu ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
-  const char* precision = what.precision == Precision::fp32 ? "fp32"
-                          : what.precision == Precision::bf16 ? "bf16" : "fp16";
-  const at::ScalarType type = what.precision == Precision::fp32 ? at::kFloat
-                              : what.precision == Precision::bf16 ? at::kBFloat16 : at::kHalf;
+  const char* precision = what.precision == Precision::fp32   ? "fp32"
+                          : what.precision == Precision::bf16 ? "bf16"
+                                                              : "fp16";
+  const at::ScalarType type = what.precision == Precision::fp32   ? at::kFloat
+                              : what.precision == Precision::bf16 ? at::kBFloat16
+                                                                  : at::kHalf;
   ModelOptions model_options;
   model_options.head = ModelHead::language_model;
   model_options.frozen = true;

@@ -25,7 +25,8 @@ inline std::shared_ptr<const Pretrained> random_pretrained(const Json& config, a
   model->storage = storage;
   model->device = device;
   const Family* family = find_family(model->family);
-  auto specs = family == nullptr ? Result<std::vector<WeightSpec>>(Error{"unknown family"}) : family->weights(config);
+  auto specs =
+      family == nullptr ? Result<std::vector<WeightSpec>>(Error{"unknown family"}) : family->weights(config);
   if (!specs) throw std::invalid_argument(specs.error().message);
   for (const WeightSpec& spec : *specs) {
     Parameter weight;
@@ -53,8 +54,15 @@ inline std::shared_ptr<const Pretrained> random_pretrained(const Json& config, a
 /// Configs of published models.
 inline Json published_config(const std::string& name) {
   if (name == "gpt2") {
-    return {{"model_type", "gpt2"}, {"vocab_size", 50257}, {"n_positions", 1024}, {"n_ctx", 1024}, {"n_embd", 768},
-            {"n_layer", 12}, {"n_head", 12}, {"activation_function", "gelu_new"}, {"layer_norm_epsilon", 1e-5}};
+    return {{"model_type", "gpt2"},
+            {"vocab_size", 50257},
+            {"n_positions", 1024},
+            {"n_ctx", 1024},
+            {"n_embd", 768},
+            {"n_layer", 12},
+            {"n_head", 12},
+            {"activation_function", "gelu_new"},
+            {"layer_norm_epsilon", 1e-5}};
   }
   if (name == "gpt-neo-1.3b") {
     return {{"model_type", "gpt_neo"},
@@ -69,10 +77,12 @@ inline Json published_config(const std::string& name) {
             {"layer_norm_epsilon", 1e-5}};
   }
   if (name == "smollm2-135m") {
-    return {{"model_type", "llama"},    {"vocab_size", 49152},        {"hidden_size", 576},
-            {"intermediate_size", 1536}, {"num_hidden_layers", 30},   {"num_attention_heads", 9},
-            {"num_key_value_heads", 3},  {"max_position_embeddings", 8192}, {"rope_theta", 100000.0},
-            {"hidden_act", "silu"},      {"rms_norm_eps", 1e-5},      {"tie_word_embeddings", true}};
+    return {{"model_type", "llama"},    {"vocab_size", 49152},
+            {"hidden_size", 576},       {"intermediate_size", 1536},
+            {"num_hidden_layers", 30},  {"num_attention_heads", 9},
+            {"num_key_value_heads", 3}, {"max_position_embeddings", 8192},
+            {"rope_theta", 100000.0},   {"hidden_act", "silu"},
+            {"rms_norm_eps", 1e-5},     {"tie_word_embeddings", true}};
   }
   throw std::invalid_argument("no config for \"" + name + "\": gpt2, gpt-neo-1.3b and smollm2-135m are there");
 }

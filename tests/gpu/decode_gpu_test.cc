@@ -34,9 +34,7 @@ class DecodeOnGpu : public ::testing::Test {
   static at::Tensor random(std::vector<std::int64_t> shape, at::ScalarType type) {
     return at::randn(shape, at::TensorOptions(at::kFloat).device(at::kCUDA)).to(type);
   }
-  static double bound(at::ScalarType type) {
-    return type == at::kFloat ? 1e-5 : type == at::kHalf ? 3e-3 : 2e-2;
-  }
+  static double bound(at::ScalarType type) { return type == at::kFloat ? 1e-5 : type == at::kHalf ? 3e-3 : 2e-2; }
   static void expect_near(const at::Tensor& mine, const at::Tensor& exact, at::ScalarType type) {
     ASSERT_TRUE(mine.defined());
     ASSERT_EQ(mine.sizes(), exact.sizes());
@@ -68,14 +66,13 @@ struct Norm {
   }
 };
 
-
 TEST_F(DecodeOnGpu, products_of_few_tokens_are_those_of_the_reference) {
   struct Shape {
     std::int64_t in, out;
   };
-  const Shape shapes[] = {{8, 1},      {32, 3},      {64, 2304},  {96, 50},     {576, 1536}, {768, 768},
-                          {768, 2304}, {1000, 130},  {1536, 576}, {2048, 257},  {3072, 768}, {8192, 2048},
-                          {104, 9},    {768, 50257}, {5632, 64}};
+  const Shape shapes[] = {{8, 1},      {32, 3},      {64, 2304},  {96, 50},     {576, 1536},
+                          {768, 768},  {768, 2304},  {1000, 130}, {1536, 576},  {2048, 257},
+                          {3072, 768}, {8192, 2048}, {104, 9},    {768, 50257}, {5632, 64}};
   int computed = 0;
   for (const at::ScalarType type : kTypes) {
     for (const Shape& shape : shapes) {
@@ -155,8 +152,8 @@ TEST_F(DecodeOnGpu, norms_gates_and_embeddings_are_those_of_the_reference) {
                       reference::norm(x, norm.weight.value, norm.bias.value, kind, 1e-5, {}), type);
         }
         const at::Tensor z = random({tokens, 2 * width}, type);
-        for (const Activation activation : {Activation::silu, Activation::gelu, Activation::gelu_tanh,
-                                            Activation::relu, Activation::tanh}) {
+        for (const Activation activation :
+             {Activation::silu, Activation::gelu, Activation::gelu_tanh, Activation::relu, Activation::tanh}) {
           expect_near(gpu::decode_gate(z, activation), reference::gated(z.to(at::kDouble), activation), type);
         }
         EmbeddingModule embedding;
@@ -179,17 +176,17 @@ TEST_F(DecodeOnGpu, attention_over_a_cache_is_the_reference_s_and_appends_the_sa
     std::int64_t heads, key_heads, size, window;
     bool turned;
   };
-  const Form forms[] = {{12, 12, 64, 0, false}, {16, 16, 128, 5, false}, {9, 3, 64, 0, true}, {4, 1, 8, 0, true},
-                        {2, 2, 24, 3, true},    {1, 1, 256, 0, false},   {8, 2, 128, 0, true}, {3, 3, 16, 256, false},
-                        {5, 5, 40, 0, true}};
+  const Form forms[] = {{12, 12, 64, 0, false}, {16, 16, 128, 5, false}, {9, 3, 64, 0, true},
+                        {4, 1, 8, 0, true},     {2, 2, 24, 3, true},     {1, 1, 256, 0, false},
+                        {8, 2, 128, 0, true},   {3, 3, 16, 256, false},  {5, 5, 40, 0, true}};
   for (const at::ScalarType type : kTypes) {
     for (const Form& form : forms) {
       for (const std::int64_t rows : {1, 3, 33}) {
         for (const std::int64_t capacity : {1, 7, 192, 1500}) {
           if (type == at::kFloat && form.size > 128) continue;
-          SCOPED_TRACE(testing::Message() << rows << " rows of " << form.heads << "/" << form.key_heads << " x "
-                                          << form.size << " window " << form.window << " capacity " << capacity
-                                          << " " << toString(type));
+          SCOPED_TRACE(testing::Message()
+                       << rows << " rows of " << form.heads << "/" << form.key_heads << " x " << form.size
+                       << " window " << form.window << " capacity " << capacity << " " << toString(type));
           AttentionOptions options;
           options.heads = form.heads;
           options.key_heads = form.key_heads;
@@ -199,10 +196,9 @@ TEST_F(DecodeOnGpu, attention_over_a_cache_is_the_reference_s_and_appends_the_sa
           const std::int64_t key_width = form.key_heads * form.size;
           const at::Tensor qkv = random({rows, form.heads * form.size + 2 * key_width}, type);
           // Beyond the tokens that it holds a cache is not even finite.
-          at::Tensor cache = at::full({rows, capacity, 2 * key_width}, std::numeric_limits<float>::quiet_NaN(),
-                                      qkv.options());
-          const at::Tensor lengths =
-              at::randint(capacity, {rows}, at::TensorOptions(at::kLong).device(at::kCUDA));
+          at::Tensor cache =
+              at::full({rows, capacity, 2 * key_width}, std::numeric_limits<float>::quiet_NaN(), qkv.options());
+          const at::Tensor lengths = at::randint(capacity, {rows}, at::TensorOptions(at::kLong).device(at::kCUDA));
           lengths.select(0, 0).fill_(capacity - 1);
           const at::Tensor held = at::arange(capacity, lengths.options()).unsqueeze(0).lt(lengths.unsqueeze(1));
           cache = at::where(held.unsqueeze(2), random({rows, capacity, 2 * key_width}, type), cache);
@@ -217,8 +213,7 @@ TEST_F(DecodeOnGpu, attention_over_a_cache_is_the_reference_s_and_appends_the_sa
             counted.settled = time == 2;
             if (counted.settled) at::zeros({1}, qkv.options());  // begins when all before it has ended
             const at::Tensor mine = decode_attention(qkv, mine_cache, counted, options, rotary);
-            const at::Tensor exact =
-                reference::decode_attention(qkv, reference_cache, lengths, options, rotary);
+            const at::Tensor exact = reference::decode_attention(qkv, reference_cache, lengths, options, rotary);
             expect_near(mine, exact, type);
           }
           EXPECT_TRUE(at::allclose(mine_cache.to(at::kFloat), reference_cache.to(at::kFloat),

@@ -10,9 +10,9 @@
 
 namespace finesweep::worker {
 
-/// Greedy generation and sampling where the host only says how many steps to take: the newest tokens, their number and
-/// whether a row has ended stand on the device, several steps are given to it ahead, and now and then the host looks
-/// whether any row is left. On a GPU a step is captured once for a number of rows and a length, and replayed.
+/// Greedy generation and sampling where the host only says how many steps to take: the newest tokens, their number
+/// and whether a row has ended stand on the device, several steps are given to it ahead, and now and then the host
+/// looks whether any row is left. On a GPU a step is captured once for a number of rows and a length, and replayed.
 ///
 /// Rows that are done stay in the batch until all are: a step costs nearly the same with them.
 class DeviceSteps {

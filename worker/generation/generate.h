@@ -58,8 +58,8 @@ class Generator {
   /// longest sequence ends there. Nothing where `go_on`, called for each step (on a GPU some steps ahead), said
   /// false.
   ///
-  /// The Error: an empty prompt, an id outside of the vocabulary, a prompt as long as the model's positions, options
-  /// that do not go together.
+  /// The Error: an empty prompt, an id outside of the vocabulary, a prompt as long as the model's positions,
+  /// options that do not go together.
   Result<std::optional<std::vector<std::vector<Generated>>>> generate(const Prompts& prompts,
                                                                       const GenerationOptions& options,
                                                                       const std::function<bool()>& go_on = {});

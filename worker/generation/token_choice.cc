@@ -124,15 +124,15 @@ void TokenChoice::choose_on_host(const at::Tensor& logits, bool held) {
     const std::span<const float> row(logits.const_data_ptr<float>() + r * logits.size(1),
                                      static_cast<std::size_t>(logits.size(1)));
     const std::int64_t number = state.produced[r]++;
-    const std::int64_t token =
-        draws_ ? sample_token(row, sampling, uniform_number(rules.key, state.lanes[r], number))
-               : std::max_element(row.begin(), row.end()) - row.begin();
+    const std::int64_t token = draws_
+                                   ? sample_token(row, sampling, uniform_number(rules.key, state.lanes[r], number))
+                                   : std::max_element(row.begin(), row.end()) - row.begin();
     state.tokens[r * tokens_of_row_ + number] = token;
     state.scores[r] += log_probability(row, token);
     state.ids[r] = token;
     state.lengths[r] += held ? 1 : 0;
-    const bool is_end = std::find(rules.end_ids, rules.end_ids + rules.end_count, token) !=
-                        rules.end_ids + rules.end_count;
+    const bool is_end =
+        std::find(rules.end_ids, rules.end_ids + rules.end_count, token) != rules.end_ids + rules.end_count;
     if (!is_end && number + 1 < rules.max_new_tokens && state.lengths[r] + 1 < rules.positions) continue;
     state.done[r] = 1;
     --*state.remaining;

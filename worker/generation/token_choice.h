@@ -28,7 +28,8 @@ class TokenChoice {
   void begin(const std::vector<std::int64_t>& prompt_lengths, const GenerationOptions& options,
              std::int64_t positions);
 
-  /// Chooses by fp32 logits [rows or fewer, vocabulary]. `held`: they came from a step that put `ids` into the cache.
+  /// Chooses by fp32 logits [rows or fewer, vocabulary]. `held`: they came from a step that put `ids` into the
+  /// cache.
   void choose(const at::Tensor& logits, bool held);
 
   /// [rows] int64 on the device: each row's newest token, and how many tokens the cache holds.
@@ -46,11 +47,12 @@ class TokenChoice {
 
   std::int64_t rows_, tokens_of_row_, vocabulary_;
   bool draws_ = false;
-  /// Of all rows: rules, then of each row its stream's lane, newest token, length, number of new tokens, score, whether
-  /// it is done; then how many are not. Words of 64 bits, in one tensor so that one copy sets or fetches them.
+  /// Of all rows: rules, then of each row its stream's lane, newest token, length, number of new tokens, score,
+  /// whether it is done; then how many are not. Words of 64 bits, in one tensor so that one copy sets or fetches
+  /// them.
   at::Tensor state_;
   at::Tensor ids_, lengths_, remaining_;
-  at::Tensor tokens_;                    // [rows, tokens of a row]
+  at::Tensor tokens_;                      // [rows, tokens of a row]
   at::Tensor partial_, arrived_, masses_;  // the kernels' own
 };
 

@@ -28,7 +28,8 @@ bool has_kernel(const at::Tensor& qkv, const at::Tensor& cache, const AttentionO
   if (!qkv.is_cuda() || !gpu::has_float_type(qkv) || cuda_module() == nullptr) return false;
   const std::int64_t values = qkv.scalar_type() == at::kFloat ? 4 : 8;  // of 16 bytes
   return qkv.is_contiguous() && cache.is_contiguous() && cache.scalar_type() == qkv.scalar_type() &&
-         options.bias == nullptr && options.size % values == 0 && options.size <= std::min<std::int64_t>(256, 32 * values);
+         options.bias == nullptr && options.size % values == 0 &&
+         options.size <= std::min<std::int64_t>(256, 32 * values);
 }
 
 /// Blocks that share a row's keys: where rows and heads alone would leave most of the device idle.
@@ -91,7 +92,8 @@ at::Tensor reference::decode_attention(const at::Tensor& qkv, const at::Tensor& 
   cache.view({rows * capacity, 2 * key_width})
       .index_copy_(0, row * capacity + lengths, turned.narrow(1, width, 2 * key_width));
 
-  const at::Tensor held = lengths.view({rows, 1}), place = at::arange(capacity, lengths.options()).view({1, capacity});
+  const at::Tensor held = lengths.view({rows, 1}),
+                   place = at::arange(capacity, lengths.options()).view({1, capacity});
   at::Tensor hidden = place.gt(held);
   if (options.window > 0) hidden = hidden.logical_or(place.le(held - options.window));
   // What the cache holds beyond a row's tokens is not even finite.

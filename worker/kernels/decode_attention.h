@@ -12,15 +12,16 @@ namespace finesweep::worker {
 struct CountedCache {
   /// [rows] int64 on the device: tokens that each row holds.
   at::Tensor lengths;
-  /// They, and what the cache holds, change between steps alone, and a step begins with an operation that waits for all
-  /// before it, as embed does: attention may then read ahead.
+  /// They, and what the cache holds, change between steps alone, and a step begins with an operation that waits for
+  /// all before it, as embed does: attention may then read ahead.
   bool settled = false;
   /// Memory for rows that are split over several blocks; made at the first step.
   at::Tensor partial, arrived;
 };
 
-/// Attention of one new token a row over the row's cache, which its key and value join at lengths[row] (the length is
-/// not changed); with a rotary table, query and key are turned to that position first. Nothing waits for the device.
+/// Attention of one new token a row over the row's cache, which its key and value join at lengths[row] (the length
+/// is not changed); with a rotary table, query and key are turned to that position first. Nothing waits for the
+/// device.
 ///
 ///   qkv    [rows, (heads + 2 × key_heads) × size]
 ///   cache  [rows, capacity, 2 × key_heads × size]

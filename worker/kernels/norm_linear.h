@@ -13,7 +13,8 @@ struct NormLinearOptions {
   bool to_float = false;
 };
 
-/// activation(norm(x) Wᵀ + b + adapters): the beginning of a block, one kernel where few tokens are decoded on a GPU.
+/// activation(norm(x) Wᵀ + b + adapters): the beginning of a block, one kernel where few tokens are decoded on a
+/// GPU.
 Var norm_linear(Tape* tape, const Var& x, const NormModule& norm, const LinearModule& module, const Layout& layout,
                 const DropoutRun& run, const NormLinearOptions& options = {});
 

@@ -8,10 +8,9 @@ Var norm_linear(Tape* tape, const Var& x, const NormModule& norm, const LinearMo
                 const DropoutRun& run, const NormLinearOptions& options) {
   if (tape == nullptr) {
     const ProfileScope scope("norm and linear", OperatorGroup::matrix_product);
-    const at::Tensor y = gpu::decode_linear(x.value, module, {.norm = &norm,
-                                                              .activation = options.activation,
-                                                              .gated = options.gated,
-                                                              .to_float = options.to_float});
+    const at::Tensor y = gpu::decode_linear(
+        x.value, module,
+        {.norm = &norm, .activation = options.activation, .gated = options.gated, .to_float = options.to_float});
     if (y.defined()) return Var(y);
   }
   const Var normed = worker::norm(tape, x, norm);

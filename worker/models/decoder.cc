@@ -337,7 +337,8 @@ at::Tensor Decoder::next_logits(const Batch& batch, Decoding& decoding) {
   Pass pass;
   pass.cache = decoding.cache;
   const Tokens tokens = tokens_of(batch, pass);
-  return logits_of_last(last_tokens(nullptr, run(tokens, pass), tokens.layout), tokens.layout->first_tokens(), pass);
+  return logits_of_last(last_tokens(nullptr, run(tokens, pass), tokens.layout), tokens.layout->first_tokens(),
+                        pass);
 }
 
 at::Tensor Decoder::step_logits(const at::Tensor& ids, KeyValueCache& cache) {

@@ -154,7 +154,7 @@ class Decoder final : public LanguageModel {
   std::vector<Layer> layers_;
   NormModule final_norm_;
   LinearModule head_;
-  RotaryTable rotary_;  // as far as a batch has needed it
+  RotaryTable rotary_;                 // as far as a batch has needed it
   std::vector<RotaryTable> outgrown_;  // captured steps may read them
 };
 

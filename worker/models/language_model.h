@@ -79,8 +79,8 @@ class LanguageModel : public Model {
   /// Whether there is step_logits.
   virtual bool steps() const { return false; }
   /// The same for one token a row, where everything stands on the device and nothing waits for the host, so that a
-  /// step can be captured.  ids [rows] int64 on the model's device; cache.counted is set, and its lengths are left to
-  /// the caller to raise.
+  /// step can be captured.  ids [rows] int64 on the model's device; cache.counted is set, and its lengths are left
+  /// to the caller to raise.
   virtual at::Tensor step_logits(const at::Tensor& ids, KeyValueCache& cache);
 };
 

@@ -42,9 +42,9 @@ int finesweep_nf4_dequantize(const FinesweepNf4* matrix, std::int64_t begin, std
 int finesweep_nf4_product(const FinesweepNf4* matrix, std::int64_t out, std::int64_t in, const void* x,
                           std::int64_t tokens, void* y, int type, void* stream);
 
-// Decoding: one new token a row, few rows. All matrices are contiguous and of `type` where nothing else is said, all
-// pointers to them multiples of 16 bytes. What the functions cannot do is cudaErrorInvalidValue; the conditions are
-// those of decode_ops.cc.
+// Decoding: one new token a row, few rows. All matrices are contiguous and of `type` where nothing else is said,
+// all pointers to them multiples of 16 bytes. What the functions cannot do is cudaErrorInvalidValue; the conditions
+// are those of decode_ops.cc.
 
 enum FinesweepActivation : int {
   kActivationNone = 0,
@@ -80,8 +80,8 @@ struct FinesweepDecodeLinear {
 int finesweep_decode_linear(const FinesweepDecodeLinear* problem, void* stream);
 
 /// y = norm(x).
-int finesweep_decode_norm(const FinesweepNorm* norm, const void* x, std::int64_t tokens, std::int64_t width, void* y,
-                          int type, void* stream);
+int finesweep_decode_norm(const FinesweepNorm* norm, const void* x, std::int64_t tokens, std::int64_t width,
+                          void* y, int type, void* stream);
 
 /// y[t] = activation(z[t][i]) · z[t][inner + i].
 int finesweep_decode_gate(const void* z, std::int64_t tokens, std::int64_t inner, int activation, void* y, int type,
@@ -93,8 +93,8 @@ int finesweep_decode_embed(const void* words, const std::int64_t* ids, const voi
                            void* stream);
 
 /// Causal attention of one query a row over the row's cache, to which its key and value are appended at
-/// lengths[row]. With a rotary table query and key are turned first. A window above 0 reaches so many keys back, the
-/// query's own with them.
+/// lengths[row]. With a rotary table query and key are turned first. A window above 0 reaches so many keys back,
+/// the query's own with them.
 struct FinesweepDecodeAttention {
   const void* qkv;              // [rows, (heads + 2 × key_heads) × size]
   void* cache;                  // [rows, capacity, 2 × key_heads × size]
@@ -146,8 +146,8 @@ struct FinesweepDecodeState {
   std::uint64_t* masses;
 };
 
-/// Chooses the next token of every row that is not done, by logits [rows, vocabulary], and counts it. `held`: 1 where
-/// the pass that gave the logits put ids into the cache one by one (lengths then grow), 0 after the prompt.
+/// Chooses the next token of every row that is not done, by logits [rows, vocabulary], and counts it. `held`: 1
+/// where the pass that gave the logits put ids into the cache one by one (lengths then grow), 0 after the prompt.
 int finesweep_decode_choose(const FinesweepDecodeState* state, const float* logits, std::int64_t vocabulary,
                             int draws, int held, void* stream);
 }

@@ -8,9 +8,9 @@
 
 #include "worker/kernels/cuda/api.h"
 
-// What the kernels for decoding share. They are small and follow one another at once, so each may begin while the one
-// before it still runs (programmatic dependent launch): up to wait_for_predecessor() a kernel reads only what no kernel
-// of the step writes, weights above all, and each calls it in every thread before it writes or ends.
+// What the kernels for decoding share. They are small and follow one another at once, so each may begin while the
+// one before it still runs (programmatic dependent launch): up to wait_for_predecessor() a kernel reads only what
+// no kernel of the step writes, weights above all, and each calls it in every thread before it writes or ends.
 
 namespace finesweep_decode {
 

@@ -1,7 +1,7 @@
 // Attention of one new token a row. Bound by reading the row's keys and values once, and before that by latency: a
 // group of lanes holds a key (16 bytes a lane), and each group asks for several keys and values before it uses the
-// first. Groups keep softmaxes of their own, which are joined at the end: within warps, within the block, and, where
-// few long rows are split over blocks, by the block that ends last.
+// first. Groups keep softmaxes of their own, which are joined at the end: within warps, within the block, and,
+// where few long rows are split over blocks, by the block that ends last.
 
 #include "worker/kernels/cuda/decode.cuh"
 
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, 4) attend(const FinesweepDecodeAtten
 #pragma unroll
     for (int i = 0; i < kValues; ++i) query[i] *= p.scale * kLog2E;
   }
-  const auto score_of = [&](const float (&key)[kValues]) {
+  const auto score_of = [&](const float(&key)[kValues]) {
     float score = 0;
 #pragma unroll
     for (int i = 0; i < kValues; ++i) score += query[i] * key[i];

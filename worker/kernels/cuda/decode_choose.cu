@@ -2,9 +2,9 @@
 //
 //   greedy  blocks share a row; the one that ends last joins what they found
 //   draws   a block a row. Where few tokens are left after top_k, they are sorted; else nothing is: a value of the
-//           order (the k-th, the one where the tail ends, the one that is drawn) is found by its bits, eight at a time,
-//           from the counts or the masses of the 256 values that they can have. Masses are exp() in fixed point, so
-//           their sums do not depend on the order.
+//           order (the k-th, the one where the tail ends, the one that is drawn) is found by its bits, eight at a
+//           time, from the counts or the masses of the 256 values that they can have. Masses are exp() in fixed
+//           point, so their sums do not depend on the order.
 
 #include <math_constants.h>
 
@@ -18,9 +18,9 @@ using Word = unsigned long long;
 
 constexpr int kShares = 32;  // blocks of a row, greedy: a lane for each
 constexpr int kGreedyThreads = 256, kDrawThreads = 1024;
-constexpr int kListed = 2048;  // tokens that are sorted
+constexpr int kListed = 2048;                      // tokens that are sorted
 constexpr std::int64_t kMostVocabulary = 1 << 18;  // whose masses fit a word
-constexpr double kMassOne = 17592186044416.0;  // 2^44
+constexpr double kMassOne = 17592186044416.0;      // 2^44
 
 /// Counts the token of a row. One thread.
 __device__ void take(const FinesweepDecodeState& s, int row, std::int64_t token, double log_probability, int held) {
@@ -40,8 +40,8 @@ __device__ void take(const FinesweepDecodeState& s, int row, std::int64_t token,
   atomicSub(s.remaining, 1);
 }
 
-/// Calls use(token, logit, mass) for the tokens first, first + stride, … of a row, several read at once; masses may be
-/// null. Not through the first cache, where older values of the same memory may stand.
+/// Calls use(token, logit, mass) for the tokens first, first + stride, … of a row, several read at once; masses may
+/// be null. Not through the first cache, where older values of the same memory may stand.
 template <typename Use>
 __device__ inline void for_tokens(const float* logits, const Word* masses, int vocabulary, int first, int stride,
                                   Use use) {
@@ -260,8 +260,8 @@ struct Found {
 /// stops at the value where the sum exceeds `target`; left = target - the sum before it. The sum of all exceeds the
 /// target. value_of(token, logit) and weight_of(token, logit, mass), 0 where a token does not count. All threads.
 template <typename Value, typename Weight>
-__device__ Found search(Workspace& w, const float* logits, const Word* masses, int vocabulary, Word target, bool rising,
-                        Value value_of, Weight weight_of) {
+__device__ Found search(Workspace& w, const float* logits, const Word* masses, int vocabulary, Word target,
+                        bool rising, Value value_of, Weight weight_of) {
   if (threadIdx.x == 0) {
     w.prefix = 0;
     w.left = target;
@@ -374,8 +374,8 @@ __device__ int draw_from_all(Workspace& w, const FinesweepDecodeRules& rules, co
   const auto its_mass = [](int, float, Word mass) { return mass; };
   unsigned least = 0;
   if (rules.top_k > 0 && rules.top_k < vocabulary) {
-    least =
-        search(w, logits, nullptr, vocabulary, static_cast<Word>(rules.top_k) - 1, /*rising=*/false, order, one).value;
+    least = search(w, logits, nullptr, vocabulary, static_cast<Word>(rules.top_k) - 1, /*rising=*/false, order, one)
+                .value;
   }
   const double greatest = w.best.logit / rules.temperature;
   const auto mass_of = [&](float logit) {
@@ -408,9 +408,8 @@ __device__ int draw_from_all(Workspace& w, const FinesweepDecodeRules& rules, co
       last_order = cut.value;
       // Of equals those with the highest numbers go.
       Word equals = 0;
-      for_tokens(logits, masses, vocabulary, threadIdx.x, kDrawThreads, [&](int, float logit, Word mass) {
-        equals += order_of(logit) == cut.value && mass != 0 ? 1 : 0;
-      });
+      for_tokens(logits, masses, vocabulary, threadIdx.x, kDrawThreads,
+                 [&](int, float logit, Word mass) { equals += order_of(logit) == cut.value && mass != 0 ? 1 : 0; });
       equals = block_total(w, equals);
       const Word each = mass_of(logit_of(cut.value)), gone = each == 0 ? 0 : cut.left / each;
       if (gone > 0 && gone < equals) end_among_equals = equal(cut.value, equals - gone);
@@ -479,10 +478,10 @@ __global__ void __launch_bounds__(kDrawThreads)
     while (length < listed && length < kListed) length *= 2;
     if (fits) sort_descending(w.list, length);
   }
-  const int token = fits ? draw_from_list(w, rules, w.uniform)
-                         : draw_from_all(w, rules, mine, vocabulary,
-                                         reinterpret_cast<Word*>(s.masses) + static_cast<long>(row) * vocabulary,
-                                         w.uniform);
+  const int token =
+      fits ? draw_from_list(w, rules, w.uniform)
+           : draw_from_all(w, rules, mine, vocabulary,
+                           reinterpret_cast<Word*>(s.masses) + static_cast<long>(row) * vocabulary, w.uniform);
   if (threadIdx.x != 0) return;
   const int valid = token >= 0 && token < vocabulary ? token : 0;
   const double log_probability =
@@ -501,6 +500,6 @@ extern "C" int finesweep_decode_choose(const FinesweepDecodeState* state, const 
     return launch(greedy, grid, kGreedyThreads, 0, stream, true, *state, logits, count, held);
   }
   if (vocabulary > kMostVocabulary) return cudaErrorInvalidValue;
-  return launch(draw, dim3(static_cast<unsigned>(state->rows)), kDrawThreads, sizeof(Workspace), stream, true, *state,
-                logits, count, held);
+  return launch(draw, dim3(static_cast<unsigned>(state->rows)), kDrawThreads, sizeof(Workspace), stream, true,
+                *state, logits, count, held);
 }

@@ -1,13 +1,15 @@
-// Products of few tokens with a matrix of weights. All are bound by reading the weights, so what matters is how many
-// loads are under way, and that they are under way before the token's values are there: every thread asks for its first
-// weights, waits for the kernel before, and only then reads x.
+// Products of few tokens with a matrix of weights. All are bound by reading the weights, so what matters is how
+// many loads are under way, and that they are under way before the token's values are there: every thread asks for
+// its first weights, waits for the kernel before, and only then reads x.
 //
 //   rows   one warp (or 2, 4, 8 where a row is long) computes one output for up to 8 tokens: any type. What batch 1
 //          runs.
-//   tiles  a block computes 8 to 32 outputs for up to 64 tokens with the tensor cores, its eight warps each a part of
+//   tiles  a block computes 8 to 32 outputs for up to 64 tokens with the tensor cores, its eight warps each a part
+//   of
 //          the sum: bf16 and fp16.
 //
-// The norm before the product is computed by each block for itself, in shared memory: cheaper than a kernel of its own.
+// The norm before the product is computed by each block for itself, in shared memory: cheaper than a kernel of its
+// own.
 
 #include "worker/kernels/cuda/decode.cuh"
 
@@ -51,9 +53,10 @@ __device__ inline Factors factors_at(const float* weight, const float* bias, int
   return {load_four(weight + 4 * place), bias == nullptr ? make_float4(0, 0, 0, 0) : load_four(bias + 4 * place)};
 }
 
-/// norm(x) of all tokens, rounded to T as the reference rounds, into shared memory, `stride` values a token. kTeam warps
-/// work on a token at once, each thread on up to kHeld fours of a row that it keeps. factors(place, number) are the
-/// norm's for four columns, of which `number` counts the thread's. All threads of the block; a barrier is to follow.
+/// norm(x) of all tokens, rounded to T as the reference rounds, into shared memory, `stride` values a token. kTeam
+/// warps work on a token at once, each thread on up to kHeld fours of a row that it keeps. factors(place, number)
+/// are the norm's for four columns, of which `number` counts the thread's. All threads of the block; a barrier is
+/// to follow.
 template <typename T, int kTeam, int kHeld, typename FactorsOf>
 __device__ inline void norm_tokens(const FinesweepNorm& norm, const T* x, int tokens, int in, T* to, int stride,
                                    FactorsOf factors) {
@@ -107,10 +110,9 @@ __device__ inline void norm_tokens(const FinesweepNorm& norm, const T* x, int to
     visit(false, [&](const float4& v, int number) {
       const int place = first + number * kMembers;
       const Factors f = factors(place, number);
-      const float4 y = make_float4((v.x - mean) * inverse * f.weight.x + f.bias.x,
-                                   (v.y - mean) * inverse * f.weight.y + f.bias.y,
-                                   (v.z - mean) * inverse * f.weight.z + f.bias.z,
-                                   (v.w - mean) * inverse * f.weight.w + f.bias.w);
+      const float4 y = make_float4(
+          (v.x - mean) * inverse * f.weight.x + f.bias.x, (v.y - mean) * inverse * f.weight.y + f.bias.y,
+          (v.z - mean) * inverse * f.weight.z + f.bias.z, (v.w - mean) * inverse * f.weight.w + f.bias.w);
       store_four(to + static_cast<long>(token) * stride + 4 * place, y);
     });
   }
@@ -132,16 +134,19 @@ __device__ inline float at_or_zero(const void* values, long place) {
   return values == nullptr ? 0.0f : to_float(static_cast<const T*>(values)[place]);
 }
 
-/// The compiler knows nothing of the value any more: so it does not unpack it ahead, into more registers than there are.
+/// The compiler knows nothing of the value any more: so it does not unpack it ahead, into more registers than there
+/// are.
 __device__ inline void keep_packed(uint4& v) {
   asm volatile("" : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w));
 }
 
 /// `split` warps share an output's sum; each lane of each of them takes kChunks vectors of the row (kGated: of both
-/// rows). A block goes on to further outputs, whose weights it asks for before it finishes the last. A token alone stands
-/// in registers, several in shared memory.
+/// rows). A block goes on to further outputs, whose weights it asks for before it finishes the last. A token alone
+/// stands in registers, several in shared memory.
 template <typename T, int kTokens, int kChunks, bool kGated, bool kNormed>
-__global__ void __launch_bounds__(kThreads, kTokens > 1 || kGated || kChunks > 6 ? 2 : kChunks > 3 ? 3 : 4)
+__global__ void __launch_bounds__(kThreads, kTokens > 1 || kGated || kChunks > 6 ? 2
+                                            : kChunks > 3                        ? 3
+                                                                                 : 4)
     rows(const FinesweepDecodeLinear p, const int split) {
   constexpr int kValues = kVector<T>, kSums = kGated ? 2 * kTokens : kTokens;
   constexpr int kTeam = kWarps / kTokens, kHeld = kTokens == 1 ? 2 : 8;
@@ -200,11 +205,12 @@ __global__ void __launch_bounds__(kThreads, kTokens > 1 || kGated || kChunks > 6
   fetch_residual(column);
   const T* x = static_cast<const T*>(p.x);
   if (kNormed) {
-    norm_tokens<T, kTeam, kHeld>(p.norm, x, tokens, in, reinterpret_cast<T*>(shared), in, [&](int place, int number) {
-      if (number == 0) return factors[0];
-      if (number == 1) return factors[1];
-      return factors_at(p.norm.weight, p.norm.bias, place);
-    });
+    norm_tokens<T, kTeam, kHeld>(p.norm, x, tokens, in, reinterpret_cast<T*>(shared), in,
+                                 [&](int place, int number) {
+                                   if (number == 0) return factors[0];
+                                   if (number == 1) return factors[1];
+                                   return factors_at(p.norm.weight, p.norm.bias, place);
+                                 });
     __syncthreads();
   } else if (kTokens > 1) {
     const uint4* source = reinterpret_cast<const uint4*>(x);
@@ -279,27 +285,29 @@ __global__ void __launch_bounds__(kThreads, kTokens > 1 || kGated || kChunks > 6
   }
 }
 
-__device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2, std::uint32_t a3,
-                                std::uint32_t b0, std::uint32_t b1, __nv_bfloat16) {
+__device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2,
+                                std::uint32_t a3, std::uint32_t b0, std::uint32_t b1, __nv_bfloat16) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+      "%2, "
       "%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
-__device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2, std::uint32_t a3,
-                                std::uint32_t b0, std::uint32_t b1, __half) {
+__device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2,
+                                std::uint32_t a3, std::uint32_t b0, std::uint32_t b1, __half) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+      "%2, "
       "%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/// Tokens are the rows of a product of matrices of 16 × 16 and 16 × 8: kEights times eight of them, those beyond the
-/// last zero. The sum over `in` goes in pieces of 32, dealt to the warps in turn; within a piece, a lane takes eight
-/// neighbours of one row (16 bytes), for which the order of the sum is changed in x and W alike. kTiles tiles of eight
-/// outputs a block (kGated: as many of gates).
+/// Tokens are the rows of a product of matrices of 16 × 16 and 16 × 8: kEights times eight of them, those beyond
+/// the last zero. The sum over `in` goes in pieces of 32, dealt to the warps in turn; within a piece, a lane takes
+/// eight neighbours of one row (16 bytes), for which the order of the sum is changed in x and W alike. kTiles tiles
+/// of eight outputs a block (kGated: as many of gates).
 template <typename T, int kEights, int kTiles, bool kGated>
 __global__ void __launch_bounds__(kThreads, kEights <= 2 && kTiles * (kGated ? 2 : 1) <= 2 ? 2 : 1)
     tiles(const FinesweepDecodeLinear p) {
@@ -446,8 +454,8 @@ int launch_rows(const FinesweepDecodeLinear& p, int split, void* stream) {
   const std::size_t shared = staged ? static_cast<std::size_t>(p.in * p.tokens) * sizeof(T) : 0;
   if (shared > kMostShared) return cudaErrorInvalidValue;
   const unsigned blocks = blocks_for(divide_up(p.out, kWarps / split));
-  const auto kernel = p.norm.weight != nullptr ? rows<T, kTokens, kChunks, kGated, true>
-                                               : rows<T, kTokens, kChunks, kGated, false>;
+  const auto kernel =
+      p.norm.weight != nullptr ? rows<T, kTokens, kChunks, kGated, true> : rows<T, kTokens, kChunks, kGated, false>;
   return launch(kernel, dim3(blocks), kThreads, shared, stream, true, p, split);
 }
 

@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(kThreads) gate(const T* z, long count, int inn
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    embed(const T* words, const std::int64_t* ids, const T* positions, const std::int64_t* places, int width, T* y) {
+__global__ void __launch_bounds__(kThreads) embed(const T* words, const std::int64_t* ids, const T* positions,
+                                                  const std::int64_t* places, int width, T* y) {
   constexpr int kValues = kVector<T>;
   const int vectors = width / kValues;
   let_successor_begin();

@@ -71,7 +71,8 @@ int kind_of(Activation activation) {
 bool is_plain(const LinearModule& module, at::ScalarType type) {
   if (!module.branches.empty() || !module.scales.empty() || module.weight->quantized != nullptr) return false;
   const at::Tensor& weight = module.weight->value;
-  if (weight.scalar_type() != type || !weight.is_cuda() || !weight.is_contiguous() || !is_aligned(weight)) return false;
+  if (weight.scalar_type() != type || !weight.is_cuda() || !weight.is_contiguous() || !is_aligned(weight))
+    return false;
   return module.bias == nullptr || module.bias->value.scalar_type() == type;
 }
 
@@ -93,7 +94,8 @@ bool has_library_form(const LinearModule& module, const DecodeLinear& what) {
 /// The product's block can hold the norm's results beside its sums.
 bool takes_norm(std::int64_t tokens, std::int64_t in, at::ScalarType type) {
   constexpr std::int64_t kSums = 64 * 1024;
-  return tokens <= kMostNormedTokens && (type == at::kFloat || tokens * (in + 32) * 2 + 8 * in <= kMostShared - kSums);
+  return tokens <= kMostNormedTokens &&
+         (type == at::kFloat || tokens * (in + 32) * 2 + 8 * in <= kMostShared - kSums);
 }
 
 }  // namespace
@@ -157,21 +159,21 @@ at::Tensor decode_gate(const at::Tensor& z, Activation activation) {
 }
 
 at::Tensor decode_embed(const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
-                 at::ScalarType type) {
+                        at::ScalarType type) {
   const at::Tensor& words = module.words->value;
   if (module.types != nullptr || words.scalar_type() != type || !is_ready(words)) return {};
-  if (module.positions != nullptr && (module.positions->value.scalar_type() != type || !positions.is_contiguous())) {
+  if (module.positions != nullptr &&
+      (module.positions->value.scalar_type() != type || !positions.is_contiguous())) {
     return {};
   }
   if (!ids.is_contiguous() || ids.size(0) == 0) return {};
   const at::Tensor y = at::empty({ids.size(0), words.size(1)}, words.options());
-  check_cuda(
-      cuda_module()->decode_embed(
-          words.const_data_ptr(), ids.const_data_ptr<std::int64_t>(),
-          module.positions == nullptr ? nullptr : module.positions->value.const_data_ptr(),
-          module.positions == nullptr ? nullptr : positions.const_data_ptr<std::int64_t>(), ids.size(0),
-          words.size(1), y.mutable_data_ptr(), float_type_of(words), current_stream(words.device())),
-      "an embedding");
+  check_cuda(cuda_module()->decode_embed(
+                 words.const_data_ptr(), ids.const_data_ptr<std::int64_t>(),
+                 module.positions == nullptr ? nullptr : module.positions->value.const_data_ptr(),
+                 module.positions == nullptr ? nullptr : positions.const_data_ptr<std::int64_t>(), ids.size(0),
+                 words.size(1), y.mutable_data_ptr(), float_type_of(words), current_stream(words.device())),
+             "an embedding");
   return y;
 }
 

@@ -4,9 +4,9 @@
 
 #include "worker/kernels/ops.h"
 
-// The operations of a forward pass over few tokens by the kernels of cuda/decode*.cu. Each gives an undefined tensor
-// where there is no kernel for what it is asked (another device, another type, adapters, odd sizes): then the caller
-// goes on as if it had not asked. None records a way back.
+// The operations of a forward pass over few tokens by the kernels of cuda/decode*.cu. Each gives an undefined
+// tensor where there is no kernel for what it is asked (another device, another type, adapters, odd sizes): then
+// the caller goes on as if it had not asked. None records a way back.
 
 namespace finesweep::worker::gpu {
 
@@ -26,6 +26,6 @@ at::Tensor decode_norm(const at::Tensor& x, const NormModule& module);
 at::Tensor decode_gate(const at::Tensor& z, Activation activation);
 /// words[id] + positions[position].
 at::Tensor decode_embed(const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
-                 at::ScalarType type);
+                        at::ScalarType type);
 
 }  // namespace finesweep::worker::gpu
