@@ -161,7 +161,7 @@ void time_choices() {
       GenerationOptions options;
       options.max_new_tokens = 4096;
       options.do_sample = samples;
-      options.sampling = {1, top_k, 0.95};
+      options.sampling = {0.8, top_k, 0.9};
       choice.begin(std::vector<std::int64_t>(static_cast<std::size_t>(rows), 4), options, 1 << 20);
       std::printf(" | %s %.2f", name, time_of(20, [&](int) { choice.choose(logits, true); }));
     }

@@ -23,6 +23,8 @@ struct KeyValueCache {
   std::vector<Layer> layers;
   /// Tokens that each row holds: [rows].
   std::vector<std::int64_t> lengths;
+  /// Where the tokens of the pass that is under way go; the first layer says it.
+  at::Tensor places;
   /// Tokens that a row may come to hold.
   std::int64_t capacity = 0;
   /// Where there is one, the device counts the rows' tokens, and `lengths` is not looked at: see step_logits.

@@ -9,8 +9,6 @@ namespace {
 
 using namespace finesweep_decode;
 
-constexpr int kThreads = 128, kWarps = kThreads / 32;
-constexpr int kKeys = 8;  // under way in a group
 constexpr int kMostSize = 256;
 constexpr float kLog2E = 1.4426950408889634f;
 
@@ -50,9 +48,10 @@ __device__ inline void read_head(const FinesweepDecodeAttention& p, const T* hea
   }
 }
 
-template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads, 4) attend(const FinesweepDecodeAttention p) {
-  constexpr int kValues = kVector<T>, kGroups = kThreads / kLanes;
+/// kKeys are under way in a group.
+template <typename T, int kLanes, int kThreads, int kKeys>
+__global__ void __launch_bounds__(kThreads, kThreads == 128 ? 4 : 2) attend(const FinesweepDecodeAttention p) {
+  constexpr int kValues = kVector<T>, kGroups = kThreads / kLanes, kWarps = kThreads / 32;
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes, column = lane * kValues;
   const int warp = threadIdx.x / 32, size = static_cast<int>(p.size), splits = static_cast<int>(p.splits);
   const int row = blockIdx.x / static_cast<int>(p.heads), head = blockIdx.x % static_cast<int>(p.heads);
@@ -91,6 +90,14 @@ __global__ void __launch_bounds__(kThreads, 4) attend(const FinesweepDecodeAtten
     read_head<T>(p, qkv + static_cast<long>(head) * size, column, true, length, query);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) query[i] *= p.scale * kLog2E;
+  }
+  // The new key and value belong to group 0 of the last split.
+  const bool has_new = static_cast<int>(blockIdx.y) + 1 == splits && warp == 0;
+  float fresh_key[kValues] = {};
+  uint4 fresh_value = make_uint4(0, 0, 0, 0);
+  if (has_new && holds) {
+    read_head<T>(p, new_key, column, true, length, fresh_key);
+    fresh_value = *reinterpret_cast<const uint4*>(new_key + key_width + column);
   }
   const auto score_of = [&](const float(&key)[kValues]) {
     float score = 0;
@@ -133,20 +140,16 @@ __global__ void __launch_bounds__(kThreads, 4) attend(const FinesweepDecodeAtten
     }
     fetch(base + kGroups * kKeys);
   }
-  // The new key and value: of group 0 of the last split.
-  if (blockIdx.y + 1 == splits && warp == 0) {
-    float key[kValues] = {}, value[kValues] = {};
-    if (holds) {
-      read_head<T>(p, new_key, column, true, length, key);
-      unpack<T>(*reinterpret_cast<const uint4*>(new_key + key_width + column), value);
-    }
-    const float score = score_of(key);
+  if (has_new) {
+    const float score = score_of(fresh_key);
     if (group == 0) {
+      float value[kValues];
+      unpack<T>(fresh_value, value);
       mix.join(score, 1.0f, value);
       if (holds && head % per_key_head == 0) {
         T* place = cache + length * line + column;
-        *reinterpret_cast<uint4*>(place) = pack<T>(key);
-        *reinterpret_cast<uint4*>(place + key_width) = pack<T>(value);
+        *reinterpret_cast<uint4*>(place) = pack<T>(fresh_key);
+        *reinterpret_cast<uint4*>(place + key_width) = fresh_value;
       }
     }
   }
@@ -224,7 +227,11 @@ __global__ void __launch_bounds__(kThreads, 4) attend(const FinesweepDecodeAtten
 template <typename T, int kLanes>
 int launch_attention(const FinesweepDecodeAttention& p, void* stream) {
   const dim3 grid(static_cast<unsigned>(p.rows * p.heads), static_cast<unsigned>(p.splits));
-  return launch(attend<T, kLanes>, grid, kThreads, 0, stream, true, p);
+  // Few blocks: what counts is how soon each is done.
+  if (static_cast<std::int64_t>(grid.x) * grid.y <= 2 * device_facts().processors) {
+    return launch(attend<T, kLanes, 256, 4>, grid, 256, 0, stream, true, p);
+  }
+  return launch(attend<T, kLanes, 128, 8>, grid, 128, 0, stream, true, p);
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
 // How the next tokens are chosen: the device's form of worker/generation/sampling.cc, to the same tokens.
 //
 //   greedy  blocks share a row; the one that ends last joins what they found
-//   draws   a block a row. Where few tokens are left after top_k, they are sorted; else nothing is: a value of the
-//           order (the k-th, the one where the tail ends, the one that is drawn) is found by its bits, eight at a
-//           time, from the counts or the masses of the 256 values that they can have. Masses are exp() in fixed
-//           point, so their sums do not depend on the order.
+//   draws   a block a row. Where few tokens are left after top_k, they are sorted, and so are the likeliest of all,
+//           which nearly always suffice. Else nothing is: a value of the order (the k-th, the one where the tail
+//           ends, the one that is drawn) is found by its bits, eight at a time, from the counts or the masses of
+//           the 256 values that they can have. Masses are exp() in fixed point, so their sums do not depend on the
+//           order.
 
 #include <math_constants.h>
 
@@ -205,7 +206,7 @@ __device__ void sort_descending(Word* words, int count) {
     for (int stride = size / 2; stride > 0; stride /= 2) {
       __syncthreads();
       for (int i = threadIdx.x; i < count / 2; i += kDrawThreads) {
-        const int low = i / stride * 2 * stride + i % stride, high = low + stride;
+        const int low = 2 * (i & ~(stride - 1)) + (i & (stride - 1)), high = low + stride;
         const bool descending = (low & size) == 0;
         const Word a = words[low], b = words[high];
         if ((a < b) == descending) {
@@ -242,7 +243,7 @@ struct Workspace {
     Word bins[256];
   };
   Best best;
-  double uniform;
+  double uniform, rest;
   unsigned threshold;
   int listed, kept;
   // Of a search by bits.
@@ -322,8 +323,9 @@ __device__ Word block_total(Workspace& w, Word mine) {
   return total;
 }
 
-/// Where w.listed tokens stand in w.list, sorted: top_k, top_p and the draw as sampling.cc has them.
-__device__ int draw_from_list(Workspace& w, const FinesweepDecodeRules& rules, double uniform) {
+/// Where w.listed tokens stand in w.list, sorted: top_k, top_p and the draw as sampling.cc has them. `rest` is the
+/// mass of those that are not listed, all of them less likely; -1 where they would have a say.
+__device__ int draw_from_list(Workspace& w, const FinesweepDecodeRules& rules, double uniform, double rest) {
   const int listed = w.listed;
   // What equals the k-th is kept.
   if (threadIdx.x == 0) w.kept = 0;
@@ -342,9 +344,10 @@ __device__ int draw_from_list(Workspace& w, const FinesweepDecodeRules& rules, d
   __syncthreads();
   add_up(w.sums);
   int kept = w.kept;
-  double total = w.sums[kept - 1];
+  double total = w.sums[kept - 1] + rest;
   __syncthreads();
   if (rules.top_p < 1) {
+    if (rest / total > 1 - rules.top_p) return -1;
     // Number i goes where it and all behind it stay within 1 - top_p.
     if (threadIdx.x == 0) w.kept = 1;
     __syncthreads();
@@ -359,6 +362,7 @@ __device__ int draw_from_list(Workspace& w, const FinesweepDecodeRules& rules, d
   if (threadIdx.x == 0) w.listed = kept - 1;
   __syncthreads();
   const double target = uniform * total;
+  if (rest > 0 && target >= w.sums[kept - 1]) return -1;
   for (int i = threadIdx.x; i < kept; i += kDrawThreads) {
     if (w.sums[i] > target) atomicMin(&w.listed, i);
   }
@@ -446,42 +450,56 @@ __global__ void __launch_bounds__(kDrawThreads)
   best = block_best<kDrawThreads>(best);
   if (threadIdx.x == 0) {
     w.best = best;
+    w.rest = 0;
     w.threshold = 0;
     w.listed = 0;
     w.uniform = uniform_of(rules.key, s.lanes[row], static_cast<Word>(s.produced[row]));
   }
   __syncthreads();
-  const bool few = vocabulary <= kListed;
-  const bool sorts = few || (rules.top_k > 0 && rules.top_k <= kDrawThreads);
-  if (sorts && !few) {
+  // What is listed: all; or what top_k leaves; or, where it leaves more, the likeliest, and the mass of the rest.
+  const bool few = vocabulary <= kListed, cuts = rules.top_k > 0 && rules.top_k < vocabulary;
+  const bool leaves_few = cuts && rules.top_k <= kDrawThreads;
+  if (!few && (leaves_few || !cuts)) {
     // At least k tokens are no less than the k-th of the threads' greatest.
+    constexpr int kLikeliest = 800;
     sort_descending(w.list, kDrawThreads);
-    if (threadIdx.x == 0) w.threshold = static_cast<unsigned>(w.list[rules.top_k - 1]);
+    if (threadIdx.x == 0)
+      w.threshold = static_cast<unsigned>(w.list[leaves_few ? rules.top_k - 1 : kLikeliest - 1]);
     __syncthreads();
   }
-  bool fits = false;
-  if (sorts) {
+  int token = -1;
+  if (few || leaves_few || !cuts) {
     const unsigned threshold = w.threshold;
     for (int i = threadIdx.x; i < kListed; i += kDrawThreads) w.list[i] = 0;
     __syncthreads();
-    for_tokens(mine, nullptr, vocabulary, threadIdx.x, kDrawThreads, [&](int token, float logit, Word) {
+    const float greatest = w.best.logit, inverse = static_cast<float>(1 / rules.temperature);
+    float not_listed = 0;
+    for_tokens(mine, nullptr, vocabulary, threadIdx.x, kDrawThreads, [&](int i, float logit, Word) {
       const unsigned order = order_of(logit);
-      if (order < threshold) return;
+      if (order < threshold) {
+        if (!cuts) not_listed += expf((logit - greatest) * inverse);
+        return;
+      }
       const int place = atomicAdd(&w.listed, 1);
       // Of equals the lower number comes first.
-      if (place < kListed) w.list[place] = static_cast<Word>(order) << 32 | ~static_cast<unsigned>(token);
+      if (place < kListed) w.list[place] = static_cast<Word>(order) << 32 | ~static_cast<unsigned>(i);
     });
+    not_listed = warp_sum(not_listed);
+    if (not_listed > 0 && threadIdx.x % 32 == 0) atomicAdd(&w.rest, static_cast<double>(not_listed));
     __syncthreads();
     const int listed = w.listed;
-    fits = listed <= kListed;
     int length = 2;
     while (length < listed && length < kListed) length *= 2;
-    if (fits) sort_descending(w.list, length);
+    if (listed <= kListed) {
+      sort_descending(w.list, length);
+      token = draw_from_list(w, rules, w.uniform, w.rest);
+      __syncthreads();
+    }
   }
-  const int token =
-      fits ? draw_from_list(w, rules, w.uniform)
-           : draw_from_all(w, rules, mine, vocabulary,
-                           reinterpret_cast<Word*>(s.masses) + static_cast<long>(row) * vocabulary, w.uniform);
+  if (token < 0) {
+    Word* masses = reinterpret_cast<Word*>(s.masses) + static_cast<long>(row) * vocabulary;
+    token = draw_from_all(w, rules, mine, vocabulary, masses, w.uniform);
+  }
   if (threadIdx.x != 0) return;
   const int valid = token >= 0 && token < vocabulary ? token : 0;
   const double log_probability =

@@ -4,6 +4,7 @@
 //
 //   rows   one warp (or 2, 4, 8 where a row is long) computes one output for up to 8 tokens: any type. What batch 1
 //          runs.
+//   folded the same of one token whose norm is folded into the product.
 //   tiles  a block computes 8 to 32 outputs for up to 64 tokens with the tensor cores, its eight warps each a part
 //   of
 //          the sum: bf16 and fp16.
@@ -285,6 +286,102 @@ __global__ void __launch_bounds__(kThreads, kTokens > 1 || kGated || kChunks > 6
   }
 }
 
+/// norm(x) Wᵀ + b of one token by as many warps as there are outputs, without a barrier. With g and h the norm's
+/// weight and bias, an output is inverse · (sum of w·g·x - mean · sum of w·g) + sum of w·h: two of the sums are
+/// there before x is, and each warp finds mean and inverse for itself while it multiplies.
+template <typename T, int kChunks, bool kGated>
+__global__ void __launch_bounds__(kThreads, kGated         ? 2
+                                            : kChunks <= 3 ? 4
+                                                           : 3) folded(const FinesweepDecodeLinear p) {
+  constexpr int kValues = kVector<T>, kRows = kGated ? 2 : 1;  // gated: the gate's row first
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int in = static_cast<int>(p.in), out = static_cast<int>(p.out), vectors = in / kValues;
+  const int column = blockIdx.x * kWarps + warp;
+  let_successor_begin();
+  float weights[kRows][kChunks][kValues] = {}, scale_sum[kRows] = {}, shift_sum[kRows] = {};
+  if (column < out) {
+    uint4 bits[kRows][kChunks];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const uint4* row =
+          static_cast<const uint4*>(p.weight) + (static_cast<long>(column) + (r > 0 ? out : 0)) * vectors + lane;
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) {
+        if (lane + c * 32 < vectors) bits[r][c] = load_weight(row + c * 32);
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      if (lane + c * 32 >= vectors) continue;
+      float scale[kValues], shift[kValues] = {};
+#pragma unroll
+      for (int i = 0; i < kValues; i += 4) {
+        const int at = (lane + c * 32) * kValues + i;
+        *reinterpret_cast<float4*>(scale + i) = load_four(p.norm.weight + at);
+        if (p.norm.bias != nullptr) *reinterpret_cast<float4*>(shift + i) = load_four(p.norm.bias + at);
+      }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        float values[kValues];
+        unpack<T>(bits[r][c], values);
+#pragma unroll
+        for (int i = 0; i < kValues; ++i) {
+          shift_sum[r] += values[i] * shift[i];
+          weights[r][c][i] = values[i] * scale[i];
+          scale_sum[r] += weights[r][c][i];
+        }
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      scale_sum[r] = warp_sum(scale_sum[r]);
+      shift_sum[r] = warp_sum(shift_sum[r]) + at_or_zero<T>(p.bias, column + (r > 0 ? out : 0));
+    }
+  }
+
+  wait_for_predecessor();
+  if (column >= out) return;
+  const uint4* x = static_cast<const uint4*>(p.x) + lane;
+  uint4 bits[kChunks];
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    if (lane + c * 32 < vectors) bits[c] = x[c * 32];
+  }
+  float values[kChunks][kValues], sum = 0, products[kRows] = {};
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    if (lane + c * 32 >= vectors) continue;
+    unpack<T>(bits[c], values[c]);
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      sum += values[c][i];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) products[r] += weights[r][c][i] * values[c][i];
+    }
+  }
+  const float mean = p.norm.centred != 0 ? warp_sum(sum) / in : 0.0f;
+  float squares = 0;
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    if (lane + c * 32 >= vectors) continue;
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) squares += (values[c][i] - mean) * (values[c][i] - mean);
+  }
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    squares += __shfl_xor_sync(0xffffffffu, squares, step);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) products[r] += __shfl_xor_sync(0xffffffffu, products[r], step);
+  }
+  if (lane != 0) return;
+  const float inverse = rsqrtf(squares / in + p.norm.epsilon);
+  float z[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) z[r] = inverse * (products[r] - mean * scale_sum[r]) + shift_sum[r];
+  const float y = kGated ? activate(z[0], p.activation) * z[kRows - 1] : activate(z[0], p.activation);
+  store<T>(p, 0, column, y + at_or_zero<T>(p.residual, column));
+}
+
 __device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2,
                                 std::uint32_t a3, std::uint32_t b0, std::uint32_t b1, __nv_bfloat16) {
   asm volatile(
@@ -309,10 +406,9 @@ __device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a
 /// eight neighbours of one row (16 bytes), for which the order of the sum is changed in x and W alike. kTiles tiles
 /// of eight outputs a block (kGated: as many of gates).
 template <typename T, int kEights, int kTiles, bool kGated>
-__global__ void __launch_bounds__(kThreads, kEights <= 2 && kTiles * (kGated ? 2 : 1) <= 2 ? 2 : 1)
-    tiles(const FinesweepDecodeLinear p) {
+__global__ void __launch_bounds__(kThreads, kEights <= 2 ? 2 : 1) tiles(const FinesweepDecodeLinear p) {
   constexpr int kMatrices = kGated ? 2 * kTiles : kTiles, kGroups = (kEights + 1) / 2;
-  constexpr int kAhead = kEights <= 2 ? 4 : 2;  // pieces whose loads are under way
+  constexpr int kAhead = kEights <= 2 && kMatrices <= 2 ? 4 : 2;  // pieces whose loads are under way
   constexpr int kColumns = kTiles * kTileRows, kOutputs = 16 * kGroups * kColumns;
   extern __shared__ uint4 shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, quarter = lane % 4;
@@ -459,9 +555,22 @@ int launch_rows(const FinesweepDecodeLinear& p, int split, void* stream) {
   return launch(kernel, dim3(blocks), kThreads, shared, stream, true, p, split);
 }
 
+template <typename T, int kChunks, bool kGated>
+int launch_folded(const FinesweepDecodeLinear& p, void* stream) {
+  const dim3 blocks(static_cast<unsigned>(divide_up(p.out, kWarps)));
+  return launch(folded<T, kChunks, kGated>, blocks, kThreads, 0, stream, true, p);
+}
+
 template <typename T, int kTokens>
 int choose_chunks(const FinesweepDecodeLinear& p, void* stream) {
   const std::int64_t vectors = divide_up(p.in / kVector<T>, 32);
+  // Where a warp has one output, of a short row, and the norm would take longer than the product.
+  const bool folds = kTokens == 1 && p.norm.weight != nullptr && vectors <= 4 &&
+                     p.out <= 4 * kWarps * static_cast<std::int64_t>(device_facts().processors);
+  if (folds && p.gated != 0) {
+    return vectors <= 3 ? launch_folded<T, 3, true>(p, stream) : launch_folded<T, 4, true>(p, stream);
+  }
+  if (folds) return vectors <= 3 ? launch_folded<T, 3, false>(p, stream) : launch_folded<T, 4, false>(p, stream);
   const int most = p.gated != 0 ? 4 : 8;
   int split = 1;
   while (split < kWarps && divide_up(vectors, split) > most) split *= 2;
