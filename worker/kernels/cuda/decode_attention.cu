@@ -50,7 +50,7 @@ __device__ inline void read_head(const FinesweepDecodeAttention& p, const T* hea
 
 /// kKeys are under way in a group.
 template <typename T, int kLanes, int kThreads, int kKeys>
-__global__ void __launch_bounds__(kThreads, kThreads == 128 ? 4 : 2) attend(const FinesweepDecodeAttention p) {
+__global__ void __launch_bounds__(kThreads, kThreads == 128 ? 3 : 2) attend(const FinesweepDecodeAttention p) {
   constexpr int kValues = kVector<T>, kGroups = kThreads / kLanes, kWarps = kThreads / 32;
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes, column = lane * kValues;
   const int warp = threadIdx.x / 32, size = static_cast<int>(p.size), splits = static_cast<int>(p.splits);

@@ -460,11 +460,22 @@ __global__ void __launch_bounds__(kDrawThreads)
   const bool few = vocabulary <= kListed, cuts = rules.top_k > 0 && rules.top_k < vocabulary;
   const bool leaves_few = cuts && rules.top_k <= kDrawThreads;
   if (!few && (leaves_few || !cuts)) {
-    // At least k tokens are no less than the k-th of the threads' greatest.
-    constexpr int kLikeliest = 800;
-    sort_descending(w.list, kDrawThreads);
-    if (threadIdx.x == 0)
-      w.threshold = static_cast<unsigned>(w.list[leaves_few ? rules.top_k - 1 : kLikeliest - 1]);
+    // At least k tokens are no less than the k-th of the threads' greatest; or of every four threads'.
+    constexpr int kLikeliest = 800, kFew = 200;
+    const int wanted = leaves_few ? static_cast<int>(rules.top_k) : kLikeliest;
+    int count = kDrawThreads;
+    if (wanted <= kFew) {
+      Word most = w.list[threadIdx.x];
+      for (int step = 1; step < 4; step *= 2) {
+        const Word other = __shfl_xor_sync(0xffffffffu, most, step);
+        most = other > most ? other : most;
+      }
+      __syncthreads();
+      if (threadIdx.x % 4 == 0) w.list[threadIdx.x / 4] = most;
+      count = kDrawThreads / 4;
+    }
+    sort_descending(w.list, count);
+    if (threadIdx.x == 0) w.threshold = static_cast<unsigned>(w.list[wanted - 1]);
     __syncthreads();
   }
   int token = -1;
