@@ -179,8 +179,9 @@ std::optional<std::vector<std::vector<Generated>>> DeviceSteps::generate(const P
   const std::int64_t rows = static_cast<std::int64_t>(prompts.size());
   const std::int64_t longest = *std::max_element(lengths.begin(), lengths.end());
   if (!may_go_on(1)) return std::nullopt;
-  Session& session = session_for(rows, longest + options.max_new_tokens);
-  session.choice.begin(lengths, options, model_.positions().value_or(std::numeric_limits<std::int64_t>::max()));
+  const std::int64_t positions = model_.positions().value_or(std::numeric_limits<std::int64_t>::max());
+  Session& session = session_for(rows, std::min(longest + options.max_new_tokens, positions));
+  session.choice.begin(lengths, options, positions);
   session.choice.choose(session.read(model_, prompts), /*held=*/false);
 
   Glance glances[] = {Glance(model_.device()), Glance(model_.device())};

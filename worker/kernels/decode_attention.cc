@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "worker/kernels/attention_choice.h"
 #include "worker/kernels/cuda/module.h"
 #include "worker/kernels/gpu/float_type.h"
 #include "worker/kernels/profile_scope.h"
@@ -26,6 +27,7 @@ AttentionOptions resolved(AttentionOptions options) {
 
 bool has_kernel(const at::Tensor& qkv, const at::Tensor& cache, const AttentionOptions& options) {
   if (!qkv.is_cuda() || !gpu::has_float_type(qkv) || cuda_module() == nullptr) return false;
+  if (AttentionChoice::current() == AttentionKind::math) return false;
   const std::int64_t values = qkv.scalar_type() == at::kFloat ? 4 : 8;  // of 16 bytes
   return qkv.is_contiguous() && cache.is_contiguous() && cache.scalar_type() == qkv.scalar_type() &&
          options.bias == nullptr && options.size % values == 0 &&

@@ -401,6 +401,12 @@ __device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+/// Values from one token to the next where the sums of kTiles tiles lie: what a quarter of a warp writes at once falls
+/// into different banks.
+constexpr int sums_line(int tiles) {
+  return tiles == 1 ? kTileRows : (tiles + 1) * kTileRows;
+}
+
 /// Tokens are the rows of a product of matrices of 16 × 16 and 16 × 8: kEights times eight of them, those beyond
 /// the last zero. The sum over `in` goes in pieces of 32, dealt to the warps in turn; within a piece, a lane takes
 /// eight neighbours of one row (16 bytes), for which the order of the sum is changed in x and W alike. kTiles tiles
@@ -409,7 +415,7 @@ template <typename T, int kEights, int kTiles, bool kGated>
 __global__ void __launch_bounds__(kThreads, kEights <= 2 ? 2 : 1) tiles(const FinesweepDecodeLinear p) {
   constexpr int kMatrices = kGated ? 2 * kTiles : kTiles, kGroups = (kEights + 1) / 2;
   constexpr int kAhead = kEights <= 2 && kMatrices <= 2 ? 4 : 2;  // pieces whose loads are under way
-  constexpr int kColumns = kTiles * kTileRows, kOutputs = 16 * kGroups * kColumns;
+  constexpr int kColumns = kTiles * kTileRows, kLine = sums_line(kTiles), kOutputs = 16 * kGroups * kLine;
   extern __shared__ uint4 shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, quarter = lane % 4;
   const int in = static_cast<int>(p.in), out = static_cast<int>(p.out), tokens = static_cast<int>(p.tokens);
@@ -460,7 +466,19 @@ __global__ void __launch_bounds__(kThreads, kEights <= 2 ? 2 : 1) tiles(const Fi
     x_stride = stride;
   }
 
+  struct Added {
+    float bias, gate, residual;
+  };
   for (; first < out; first += gridDim.x * kColumns) {
+    // Of output number i of the block; the thread's first is asked for ahead.
+    const auto added_at = [&](int i) {
+      const int token = i / kColumns, column = first + i % kColumns;
+      if (token >= tokens || column >= out) return Added{0, 0, 0};
+      return Added{at_or_zero<T>(p.bias, kGated ? out + column : column),
+                   kGated ? at_or_zero<T>(p.bias, column) : 0.0f,
+                   at_or_zero<T>(p.residual, static_cast<long>(token) * out + column)};
+    };
+    const Added added = added_at(threadIdx.x);
     float c[kMatrices][kGroups][4] = {};
     uint4 a[kAhead][kEights];
     const auto fetch_x = [&](uint4(&to)[kEights], int piece) {
@@ -507,27 +525,28 @@ __global__ void __launch_bounds__(kThreads, kEights <= 2 ? 2 : 1) tiles(const Fi
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (2 * g + i / 2 >= kEights) continue;
-          const int token = g * 16 + row + i / 2 * 8, place = m % kTiles * kTileRows + quarter * 2 + i % 2;
-          sums[((warp * (kGated ? 2 : 1) + m / kTiles) * 16 * kGroups + token) * kColumns + place] = c[m][g][i];
+        for (int half = 0; half < 2; ++half) {
+          if (2 * g + half >= kEights) continue;
+          const int token = g * 16 + half * 8 + row, place = m % kTiles * kTileRows + quarter * 2;
+          float* to = sums + ((warp * (kGated ? 2 : 1) + m / kTiles) * 16 * kGroups + token) * kLine + place;
+          *reinterpret_cast<float2*>(to) = make_float2(c[m][g][2 * half], c[m][g][2 * half + 1]);
         }
       }
     }
     __syncthreads();
     for (int i = threadIdx.x; i < tokens * kColumns; i += kThreads) {
-      const int token = i / kColumns, column = first + i % kColumns;
+      const int token = i / kColumns, column = first + i % kColumns, place = token * kLine + i % kColumns;
       if (column >= out) continue;
-      float z = at_or_zero<T>(p.bias, kGated ? out + column : column);
-      float gate = kGated ? at_or_zero<T>(p.bias, column) : 0.0f;
-      const float residual = at_or_zero<T>(p.residual, static_cast<long>(token) * out + column);
+      const Added its = i == static_cast<int>(threadIdx.x) ? added : added_at(i);
+      float z = its.bias, gate = its.gate;
+      const float residual = its.residual;
 #pragma unroll
       for (int from = 0; from < kWarps; ++from) {
         if (kGated) {
-          gate += sums[(2 * from) * kOutputs + i];
-          z += sums[(2 * from + 1) * kOutputs + i];
+          gate += sums[(2 * from) * kOutputs + place];
+          z += sums[(2 * from + 1) * kOutputs + place];
         } else {
-          z += sums[from * kOutputs + i];
+          z += sums[from * kOutputs + place];
         }
       }
       const float y = kGated ? activate(gate, p.activation) * z : activate(z, p.activation);
@@ -588,7 +607,7 @@ int choose_chunks(const FinesweepDecodeLinear& p, void* stream) {
 
 template <typename T, int kEights, int kTiles, bool kGated>
 int launch_tiles(const FinesweepDecodeLinear& p, void* stream) {
-  std::size_t shared = sizeof(float) * kWarps * 16 * ((kEights + 1) / 2) * kTiles * kTileRows * (kGated ? 2 : 1);
+  std::size_t shared = sizeof(float) * kWarps * 16 * ((kEights + 1) / 2) * sums_line(kTiles) * (kGated ? 2 : 1);
   if (p.norm.weight != nullptr) {
     shared += static_cast<std::size_t>(p.tokens) * (p.in + 32) * sizeof(T) + 2 * sizeof(float) * p.in;
   }
