@@ -403,9 +403,8 @@ __device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a
 
 /// Values from one token to the next where the sums of kTiles tiles lie: what a quarter of a warp writes at once falls
 /// into different banks.
-constexpr int sums_line(int tiles) {
-  return tiles == 1 ? kTileRows : (tiles + 1) * kTileRows;
-}
+template <int kTiles>
+constexpr int kSumsLine = kTiles == 1 ? kTileRows : (kTiles + 1) * kTileRows;
 
 /// Tokens are the rows of a product of matrices of 16 × 16 and 16 × 8: kEights times eight of them, those beyond
 /// the last zero. The sum over `in` goes in pieces of 32, dealt to the warps in turn; within a piece, a lane takes
@@ -415,7 +414,7 @@ template <typename T, int kEights, int kTiles, bool kGated>
 __global__ void __launch_bounds__(kThreads, kEights <= 2 ? 2 : 1) tiles(const FinesweepDecodeLinear p) {
   constexpr int kMatrices = kGated ? 2 * kTiles : kTiles, kGroups = (kEights + 1) / 2;
   constexpr int kAhead = kEights <= 2 && kMatrices <= 2 ? 4 : 2;  // pieces whose loads are under way
-  constexpr int kColumns = kTiles * kTileRows, kLine = sums_line(kTiles), kOutputs = 16 * kGroups * kLine;
+  constexpr int kColumns = kTiles * kTileRows, kLine = kSumsLine<kTiles>, kOutputs = 16 * kGroups * kLine;
   extern __shared__ uint4 shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, quarter = lane % 4;
   const int in = static_cast<int>(p.in), out = static_cast<int>(p.out), tokens = static_cast<int>(p.tokens);
@@ -607,7 +606,7 @@ int choose_chunks(const FinesweepDecodeLinear& p, void* stream) {
 
 template <typename T, int kEights, int kTiles, bool kGated>
 int launch_tiles(const FinesweepDecodeLinear& p, void* stream) {
-  std::size_t shared = sizeof(float) * kWarps * 16 * ((kEights + 1) / 2) * sums_line(kTiles) * (kGated ? 2 : 1);
+  std::size_t shared = sizeof(float) * kWarps * 16 * ((kEights + 1) / 2) * kSumsLine<kTiles> * (kGated ? 2 : 1);
   if (p.norm.weight != nullptr) {
     shared += static_cast<std::size_t>(p.tokens) * (p.in + 32) * sizeof(T) + 2 * sizeof(float) * p.in;
   }
