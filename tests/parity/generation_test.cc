@@ -1,6 +1,7 @@
 #include <ATen/Parallel.h>
 
 #include "tests/parity/models.h"
+#include "worker/generation/device_steps.h"
 #include "worker/generation/generate.h"
 #include "worker/models/family.h"
 
@@ -129,6 +130,83 @@ TEST(GenerationParity, sampled_tokens_do_not_depend_on_cache_or_company) {
     options.first_row = 0;
     options.seed = 8;
     EXPECT_NE(first_of(run(c.language_model(), prompts, options)), together);
+  }
+}
+
+/// Continues prompts as a GPU does, here on the CPU.
+std::vector<std::vector<worker::Generated>> run_in_steps(worker::DeviceSteps& steps, const Rows& prompts,
+                                                         const worker::GenerationOptions& options) {
+  auto answers = steps.generate(prompts, options);
+  EXPECT_TRUE(answers.has_value());
+  return *answers;
+}
+
+TEST(GenerationParity, steps_that_the_device_counts_give_the_same_tokens) {
+  int stepped = 0;
+  for (const Case& c : cases()) {
+    for (const nlohmann::json& json : c.answers["greedy"]) {
+      SCOPED_TRACE(c.family);
+      worker::GenerationOptions options = options_of(json);
+      if (!worker::DeviceSteps::can_follow(c.language_model(), options)) continue;
+      ++stepped;
+      worker::DeviceSteps steps(c.language_model());
+      const Rows prompts = json["prompts"];
+      EXPECT_EQ(first_of(run_in_steps(steps, prompts, options)), json["greedy_no_eos"].get<Rows>());
+      options.end_ids = {json["eos_token_id"].get<std::int64_t>()};
+      const Rows expected = json["greedy_eos_alone"];
+      const auto together = run_in_steps(steps, prompts, options);
+      EXPECT_EQ(first_of(together), expected);
+      const auto one_by_one = run(c.language_model(), prompts, options);
+      for (std::size_t i = 0; i < prompts.size(); ++i) {
+        EXPECT_NEAR(together[i][0].score, one_by_one[i][0].score, 1e-4);
+        EXPECT_EQ(first_of(run_in_steps(steps, {prompts[i]}, options)).at(0), expected[i]);
+      }
+    }
+  }
+  EXPECT_GT(stepped, 2);
+}
+
+TEST(GenerationParity, steps_that_the_device_counts_draw_the_same_tokens) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.family);
+    const nlohmann::json& json = c.answers["greedy"].at(0);
+    worker::GenerationOptions options = options_of(json);
+    options.do_sample = true;
+    options.sampling = {0.8, 20, 0.9};
+    options.seed = 7;
+    options.first_row = 3;
+    if (!worker::DeviceSteps::can_follow(c.language_model(), options)) continue;
+    worker::DeviceSteps steps(c.language_model());
+    const Rows prompts = json["prompts"];
+    EXPECT_EQ(first_of(run_in_steps(steps, prompts, options)), first_of(run(c.language_model(), prompts, options)));
+  }
+}
+
+TEST(GenerationParity, a_row_of_steps_ends_at_the_model_s_longest_sequence) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.family);
+    worker::GenerationOptions options;
+    options.max_new_tokens = 10;
+    const auto positions = c.language_model().positions();
+    if (!positions || !worker::DeviceSteps::can_follow(c.language_model(), options)) continue;
+    const Rows prompts = {std::vector<std::int64_t>(static_cast<std::size_t>(*positions - 4), 5), {6, 7}};
+    worker::DeviceSteps steps(c.language_model());
+    const Rows tokens = first_of(run_in_steps(steps, prompts, options));
+    EXPECT_EQ(tokens, first_of(run(c.language_model(), prompts, options)));
+    EXPECT_EQ(tokens.at(0).size(), 4u);
+    EXPECT_EQ(tokens.at(1).size(), 10u);
+  }
+}
+
+TEST(GenerationParity, a_generation_that_may_not_go_on_gives_nothing) {
+  for (const Case& c : cases()) {
+    worker::GenerationOptions options;
+    options.max_new_tokens = 40;
+    if (!worker::DeviceSteps::can_follow(c.language_model(), options)) continue;
+    worker::DeviceSteps steps(c.language_model());
+    int calls = 0;
+    EXPECT_FALSE(steps.generate({{5, 6}}, options, [&] { return ++calls < 20; }).has_value());
+    EXPECT_EQ(calls, 20);
   }
 }
 

@@ -125,8 +125,7 @@ TEST_F(Study, gpt2_t5_adapters) {
 }
 
 TEST_F(Study, tinybert_paraphrase) {
-  ASSERT_NO_FATAL_FAILURE(
-      run("tinybert-paraphrase", {"data.limit.validation=60", "data.limit.test=120"}));
+  ASSERT_NO_FATAL_FAILURE(run("tinybert-paraphrase", {"data.limit.validation=60", "data.limit.test=120"}));
   if (IsSkipped()) return;
   const auto rows = table();
   std::vector<std::string> labels;
@@ -136,8 +135,7 @@ TEST_F(Study, tinybert_paraphrase) {
   expect_report(labels);
   ASSERT_EQ(rows.rows().size(), labels.size());
   for (const std::string& label : labels) {
-    EXPECT_GT(rows.number(label, "test.accuracy"), 0.65)
-        << label;  // of two classes that are equally frequent
+    EXPECT_GT(rows.number(label, "test.accuracy"), 0.65) << label;  // of two classes that are equally frequent
     EXPECT_GT(rows.number(label, "benchmark.forward_ms_mean"), 0) << label;
     EXPECT_GT(rows.number(label, "benchmark.forward_ms_p99"), 0) << label;
   }

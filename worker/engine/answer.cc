@@ -99,6 +99,7 @@ Outcome generate_texts(const GenerateRequest& request, c10::Device device, const
   }
   GenerationOptions options = generation_options(request, text_bounds(source->model, **tokenizer));
   const auto count = static_cast<std::int64_t>(request.prompts.size());
+  Generator generator(*model);
   for (std::int64_t first = 0; first < count; first += request.batch_size) {
     Prompts prompts;
     for (const std::int64_t i : consecutive_rows(first, request.batch_size, count)) {
@@ -107,7 +108,7 @@ Outcome generate_texts(const GenerateRequest& request, c10::Device device, const
       prompts.emplace_back(encoding->ids.begin(), encoding->ids.end());
     }
     options.first_row = first;
-    const auto texts = generate(*model, prompts, options, [&] {
+    const auto texts = generator.generate(prompts, options, [&] {
       send({{"progress", Progress{first, count, "generating", no_loss}}});
       return true;
     });

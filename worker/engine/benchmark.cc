@@ -148,6 +148,7 @@ class BenchmarkRun {
   /// Model and work of a mode; a model that two modes share stays.
   Status prepare(BenchmarkMode mode) {
     const bool trains = mode == BenchmarkMode::train;
+    generator_.reset();
     if (trains || !loaded_.model || trainer_) {
       trainer_.reset();
       forward_.reset();
@@ -219,7 +220,8 @@ class BenchmarkRun {
     options.max_new_tokens = settings_.new_tokens;
     options.kv_cache = settings_.kv_cache;
     options.decoder_start_id = bounds_.decoder_start_id;
-    const auto answers = generate(*loaded_.model->language_model(), benchmark_prompts(batch_), options, [this] {
+    if (!generator_) generator_.emplace(*loaded_.model->language_model());
+    const auto answers = generator_->generate(benchmark_prompts(batch_), options, [this] {
       report("timing generate");
       return !control_.stop_requested();
     });
@@ -315,6 +317,7 @@ class BenchmarkRun {
   JobModel loaded_;
   std::optional<Trainer> trainer_;  // these go before the model
   std::optional<ForwardGraphs> forward_;
+  std::optional<Generator> generator_;
   std::optional<Profiler> profiler_;
   std::int64_t done_ = 0;
   bool stopped_ = false, peak_of_each_mode_ = true;

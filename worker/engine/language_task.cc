@@ -139,12 +139,13 @@ class LanguageData final : public TaskData {
     options.decoder_start_id = text_->bounds.decoder_start_id;
     options.seed = run.seed;
     TextComparison comparison;
+    Generator generator(*writer);
     for (std::int64_t first = 0; first < rows(); first += run.settings.batch_size) {
       const auto numbers = consecutive_rows(first, run.settings.batch_size, rows());
       const Prompts prompts = prompts_of(dataset_.prompts(numbers));
       std::int64_t units = batches(run.settings) + first / run.settings.batch_size * options.max_new_tokens;
       options.first_row = first;
-      const auto texts = generate(*writer, prompts, options, [&] { return run.go_on(units++); });
+      const auto texts = generator.generate(prompts, options, [&] { return run.go_on(units++); });
       if (!texts) return texts.error();
       if (!*texts) return std::optional<TextComparison>();
       for (std::size_t i = 0; i < numbers.size(); ++i) {

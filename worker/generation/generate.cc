@@ -8,41 +8,21 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/topk.h>
-#include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <numeric>
 #include <string>
 #include <utility>
 
-#include "worker/data/batch.h"
 #include "worker/generation/beam_search.h"
-#include "worker/kernels/profile_scope.h"
+#include "worker/generation/device_steps.h"
+#include "worker/generation/prompt_batch.h"
 #include "worker/random.h"
 
 namespace finesweep::worker {
 namespace {
 
 using Sequences = std::vector<std::vector<std::int64_t>>;
-
-/// Padded on the right to the longest: the model works on the real tokens alone.
-Batch batch_of(const Sequences& rows) {
-  const ProfileScope scope("batch", OperatorGroup::data);
-  std::size_t longest = 0;
-  for (const auto& row : rows) longest = std::max(longest, row.size());
-  Batch batch;
-  batch.input_ids =
-      at::zeros({static_cast<std::int64_t>(rows.size()), static_cast<std::int64_t>(longest)}, at::kLong);
-  batch.attention_mask = at::zeros_like(batch.input_ids);
-  for (std::size_t r = 0; r < rows.size(); ++r) {
-    std::int64_t* ids = batch.input_ids.mutable_data_ptr<std::int64_t>() + r * longest;
-    std::copy(rows[r].begin(), rows[r].end(), ids);
-    std::fill_n(batch.attention_mask.mutable_data_ptr<std::int64_t>() + r * longest, rows[r].size(), 1);
-    batch.row_indices.push_back(static_cast<std::int64_t>(r));
-  }
-  return batch;
-}
 
 Status check(LanguageModel& model, const Prompts& prompts, const GenerationOptions& options) {
   if (options.max_new_tokens < 1) return Error{"generation: max_new_tokens must be at least 1"};
@@ -135,12 +115,11 @@ bool ends(const GenerationOptions& options, std::int64_t token) {
   return std::find(options.end_ids.begin(), options.end_ids.end(), token) != options.end_ids.end();
 }
 
-/// 53 bits of the prompt's own stream for each step.
+/// Of the prompt's own stream for each step.
 double uniform_of(const GenerationOptions& options, std::int64_t prompt, std::int64_t step) {
   const RandomStream stream(options.seed, purpose::sampling,
                             {static_cast<std::uint64_t>(options.first_row + prompt)});
-  const auto block = stream.block(static_cast<std::uint64_t>(step));
-  return static_cast<double>((std::uint64_t{block[0]} << 21) ^ (block[1] >> 11)) * 0x1.0p-53;
+  return uniform_number(stream.key(), stream.lane(), static_cast<std::uint64_t>(step));
 }
 
 using Answers = std::vector<std::vector<Generated>>;
@@ -267,13 +246,27 @@ std::optional<Answers> search_beams(LanguageModel& model, const Prompts& prompts
 
 }  // namespace
 
+Generator::Generator(LanguageModel& model) : model_(&model) {}
+Generator::~Generator() = default;
+Generator::Generator(Generator&&) noexcept = default;
+Generator& Generator::operator=(Generator&&) noexcept = default;
+
+Result<std::optional<Answers>> Generator::generate(const Prompts& prompts, const GenerationOptions& options,
+                                                   const std::function<bool()>& go_on) {
+  if (prompts.empty()) return std::optional<Answers>(Answers());
+  if (Status fits = check(*model_, prompts, options); !fits) return Error{fits.error()};
+  const at::NoGradGuard no_graph;
+  if (options.num_beams > 1) return search_beams(*model_, prompts, options, go_on);
+  if (!model_->device().is_cuda() || !DeviceSteps::can_follow(*model_, options)) {
+    return continue_rows(*model_, prompts, options, go_on);
+  }
+  if (!steps_) steps_ = std::make_unique<DeviceSteps>(*model_);
+  return steps_->generate(prompts, options, go_on);
+}
+
 Result<std::optional<Answers>> generate(LanguageModel& model, const Prompts& prompts,
                                         const GenerationOptions& options, const std::function<bool()>& go_on) {
-  if (prompts.empty()) return std::optional<Answers>(Answers());
-  if (Status fits = check(model, prompts, options); !fits) return Error{fits.error()};
-  const at::NoGradGuard no_graph;
-  return options.num_beams > 1 ? search_beams(model, prompts, options, go_on)
-                               : continue_rows(model, prompts, options, go_on);
+  return Generator(model).generate(prompts, options, go_on);
 }
 
 }  // namespace finesweep::worker

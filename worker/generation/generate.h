@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -41,11 +42,34 @@ struct Generated {
 /// Ids without padding, of any lengths; of an encoder-decoder what its encoder reads.
 using Prompts = std::vector<std::vector<std::int64_t>>;
 
-/// For each prompt what follows, best first: one sequence, or num_beams of them. A row that reaches the model's
-/// longest sequence ends there. Nothing where `go_on`, called before each step, said false.
-///
-/// The Error: an empty prompt, an id outside of the vocabulary, a prompt as long as the model's positions, options
-/// that do not go together.
+class DeviceSteps;  // worker/generation/device_steps.h
+
+/// Continues prompts with one model, call after call. On a GPU it keeps what makes the next call cheap (captured
+/// steps and their caches, at most as much memory again as the largest call took), so whoever generates more than
+/// once keeps it. The model outlives it. One thread.
+class Generator {
+ public:
+  explicit Generator(LanguageModel& model);
+  ~Generator();
+  Generator(Generator&&) noexcept;
+  Generator& operator=(Generator&&) noexcept;
+
+  /// For each prompt what follows, best first: one sequence, or num_beams of them. A row that reaches the model's
+  /// longest sequence ends there. Nothing where `go_on`, called for each step (on a GPU some steps ahead), said
+  /// false.
+  ///
+  /// The Error: an empty prompt, an id outside of the vocabulary, a prompt as long as the model's positions,
+  /// options that do not go together.
+  Result<std::optional<std::vector<std::vector<Generated>>>> generate(const Prompts& prompts,
+                                                                      const GenerationOptions& options,
+                                                                      const std::function<bool()>& go_on = {});
+
+ private:
+  LanguageModel* model_;
+  std::unique_ptr<DeviceSteps> steps_;
+};
+
+/// The same once.
 Result<std::optional<std::vector<std::vector<Generated>>>> generate(LanguageModel& model, const Prompts& prompts,
                                                                     const GenerationOptions& options,
                                                                     const std::function<bool()>& go_on = {});

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <vector>
 
+#include "worker/random.h"
+
 namespace finesweep::worker {
 namespace {
 
@@ -54,6 +56,13 @@ std::int64_t sample_token(std::span<const float> logits, const SamplingOptions& 
     if (left < 0) return candidate.token;
   }
   return candidates.back().token;
+}
+
+double uniform_number(std::uint64_t key, std::uint64_t lane, std::uint64_t index) {
+  const auto low = [](std::uint64_t word) { return static_cast<std::uint32_t>(word); };
+  const auto high = [](std::uint64_t word) { return static_cast<std::uint32_t>(word >> 32); };
+  const auto block = philox4x32_10({low(index), high(index), low(lane), high(lane)}, {low(key), high(key)});
+  return static_cast<double>((std::uint64_t{block[0]} << 21) ^ (block[1] >> 11)) * 0x1.0p-53;
 }
 
 double log_probability(std::span<const float> logits, std::int64_t token) {

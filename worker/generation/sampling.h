@@ -18,6 +18,9 @@ struct SamplingOptions {
 /// give equal tokens.
 std::int64_t sample_token(std::span<const float> logits, const SamplingOptions& options, double uniform);
 
+/// Number `index` of a random stream with this key and lane (worker/random.h): 53 random bits, in [0, 1).
+double uniform_number(std::uint64_t key, std::uint64_t lane, std::uint64_t index);
+
 /// log softmax(logits)[token], in double precision.
 double log_probability(std::span<const float> logits, std::int64_t token);
 

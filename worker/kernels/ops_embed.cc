@@ -6,6 +6,7 @@
 
 #include "worker/kernels/cpu/embedding.h"
 #include "worker/kernels/dispatch.h"
+#include "worker/kernels/gpu/decode.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/norm_dropout.h"
@@ -86,7 +87,8 @@ at::Tensor sum_of_rows(const EmbeddingModule& module, const at::Tensor& ids, con
 Var embed(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
           const at::Tensor& types, const Layout& layout, const Dropout& dropout, at::ScalarType compute_type) {
   const ProfileScope scope("embedding", OperatorGroup::embedding);
-  const at::Tensor sum = sum_of_rows(module, ids, positions, types, compute_type);
+  at::Tensor sum = tape == nullptr ? gpu::decode_embed(module, ids, positions, compute_type) : at::Tensor();
+  if (!sum.defined()) sum = sum_of_rows(module, ids, positions, types, compute_type);
   bool trained = false;
   for (const Parameter* table : {module.words, module.positions, module.types}) {
     trained |= tape != nullptr && table != nullptr && table->trained;

@@ -7,6 +7,7 @@
 #include "worker/kernels/cpu/norm.h"
 #include "worker/kernels/differentiate.h"
 #include "worker/kernels/dispatch.h"
+#include "worker/kernels/gpu/decode.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/linear_pass.h"
@@ -121,6 +122,10 @@ void add_residual(const at::Tensor& x, const at::Tensor& residual, const Layout&
 Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const DropoutRun& run,
            Activation activation, std::int64_t out_begin, std::int64_t out_count) {
   const ProfileScope scope("linear", OperatorGroup::matrix_product);
+  if (tape == nullptr && out_begin == 0 && out_count < 0) {
+    const at::Tensor y = gpu::decode_linear(x.value, module, {.activation = activation});
+    if (y.defined()) return Var(y);
+  }
   const Var input = after_input_scales(tape, x, module);
   LinearPass pass(module, layout, out_begin, out_count);
   const bool recorded = tape != nullptr && (input.needs_grad() || pass.trains());
@@ -145,6 +150,10 @@ Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& l
 Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& residual, const Layout& layout,
                const DropoutRun& run, const Dropout& dropout) {
   const ProfileScope scope("linear and residual", OperatorGroup::matrix_product);
+  if (tape == nullptr && !dropout.active()) {
+    const at::Tensor y = gpu::decode_linear(x.value, module, {.residual = residual.value});
+    if (y.defined()) return Var(y);
+  }
   const Var input = after_input_scales(tape, x, module);
   LinearPass pass(module, layout, 0, -1);
   const bool through = tape != nullptr && (input.needs_grad() || pass.trains());
@@ -166,6 +175,10 @@ Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& 
 
 Var gated(Tape* tape, const Var& z, Activation activation) {
   const ProfileScope scope("gated activation", OperatorGroup::activation);
+  if (tape == nullptr) {
+    const at::Tensor y = gpu::decode_gate(z.value, activation);
+    if (y.defined()) return Var(y);
+  }
   if (gpu::has_kernels(z.value) && z.value.is_contiguous() && activation != Activation::none) {
     return gpu::gated(tape, z, activation);
   }

@@ -5,6 +5,7 @@
 #include "worker/kernels/cpu/norm.h"
 #include "worker/kernels/differentiate.h"
 #include "worker/kernels/dispatch.h"
+#include "worker/kernels/gpu/decode.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/norm_dropout.h"
@@ -104,6 +105,10 @@ Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layou
   if (has_kernels(x.value)) {
     return with_storage(x.value.scalar_type(),
                         [&]<typename T>() { return norm_on_cpu<T>(tape, x, module, layout, dropout); });
+  }
+  if (tape == nullptr && !dropout.active()) {
+    const at::Tensor y = gpu::decode_norm(x.value, module);
+    if (y.defined()) return Var(y);
   }
   const at::Tensor mask = mask_or_none(dropout, layout, x.value.size(1));
   return differentiate(tape, {x}, {module.weight, module.bias}, [&](const std::vector<at::Tensor>& v) {

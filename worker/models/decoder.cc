@@ -5,12 +5,14 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/ones.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "worker/data/batch.h"
+#include "worker/kernels/norm_linear.h"
 
 namespace finesweep::worker {
 namespace {
@@ -220,13 +222,8 @@ std::int64_t Decoder::counted(const Batch& batch) const {
 void Decoder::reach(const at::Tensor& positions) {
   if (!config_.rotary) return;
   const std::int64_t needed = positions.max().item<std::int64_t>() + 1;
-  const std::int64_t ready = rotary_.cosine.defined() ? rotary_.cosine.size(0) : 0;
   if (needed > config_.positions) throw std::invalid_argument("a position is behind the model's last");
-  if (needed <= ready) return;
-  // On a GPU captured steps read the table: it stays where it is.
-  constexpr std::int64_t kWhole = 1 << 15;
-  const std::int64_t grown = device().is_cpu() ? std::max(needed, 2 * ready) : std::max(needed, kWhole);
-  rotary_ = rotary_table(*config_.rotary, std::min(grown, config_.positions), device());
+  rotate_up_to(needed);
 }
 
 std::optional<BatchInputs> Decoder::inputs(const Batch& batch, std::int64_t first_row) {
@@ -260,6 +257,16 @@ Decoder::Tokens Decoder::tokens_of(const Batch& batch, const Pass& pass) {
   return tokens;
 }
 
+void Decoder::rotate_up_to(std::int64_t needed) {
+  const std::int64_t ready = rotary_.cosine.defined() ? rotary_.cosine.size(0) : 0;
+  if (needed <= ready) return;
+  // What a GPU has captured reads the table that it saw.
+  if (ready > 0) outgrown_.push_back(rotary_);
+  constexpr std::int64_t kWhole = 1 << 15;
+  const std::int64_t grown = device().is_cpu() ? std::max(needed, 2 * ready) : std::max(needed, kWhole);
+  rotary_ = rotary_table(*config_.rotary, std::min(grown, config_.positions), device());
+}
+
 Var Decoder::run(const Tokens& tokens, const Pass& pass) {
   const std::string site = std::string(family_.words) + ".dropout";
   const Dropout dropout = make_dropout(config_.embedding_dropout.value_or(0), pass.dropout, dropout_site(site));
@@ -285,20 +292,16 @@ Var Decoder::run_layer(std::size_t index, const Var& x, const Tokens& tokens, co
   const auto dropout_at = [&](std::uint64_t site, double rate) { return make_dropout(rate, pass.dropout, site); };
   const double residual_dropout = config_.residual_dropout.value_or(0);
 
-  Var qkv = linear(tape, norm(tape, x, layer.attention_norm), layer.qkv, layout, pass.dropout);
-  if (config_.rotary) {
-    const std::int64_t turned = config_.heads + config_.key_heads;
-    qkv = rotate(tape, qkv, rotary_, tokens.positions, turned, config_.head_size);
-  }
+  const Var qkv = norm_linear(tape, x, layer.attention_norm, layer.qkv, layout, pass.dropout);
+  const Rotation rotation{rotary_, tokens.positions};
   const Var context = self_attention(pass, index, qkv, layout, layer.attention,
-                                     dropout_at(layer.attention_site, config_.attention_dropout));
+                                     dropout_at(layer.attention_site, config_.attention_dropout),
+                                     config_.rotary ? &rotation : nullptr);
   const Var attended = linear_add(tape, context, layer.output, x, layout, pass.dropout,
                                   dropout_at(layer.output_site, residual_dropout));
 
-  const Var normed = norm(tape, attended, layer.feed_forward_norm);
-  const Var inner = config_.gated
-                        ? gated(tape, linear(tape, normed, layer.up, layout, pass.dropout), config_.activation)
-                        : linear(tape, normed, layer.up, layout, pass.dropout, config_.activation);
+  const Var inner = norm_linear(tape, attended, layer.feed_forward_norm, layer.up, layout, pass.dropout,
+                                {.activation = config_.activation, .gated = config_.gated});
   return linear_add(tape, inner, layer.down, attended, layout, pass.dropout,
                     dropout_at(layer.down_site, residual_dropout));
 }
@@ -353,13 +356,27 @@ TokenOutputs Decoder::outputs(const Batch& batch, const Pass& pass) {
   return out;
 }
 
+at::Tensor Decoder::logits_of_last(const Var& last, const Layout& layout, const Pass& pass) const {
+  return norm_linear(nullptr, last, final_norm_, head_, layout, pass.dropout, {.to_float = true}).value;
+}
+
 at::Tensor Decoder::next_logits(const Batch& batch, Decoding& decoding) {
   if (classifies_) throw std::logic_error("a classifier does not generate text");
   Pass pass;
   pass.cache = decoding.cache;
   const Tokens tokens = tokens_of(batch, pass);
-  const Var last = final_norm(last_tokens(nullptr, run(tokens, pass), tokens.layout), pass);
-  return to_float(nullptr, linear(nullptr, last, head_, tokens.layout->first_tokens(), pass.dropout)).value;
+  return logits_of_last(last_tokens(nullptr, run(tokens, pass), tokens.layout), tokens.layout->first_tokens(),
+                        pass);
+}
+
+at::Tensor Decoder::step_logits(const at::Tensor& ids, KeyValueCache& cache) {
+  if (classifies_) throw std::logic_error("a classifier does not generate text");
+  if (config_.rotary) rotate_up_to(std::min(cache.capacity, config_.positions));
+  Pass pass;
+  pass.cache = &cache;
+  const Layout layout = TokenLayout::of_mask(at::ones({ids.size(0), 1}, at::kLong), 0);
+  const Tokens tokens{layout, ids, cache.counted->lengths};
+  return logits_of_last(run(tokens, pass), layout, pass);
 }
 
 }  // namespace finesweep::worker

@@ -114,6 +114,8 @@ class Decoder final : public LanguageModel {
   std::optional<std::int64_t> positions() const override { return config_.positions; }
   TokenOutputs outputs(const Batch& batch, const Pass& pass) override;
   at::Tensor next_logits(const Batch& tokens, Decoding& decoding) override;
+  bool steps() const override { return !classifies_; }
+  at::Tensor step_logits(const at::Tensor& ids, KeyValueCache& cache) override;
 
  private:
   struct Layer {
@@ -132,12 +134,14 @@ class Decoder final : public LanguageModel {
   void adopt_weights(const ModelOptions& options);
   Layer make_layer(std::size_t index);
   Tokens tokens_of(const Batch& batch, const Pass& pass);
-  /// Makes the rotary table reach these positions, which are on the CPU.
+  /// Makes the rotary table reach these positions, which are on the CPU, or that many.
   void reach(const at::Tensor& positions);
+  void rotate_up_to(std::int64_t positions);
   /// The last layer's output: [tokens, width].
   Var run(const Tokens& tokens, const Pass& pass);
   Var run_layer(std::size_t index, const Var& x, const Tokens& tokens, const Pass& pass) const;
   Var final_norm(const Var& x, const Pass& pass) const;
+  at::Tensor logits_of_last(const Var& last, const Layout& layout, const Pass& pass) const;
   /// What the classifier sees of each row: [rows, width].
   Var pooled(const Tokens& tokens, const Pass& pass);
 
@@ -153,7 +157,8 @@ class Decoder final : public LanguageModel {
   std::vector<Layer> layers_;
   NormModule final_norm_;
   LinearModule head_;
-  RotaryTable rotary_;  // as far as a batch has needed it
+  RotaryTable rotary_;                 // as far as a batch has needed it
+  std::vector<RotaryTable> outgrown_;  // captured steps may read them
 };
 
 }  // namespace finesweep::worker

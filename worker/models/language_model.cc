@@ -16,11 +16,8 @@ at::Tensor flat(const at::Tensor& tokens) {
   return tokens.view({-1, tokens.size(2)});
 }
 
-void append(KeyValueCache& cache, KeyValueCache::Layer& layer, const at::Tensor& keys_and_values,
-            const TokenLayout& layout) {
-  if (!layer.tokens.defined()) {
-    layer.tokens = at::empty({layout.rows, cache.capacity, keys_and_values.size(1)}, keys_and_values.options());
-  }
+/// Where the tokens of a pass go in a flattened cache: the same in all layers.
+at::Tensor places_of(const KeyValueCache& cache, const TokenLayout& layout) {
   for (std::int64_t r = 0; r < layout.rows; ++r) {
     if (cache.lengths[r] + layout.tokens_of(r) <= cache.capacity) continue;
     throw std::length_error("a row has more tokens than its cache has room for");
@@ -30,7 +27,17 @@ void append(KeyValueCache& cache, KeyValueCache::Layer& layer, const at::Tensor&
   for (std::int64_t r = 0; r < layout.rows; ++r) {
     for (std::int64_t i = 0; i < layout.tokens_of(r); ++i) *place++ = r * cache.capacity + cache.lengths[r] + i;
   }
-  flat(layer.tokens).index_copy_(0, index.to(keys_and_values.device()), keys_and_values);
+  return index;
+}
+
+void append(KeyValueCache& cache, std::size_t number, const at::Tensor& keys_and_values,
+            const TokenLayout& layout) {
+  KeyValueCache::Layer& layer = cache.layers[number];
+  if (!layer.tokens.defined()) {
+    layer.tokens = at::empty({layout.rows, cache.capacity, keys_and_values.size(1)}, keys_and_values.options());
+  }
+  if (number == 0) cache.places = places_of(cache, layout).to(keys_and_values.device());
+  flat(layer.tokens).index_copy_(0, cache.places, keys_and_values);
 }
 
 }  // namespace
@@ -55,11 +62,22 @@ EncodedSource LanguageModel::encode(const Batch&) {
   throw std::logic_error("encode() of a model without an encoder");
 }
 
-Var self_attention(const Pass& pass, std::size_t layer, const Var& qkv, const Layout& layout,
-                   const AttentionOptions& options, const Dropout& dropout) {
+at::Tensor LanguageModel::step_logits(const at::Tensor&, KeyValueCache&) {
+  throw std::logic_error("step_logits() of a model that does not step");
+}
+
+Var self_attention(const Pass& pass, std::size_t layer, const Var& projected, const Layout& layout,
+                   const AttentionOptions& options, const Dropout& dropout, const Rotation* rotation) {
   const ProfileScope scope("self-attention", OperatorGroup::attention);
   const std::int64_t key_heads = options.key_heads == 0 ? options.heads : options.key_heads;
   const std::int64_t query_width = options.heads * options.size, key_width = key_heads * options.size;
+  if (pass.cache != nullptr && pass.cache->counted) {
+    return Var(decode_attention(projected.value, pass.cache->layers.at(layer).tokens, *pass.cache->counted, options,
+                                rotation == nullptr ? nullptr : &rotation->table));
+  }
+  const Var qkv = rotation == nullptr ? projected
+                                      : rotate(pass.tape, projected, rotation->table, rotation->positions,
+                                               options.heads + key_heads, options.size);
   if (pass.cache == nullptr) {
     const AttentionInputs inputs{qkv, 0, qkv, query_width, query_width + key_width};
     return attention(pass.tape, inputs, layout, layout->spans(), options, dropout);
@@ -67,7 +85,11 @@ Var self_attention(const Pass& pass, std::size_t layer, const Var& qkv, const La
   KeyValueCache& cache = *pass.cache;
   if (cache.lengths.empty()) cache.lengths.assign(static_cast<std::size_t>(layout->rows), 0);
   if (cache.layers.size() <= layer) cache.layers.resize(layer + 1);
-  append(cache, cache.layers[layer], qkv.value.narrow(1, query_width, 2 * key_width), *layout);
+  append(cache, layer, qkv.value.narrow(1, query_width, 2 * key_width), *layout);
+  if (std::all_of(cache.lengths.begin(), cache.lengths.end(), [](std::int64_t length) { return length == 0; })) {
+    const AttentionInputs inputs{qkv, 0, qkv, query_width, query_width + key_width};
+    return attention(nullptr, inputs, layout, layout->spans(), options, dropout);
+  }
   RowSpans keys;
   for (std::int64_t r = 0; r < layout->rows; ++r) {
     keys.begin.push_back(r * cache.capacity);
@@ -82,6 +104,7 @@ at::Tensor positions_of(const Pass& pass, const Layout& layout) {
 }
 
 void advance(KeyValueCache& cache, const Layout& layout) {
+  if (cache.counted) return;
   for (std::int64_t r = 0; r < layout->rows; ++r) {
     cache.lengths[static_cast<std::size_t>(r)] += layout->tokens_of(r);
   }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "worker/kernels/decode_attention.h"
 #include "worker/models/model.h"
 
 namespace finesweep::worker {
@@ -22,8 +23,12 @@ struct KeyValueCache {
   std::vector<Layer> layers;
   /// Tokens that each row holds: [rows].
   std::vector<std::int64_t> lengths;
+  /// Where the tokens of the pass that is under way go; the first layer says it.
+  at::Tensor places;
   /// Tokens that a row may come to hold.
   std::int64_t capacity = 0;
+  /// Where there is one, the device counts the rows' tokens, and `lengths` is not looked at: see step_logits.
+  std::optional<CountedCache> counted;
 
   /// Row r becomes what row rows[r] was: beams that were dropped and doubled.
   void reorder(const std::vector<std::int64_t>& rows);
@@ -74,15 +79,26 @@ class LanguageModel : public Model {
   /// are input_ids under attention_mask, of any padding: the prompt's (for an encoder-decoder the decoder's), or,
   /// with a cache, those that came since.
   virtual at::Tensor next_logits(const Batch& tokens, Decoding& decoding) = 0;
+
+  /// Whether there is step_logits.
+  virtual bool steps() const { return false; }
+  /// The same for one token a row, where everything stands on the device and nothing waits for the host, so that a
+  /// step can be captured.  ids [rows] int64 on the model's device; cache.counted is set, and its lengths are left
+  /// to the caller to raise.
+  virtual at::Tensor step_logits(const at::Tensor& ids, KeyValueCache& cache);
 };
 
 /// What self-attention needs beside the projections: the layer's number, for the cache.
 ///
 /// Without a cache the tokens of the layout attend to one another; with one, their keys and values are appended to
 /// the layer's and they attend to all. Lengths change when the pass ends (see advance).  qkv [tokens, (heads + 2 ×
-/// key_heads) × size].
+/// key_heads) × size]. Where there is a rotation, query and key are turned by it first.
+struct Rotation {
+  const RotaryTable& table;
+  const at::Tensor& positions;  // [tokens] int64
+};
 Var self_attention(const Pass& pass, std::size_t layer, const Var& qkv, const Layout& layout,
-                   const AttentionOptions& options, const Dropout& dropout);
+                   const AttentionOptions& options, const Dropout& dropout, const Rotation* rotation = nullptr);
 
 /// Positions of the batch's tokens: behind those of the cache where there is one. [tokens] int64, CPU.
 at::Tensor positions_of(const Pass& pass, const Layout& layout);

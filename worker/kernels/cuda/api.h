@@ -41,6 +41,115 @@ int finesweep_nf4_dequantize(const FinesweepNf4* matrix, std::int64_t begin, std
 ///   size, which is a multiple of 32. Else cudaErrorInvalidValue.
 int finesweep_nf4_product(const FinesweepNf4* matrix, std::int64_t out, std::int64_t in, const void* x,
                           std::int64_t tokens, void* y, int type, void* stream);
+
+// Decoding: one new token a row, few rows. All matrices are contiguous and of `type` where nothing else is said,
+// all pointers to them multiples of 16 bytes. What the functions cannot do is cudaErrorInvalidValue; the conditions
+// are those of decode_ops.cc.
+
+enum FinesweepActivation : int {
+  kActivationNone = 0,
+  kActivationGelu = 1,
+  kActivationGeluTanh = 2,
+  kActivationRelu = 3,
+  kActivationTanh = 4,
+  kActivationSilu = 5
+};
+
+/// A norm of each token's values. weight null: none.
+struct FinesweepNorm {
+  const float* weight;
+  const float* bias;  // null: there is none
+  float epsilon;
+  int centred;  // 1: LayerNorm; 0: RMSNorm
+};
+
+/// y = activation(norm(x) Wᵀ + bias) + residual; gated: activation(gate) · up of the two halves of W's rows. Each
+/// weight is read once.
+struct FinesweepDecodeLinear {
+  const void* x;         // [tokens, in]
+  const void* weight;    // [out, in], gated [2 × out, in]
+  const void* bias;      // as many as W has rows; or null
+  const void* residual;  // [tokens, out], or null
+  void* y;               // [tokens, out]
+  FinesweepNorm norm;
+  std::int64_t tokens, in, out;
+  int activation, gated;
+  int type;
+  int y_type;  // `type`, or fp32
+};
+int finesweep_decode_linear(const FinesweepDecodeLinear* problem, void* stream);
+
+/// y = norm(x).
+int finesweep_decode_norm(const FinesweepNorm* norm, const void* x, std::int64_t tokens, std::int64_t width,
+                          void* y, int type, void* stream);
+
+/// y[t] = activation(z[t][i]) · z[t][inner + i].
+int finesweep_decode_gate(const void* z, std::int64_t tokens, std::int64_t inner, int activation, void* y, int type,
+                          void* stream);
+
+/// y[t] = words[ids[t]] + positions[places[t]]; positions may be null.
+int finesweep_decode_embed(const void* words, const std::int64_t* ids, const void* positions,
+                           const std::int64_t* places, std::int64_t tokens, std::int64_t width, void* y, int type,
+                           void* stream);
+
+/// Causal attention of one query a row over the row's cache, to which its key and value are appended at
+/// lengths[row]. With a rotary table query and key are turned first. A window above 0 reaches so many keys back,
+/// the query's own with them.
+struct FinesweepDecodeAttention {
+  const void* qkv;              // [rows, (heads + 2 × key_heads) × size]
+  void* cache;                  // [rows, capacity, 2 × key_heads × size]
+  const std::int64_t* lengths;  // [rows]
+  const float* cosine;          // [positions, size / 2]; both null: not turned
+  const float* sine;
+  void* out;  // [rows, heads × size]
+  /// Of parts of a row's keys: [rows × heads, splits, size + 2] and [rows × heads], zero at first and again
+  /// afterwards. Not read where splits is 1.
+  float* partial;
+  std::int32_t* arrived;
+  std::int64_t rows, capacity, heads, key_heads, size, window, splits;
+  float scale;
+  int type;
+  /// 1: nothing has written lengths or the tokens that the cache holds since a kernel that began when all before it
+  /// had ended. They are then read before the kernel before this one has ended.
+  int settled;
+};
+int finesweep_decode_attention(const FinesweepDecodeAttention* problem, void* stream);
+
+/// How a generation's tokens are chosen. It lies in the device's memory, so that a captured step serves them all.
+struct FinesweepDecodeRules {
+  std::int64_t max_new_tokens;
+  std::int64_t positions;  // the longest sequence
+  std::int64_t top_k;      // 0: all
+  std::uint64_t key;       // of the rows' random streams
+  double temperature, top_p;
+  std::int64_t samples;  // 0: greedy
+  std::int64_t end_count;
+  std::int64_t end_ids[16];
+};
+
+/// What has been generated. On the device, one of each a row.
+struct FinesweepDecodeState {
+  const FinesweepDecodeRules* rules;
+  const std::uint64_t* lanes;  // of the rows' random streams
+  std::int64_t* ids;           // the row's newest token
+  std::int64_t* lengths;       // tokens that the cache holds
+  std::int64_t* tokens;        // [rows, token_capacity]: the new ones
+  std::int64_t* produced;      // how many
+  double* scores;              // the sum of their log-probabilities
+  std::int64_t* done;          // 1: nothing more is produced
+  std::int32_t* remaining;     // [1]: rows that are not done
+  std::int64_t rows, token_capacity;
+  /// Memory of the choice: [rows, 32, 4] and [rows], the latter zero at first and again afterwards; [rows,
+  /// vocabulary] where tokens are drawn.
+  double* partial;
+  std::int32_t* arrived;
+  std::uint64_t* masses;
+};
+
+/// Chooses the next token of every row that is not done, by logits [rows, vocabulary], and counts it. `held`: 1
+/// where the pass that gave the logits put ids into the cache one by one (lengths then grow), 0 after the prompt.
+int finesweep_decode_choose(const FinesweepDecodeState* state, const float* logits, std::int64_t vocabulary,
+                            int draws, int held, void* stream);
 }
 
 #include "worker/kernels/cuda/training_api.h"

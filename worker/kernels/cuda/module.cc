@@ -33,7 +33,13 @@ const CudaModule* load() {
   if (!training || !find_function(library, "finesweep_cuda_version", version) ||
       version() != kFinesweepCudaVersion || !find_function(library, "finesweep_cuda_error", module.error) ||
       !find_function(library, "finesweep_nf4_dequantize", module.nf4_dequantize) ||
-      !find_function(library, "finesweep_nf4_product", module.nf4_product)) {
+      !find_function(library, "finesweep_nf4_product", module.nf4_product) ||
+      !find_function(library, "finesweep_decode_linear", module.decode_linear) ||
+      !find_function(library, "finesweep_decode_norm", module.decode_norm) ||
+      !find_function(library, "finesweep_decode_gate", module.decode_gate) ||
+      !find_function(library, "finesweep_decode_embed", module.decode_embed) ||
+      !find_function(library, "finesweep_decode_attention", module.decode_attention) ||
+      !find_function(library, "finesweep_decode_choose", module.decode_choose)) {
     std::fprintf(stderr, "%s is of another version of finesweep: build both together\n", kFile);
     return nullptr;
   }

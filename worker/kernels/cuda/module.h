@@ -15,6 +15,13 @@ struct CudaModule {
 #define FINESWEEP_MEMBER(name) decltype(&finesweep_##name) name = nullptr;
   FINESWEEP_TRAINING_FUNCTIONS(FINESWEEP_MEMBER)
 #undef FINESWEEP_MEMBER
+
+  decltype(&finesweep_decode_linear) decode_linear = nullptr;
+  decltype(&finesweep_decode_norm) decode_norm = nullptr;
+  decltype(&finesweep_decode_gate) decode_gate = nullptr;
+  decltype(&finesweep_decode_embed) decode_embed = nullptr;
+  decltype(&finesweep_decode_attention) decode_attention = nullptr;
+  decltype(&finesweep_decode_choose) decode_choose = nullptr;
 };
 
 /// Loaded at the first call, from the folder of the program or ../lib beside it. Null where it is not there, is of

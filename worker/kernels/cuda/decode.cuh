@@ -1,0 +1,181 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "worker/kernels/cuda/api.h"
+
+// What the kernels for decoding share. They are small and follow one another at once, so each may begin while the
+// one before it still runs (programmatic dependent launch): up to wait_for_predecessor() a kernel reads only what
+// no kernel of the step writes, weights above all, and each calls it in every thread before it writes or ends.
+
+namespace finesweep_decode {
+
+/// Values of T in 16 bytes.
+template <typename T>
+constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+
+__device__ inline float to_float(float v) {
+  return v;
+}
+__device__ inline float to_float(__nv_bfloat16 v) {
+  return __bfloat162float(v);
+}
+__device__ inline float to_float(__half v) {
+  return __half2float(v);
+}
+template <typename T>
+__device__ inline T from_float(float v);
+template <>
+__device__ inline float from_float<float>(float v) {
+  return v;
+}
+template <>
+__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
+  return __float2bfloat16_rn(v);
+}
+template <>
+__device__ inline __half from_float<__half>(float v) {
+  return __float2half_rn(v);
+}
+
+/// 16 bytes to fp32 and back.
+template <typename T>
+__device__ inline void unpack(const uint4& bits, float (&values)[kVector<T>]) {
+  const T* from = reinterpret_cast<const T*>(&bits);
+#pragma unroll
+  for (int i = 0; i < kVector<T>; ++i) values[i] = to_float(from[i]);
+}
+template <typename T>
+__device__ inline uint4 pack(const float (&values)[kVector<T>]) {
+  uint4 bits;
+  T* to = reinterpret_cast<T*>(&bits);
+#pragma unroll
+  for (int i = 0; i < kVector<T>; ++i) to[i] = from_float<T>(values[i]);
+  return bits;
+}
+
+/// Of a weight, which is read once: leaves the first cache to others.
+__device__ inline uint4 load_weight(const void* address) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(address));
+  return v;
+}
+
+__device__ inline void wait_for_predecessor() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ inline void let_successor_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ inline void copy_to_shared(void* to, const void* from) {
+  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+}
+__device__ inline void finish_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+__device__ inline float warp_sum(float v) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
+  return v;
+}
+__device__ inline float warp_max(float v) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
+  return v;
+}
+
+__device__ inline float activate(float z, int activation) {
+  switch (activation) {
+    case kActivationGelu:
+      return 0.5f * z * (1.0f + erff(z * 0.70710678118654752f));
+    case kActivationGeluTanh: {
+      const float inner = 0.79788456080286536f * (z + 0.044715f * z * z * z);
+      return 0.5f * z * (1.0f + tanhf(inner));
+    }
+    case kActivationRelu:
+      return fmaxf(z, 0.0f);
+    case kActivationTanh:
+      return tanhf(z);
+    case kActivationSilu:
+      return z / (1.0f + expf(-z));
+  }
+  return z;
+}
+
+/// What this process knows of its devices.
+struct DeviceFacts {
+  int processors = 1;
+  bool overlaps = false;  // has programmatic dependent launch
+};
+inline const DeviceFacts& device_facts() {
+  constexpr int kDevices = 64;
+  static DeviceFacts facts[kDevices];
+  static bool known[kDevices] = {};
+  int device = 0;
+  cudaGetDevice(&device);
+  if (device >= kDevices) device = 0;
+  if (!known[device]) {
+    int major = 0;
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&facts[device].processors, cudaDevAttrMultiProcessorCount, device);
+    facts[device].overlaps = major >= 9;
+    known[device] = true;
+  }
+  return facts[device];
+}
+
+/// `overlaps`: it may begin while the kernel before it runs.
+template <typename... Parameters, typename... Arguments>
+int launch(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t shared, void* stream, bool overlaps,
+           Arguments... arguments) {
+  // Beyond 48 KB a kernel has to ask.
+  if (shared > 40 * 1024) {
+    const cudaError_t failed =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (failed != cudaSuccess) return failed;
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = static_cast<cudaStream_t>(stream);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = overlaps && device_facts().overlaps ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+
+inline std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/// Calls work(T()) for the storage type.
+template <typename Work>
+int with_type(int type, const Work& work) {
+  switch (type) {
+    case kFloat32:
+      return work(float());
+    case kBFloat16:
+      return work(__nv_bfloat16());
+    case kFloat16:
+      return work(__half());
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace finesweep_decode
