@@ -134,6 +134,7 @@ TEST_F(DriverTest, a_result_of_an_attempt_that_nobody_holds_is_refused_and_recor
   };
   EXPECT_EQ(drive(), 0);
   EXPECT_EQ(events("result_refused").size(), plan.jobs.size());
+  for (const Json& event : events("result_refused")) EXPECT_EQ(event["attempt"], 2);
   for (const storage::StoredJob& job : *store->load_jobs()) EXPECT_EQ(job.outcome->metrics.at("loss"), 0.5);
 }
 

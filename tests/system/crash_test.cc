@@ -90,7 +90,8 @@ TEST_F(Crashing, every_crash_point_fires_once_and_nothing_is_lost) {
 
 /// Not the first passing but a later one, where more is at stake than at the beginning.
 TEST_F(Crashing, later_passings_of_the_points_that_are_passed_often_lose_nothing) {
-  for (const char* point : {"commit.before:4", "round.recorded:3", "publish.renamed:2", "checkpoint.renamed:3"}) {
+  for (const char* point :
+       {"commit.before:4", "commit.done:4", "round.recorded:3", "publish.renamed:2", "checkpoint.renamed:3"}) {
     visit({point});
     if (HasFailure()) return;
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <random>
@@ -18,7 +19,7 @@ namespace finesweep::tests {
 ///   - 5 s after the interruption no process is left; where a runner alone died, that one;
 ///   - a life ends early for no other reason than the interruption;
 ///   - what was recorded stays recorded; no job has two results;
-///   - the sweep stands still for less than 10 s at a time;
+///   - 10 s after its start a life goes on with the sweep;
 ///   - results.csv is the one of a run that nobody disturbed.
 class InterruptedSweep {
  public:
@@ -54,7 +55,8 @@ class InterruptedSweep {
 
   std::filesystem::path run_, marks_;
   std::set<std::string> fired_;
-  std::string recorded_;  // events.jsonl as the last life left it
+  std::string recorded_;                // events.jsonl as the last life left it
+  std::vector<std::int64_t> begun_ms_;  // when each life began
   std::mt19937 random_;
   std::string last_output_;
 };
