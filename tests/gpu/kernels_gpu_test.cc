@@ -396,6 +396,8 @@ TEST_P(KernelsOnGpu, attention_is_its_reference) {
       {"window", {70, 33}, {}, 2, 2, 64, true, 16},
       {"window, odd", {70, 33}, {}, 2, 2, 12, true, 16},
       {"dropout", {70, 2, 41}, {}, 3, 3, 64, true, 0, 0.2},
+      {"dropout, odd heads", {70, 2, 41}, {}, 3, 3, 26, true, 0, 0.2},
+      {"dropout, grouped heads of 48", {70, 2, 41}, {}, 4, 2, 48, true, 20, 0.2},
       {"dropout, both ways", {64, 64}, {}, 3, 3, 64, false, 0, 0.1},
       {"bias", {70, 2, 41}, {}, 3, 3, 64, false, 0, 0, 12},
       {"bias, causal", {33, 20}, {}, 3, 3, 16, true, 0, 0.1, 12},
