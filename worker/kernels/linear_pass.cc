@@ -190,15 +190,11 @@ void LinearPass::lora_backward_on_gpu(const Lora& lora, const at::Tensor& dy) co
   const LoraBranch& branch = *lora.branch;
   const at::Tensor columns = dy.narrow(1, lora.columns.begin, lora.columns.count);
   const at::Tensor through = at::mm(columns, lora.up());  // [tokens, rank], not yet scaled
-  const at::Tensor grad_b =
-      branch.b->trained ? branch.b->grad.narrow(0, lora.columns.first, lora.columns.count) : at::Tensor();
-  const bool together =
-      branch.a->trained && branch.b->trained &&
-      gpu::add_adapter_gradients(columns, lora.input, lora.down, through, branch.scale, grad_b, branch.a->grad);
-  if (branch.b->trained && !together) {
-    add_scaled_gradient(grad_b, columns, lora.down, branch.scale);
+  if (branch.b->trained) {
+    add_scaled_gradient(branch.b->grad.narrow(0, lora.columns.first, lora.columns.count), columns, lora.down,
+                        branch.scale);
   }
-  if (branch.a->trained && !together) add_scaled_gradient(branch.a->grad, through, lora.input, branch.scale);
+  if (branch.a->trained) add_scaled_gradient(branch.a->grad, through, lora.input, branch.scale);
   if (!input_slot_) return;
   const auto product = [&](const at::Tensor& sum, double beta) {
     return at::addmm(sum, through, branch.a->value, beta, branch.scale);

@@ -20,17 +20,6 @@ struct FinesweepDropout {
   const std::int32_t* places;  // [tokens]: its number within the row; for attention null
 };
 
-/// The gradients of a LoRA branch's two matrices, of x [tokens, ins] and the gradient d [tokens, outs] of what it
-/// adds to: b [outs, rank] += scale · dᵀ down, a [rank, ins] += scale · throughᵀ x, where down = x aᵀ and through =
-/// d b.
-struct FinesweepAdapterGradients {
-  std::int64_t tokens, rank, outs, ins;
-  const void *d, *x, *down, *through;
-  std::int64_t d_stride, x_stride, down_stride, through_stride;
-  float scale;
-  float *b, *a;
-};
-
 /// A number that may change between replays of a captured step.
 struct FinesweepNumber {
   const double* device;  // null:
@@ -73,11 +62,6 @@ int finesweep_partial_column_sums(const void* x, std::int64_t tokens, std::int64
 /// y = residual + mask · x; residual may be null. x [tokens, width] contiguous; y may be x.
 int finesweep_dropout(const void* x, const void* residual, void* y, std::int64_t tokens, std::int64_t width,
                       const FinesweepDropout* dropout, int type, void* stream);
-
-/// bf16 and fp16, ranks up to 16. `partial` is scratch of finesweep_adapter_scratch() floats. In a fixed order. One
-/// call at a time on a device. d and x begin at multiples of 16 bytes, their strides and widths are multiples of 8.
-int finesweep_adapter_gradients(const FinesweepAdapterGradients* what, float* partial, int type, void* stream);
-std::int64_t finesweep_adapter_scratch(std::int64_t tokens, std::int64_t outs, std::int64_t ins);
 
 enum FinesweepCurve : int { kGelu = 0, kGeluTanh = 1, kRelu = 2, kTanh = 3, kSilu = 4 };
 /// y may be z; dz may be dy.
@@ -229,16 +213,16 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
 }
 
 /// Every function above but for the first word of its name, for who loads them.
-#define FINESWEEP_TRAINING_FUNCTIONS(X)                                                                        \
-  X(norm_forward)                                                                                              \
-  X(norm_backward)                                                                                             \
-  X(norm_fits)                                                                                                 \
-  X(partial_rows)                                                                                              \
-  X(add_partial)                                                                                               \
-  X(partial_column_sums)                                                                                       \
-  X(dropout)                                                                                                   \
-  X(activation_forward)                                                                                        \
-  X(activation_backward) X(gate_forward) X(gate_backward) X(rotate) X(gather_rows) X(add_rows) X(scatter_rows) \
-      X(mean_forward) X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk) X(adamw) X(gather_heads)     \
-          X(scatter_heads) X(softmax_forward) X(softmax_backward) X(adapter_gradients) X(adapter_scratch)      \
-              X(flash_fits) X(flash_forward) X(flash_backward)
+#define FINESWEEP_TRAINING_FUNCTIONS(X)                                                                     \
+  X(norm_forward)                                                                                           \
+  X(norm_backward)                                                                                          \
+  X(norm_fits)                                                                                              \
+  X(partial_rows)                                                                                           \
+  X(add_partial)                                                                                            \
+  X(partial_column_sums)                                                                                    \
+  X(dropout)                                                                                                \
+  X(activation_forward)                                                                                     \
+  X(activation_backward)                                                                                    \
+  X(gate_forward) X(gate_backward) X(rotate) X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward)     \
+      X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk) X(adamw) X(gather_heads) X(scatter_heads) \
+          X(softmax_forward) X(softmax_backward) X(flash_fits) X(flash_forward) X(flash_backward)

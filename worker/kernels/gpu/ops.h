@@ -24,12 +24,6 @@ void rotate_in_place(const at::Tensor& x, const RotaryTable& table, const at::Te
 /// grad += the sum over rows of dy.
 void add_column_sums(const at::Tensor& grad, const at::Tensor& dy);
 
-/// The gradients of a LoRA branch's matrices in one launch: grad_b += scale · dᵀ down, grad_a += scale · throughᵀ
-/// x. False where there is no kernel for it: then nothing was done.
-bool add_adapter_gradients(const at::Tensor& d, const at::Tensor& x, const at::Tensor& down,
-                           const at::Tensor& through, double scale, const at::Tensor& grad_b,
-                           const at::Tensor& grad_a);
-
 at::Tensor sum_of_rows(const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,
                        const at::Tensor& types);
 void add_rows(const at::Tensor& gradient, const at::Tensor& ids, std::int64_t skipped, const at::Tensor& grad);
