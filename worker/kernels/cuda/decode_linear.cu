@@ -401,8 +401,8 @@ __device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/// Values from one token to the next where the sums of kTiles tiles lie: what a quarter of a warp writes at once falls
-/// into different banks.
+/// Values from one token to the next where the sums of kTiles tiles lie: what a quarter of a warp writes at once
+/// falls into different banks.
 template <int kTiles>
 constexpr int kSumsLine = kTiles == 1 ? kTileRows : (kTiles + 1) * kTileRows;
 
