@@ -44,7 +44,7 @@ int finesweep_nf4_product(const FinesweepNf4* matrix, std::int64_t out, std::int
 
 // Decoding: one new token a row, few rows. All matrices are contiguous and of `type` where nothing else is said,
 // all pointers to them multiples of 16 bytes. What the functions cannot do is cudaErrorInvalidValue; the conditions
-// are those of decode_ops.cc.
+// are those of gpu/decode.cc.
 
 enum FinesweepActivation : int {
   kActivationNone = 0,

@@ -213,16 +213,13 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
 }
 
 /// Every function above but for the first word of its name, for who loads them.
-#define FINESWEEP_TRAINING_FUNCTIONS(X)                                                                     \
-  X(norm_forward)                                                                                           \
-  X(norm_backward)                                                                                          \
-  X(norm_fits)                                                                                              \
-  X(partial_rows)                                                                                           \
-  X(add_partial)                                                                                            \
-  X(partial_column_sums)                                                                                    \
-  X(dropout)                                                                                                \
-  X(activation_forward)                                                                                     \
-  X(activation_backward)                                                                                    \
-  X(gate_forward) X(gate_backward) X(rotate) X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward)     \
-      X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk) X(adamw) X(gather_heads) X(scatter_heads) \
-          X(softmax_forward) X(softmax_backward) X(flash_fits) X(flash_forward) X(flash_backward)
+// clang-format off
+#define FINESWEEP_TRAINING_FUNCTIONS(X) \
+  X(norm_forward) X(norm_backward) X(norm_fits) X(partial_rows) \
+  X(add_partial) X(partial_column_sums) X(dropout) X(activation_forward) \
+  X(activation_backward) X(gate_forward) X(gate_backward) X(rotate) \
+  X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) \
+  X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk) \
+  X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
+  X(softmax_backward) X(flash_fits) X(flash_forward) X(flash_backward)
+// clang-format on
