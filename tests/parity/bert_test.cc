@@ -112,7 +112,9 @@ TEST(ClassifierParity, recomputed_layers_give_the_same_gradients) {
     worker::backward(tape, other->loss(expected.batch, pass, static_cast<double>(expected.batch.rows())));
     const Tensors mine = gradients_of(worker::trained_parameters(*model));
     for (const auto& [name, gradient] : gradients_of(worker::trained_parameters(*other))) {
-      EXPECT_TRUE(at::equal(gradient, mine.at(name))) << name;
+      // A GPU adds the gradients of embeddings in any order.
+      const double apart = largest_difference(gradient, mine.at(name));
+      EXPECT_LE(apart, device().is_cpu() ? 0 : 1e-5 * gradient.abs().max().item<double>()) << name;
     }
   }
 }
