@@ -338,8 +338,10 @@ void warn(Analysis& analysis) {
 
 bool Analysis::more_is_better(const std::string& metric) const {
   const ReportSettings& report = data->plan.report;
-  if (metric == report.metric || metric == report.select) return report.goal == Goal::maximize;
-  return higher_is_better(metric);
+  const bool is_goal = metric == report.metric ||
+                       (metric == report.select &&
+                        (report.metric.empty() || higher_is_better(metric) == higher_is_better(report.metric)));
+  return is_goal ? report.goal == Goal::maximize : higher_is_better(metric);
 }
 
 std::vector<std::size_t> Analysis::best_in(const std::string& metric) const {

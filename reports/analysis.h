@@ -60,7 +60,8 @@ struct Analysis {
 
   /// Configurations sorted by the shown metric, best first; those without it last.
   std::vector<std::size_t> ranking() const;
-  /// By the report's goal where it is the shown or choosing metric, else by the metric's nature.
+  /// By the report's goal where it is the shown metric, or the choosing one of the same nature (a loss may choose
+  /// what is shown by its ROUGE); else by the metric's nature.
   bool more_is_better(const std::string& metric) const;
   /// Indices of the configurations with the best mean; empty where fewer than two have one or all are equal.
   std::vector<std::size_t> best_in(const std::string& metric) const;

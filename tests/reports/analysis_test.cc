@@ -189,6 +189,25 @@ TEST(Analysis, the_validation_split_chooses_and_the_test_split_is_shown) {
               HasSubstr("Best by validation accuracy (0.9000): a, with test accuracy 0.7000"));
 }
 
+TEST(Analysis, a_loss_chooses_downwards_what_is_shown_by_a_score) {
+  RunBuilder run;
+  run.report() = {.select = "validation.loss", .metric = "test.rougeL", .goal = Goal::maximize};
+  const auto both = [&](const char* name, double loss, double score) {
+    const auto step = [&](const char* split, std::map<std::string, double> metrics) {
+      return RunBuilder::StepResult{split, StepKind::evaluate, std::string(name) + split, JobState::succeeded,
+                                    std::move(metrics)};
+    };
+    run.trial(name, name, 0, {}, {step("validation", {{"loss", loss}}), step("test", {{"rougeL", score}})});
+  };
+  both("a", 2.5, 0.4);
+  both("b", 1.5, 0.3);
+  const Analysis analysis = analyze(run.data());
+  EXPECT_EQ(analysis.configurations[*analysis.best].label, "b");
+  EXPECT_THAT(analysis.best_in("validation.loss"), ElementsAre(1));
+  EXPECT_THAT(analysis.best_in("test.rougeL"), ElementsAre(0));
+  EXPECT_THAT(analysis.ranking(), ElementsAre(0, 1));
+}
+
 TEST(Analysis, a_choice_on_the_test_split_is_warned_about) {
   RunBuilder run;
   run.report().metric = run.report().select = "test.accuracy";
