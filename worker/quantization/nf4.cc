@@ -47,13 +47,12 @@ std::array<float, 256> make_dynamic_map() {
 NestedScales quantize_scales(const at::Tensor& absmax) {
   NestedScales nested;
   nested.map = dynamic_map();
-  // On the CPU, in whose order the sum is bitsandbytes'. A 64th or less of the matrix: plain operations do.
-  const at::Tensor values = absmax.cpu();
-  const at::Tensor offset = values.numel() > 0 ? values.mean() : at::zeros({}, values.options());
+  const at::Tensor offset = absmax.numel() > 0 ? absmax.mean() : at::zeros({}, absmax.options());
   nested.offset = offset.item<float>();
-  const reference::Blockwise scales = reference::quantize_blockwise(values - offset, nested.map, nested.block_size);
-  nested.codes = scales.codes.to(absmax.device());
-  nested.absmax = scales.absmax.to(absmax.device());
+  // A 64th or less of the matrix: plain operations do.
+  const reference::Blockwise scales = reference::quantize_blockwise(absmax - offset, nested.map, nested.block_size);
+  nested.codes = scales.codes;
+  nested.absmax = scales.absmax;
   return nested;
 }
 
