@@ -2,9 +2,8 @@
 
 #include <ATen/ops/empty.h>
 
-#include <stdexcept>
-
 #include "worker/kernels/cuda/module.h"
+#include "worker/kernels/gpu/float_type.h"
 
 namespace finesweep::worker::cuda {
 namespace {
@@ -27,19 +26,6 @@ FinesweepNf4 view_of(const Nf4Tensor& tensor) {
   return view;
 }
 
-int type_of(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      return kFloat32;
-    case at::kBFloat16:
-      return kBFloat16;
-    case at::kHalf:
-      return kFloat16;
-    default:
-      throw std::invalid_argument("NF4 is dequantised to fp32, bf16 or fp16");
-  }
-}
-
 }  // namespace
 
 bool has_kernels(const Nf4Tensor& tensor) {
@@ -48,8 +34,8 @@ bool has_kernels(const Nf4Tensor& tensor) {
 
 void dequantize(const Nf4Tensor& tensor, std::int64_t first, const at::Tensor& out) {
   const FinesweepNf4 view = view_of(tensor);
-  check_cuda(cuda_module()->nf4_dequantize(&view, first, out.numel(), out.mutable_data_ptr(), type_of(out),
-                                           current_stream(out.device())),
+  check_cuda(cuda_module()->nf4_dequantize(&view, first, out.numel(), out.mutable_data_ptr(),
+                                           gpu::float_type_of(out), current_stream(out.device())),
              "dequantising NF4");
 }
 
@@ -62,7 +48,7 @@ at::Tensor product(const at::Tensor& x, const Nf4Tensor& w) {
   const at::Tensor y = at::empty({x.size(0), w.shape[0]}, x.options());
   const FinesweepNf4 view = view_of(w);
   check_cuda(cuda_module()->nf4_product(&view, w.shape[0], w.shape[1], x.const_data_ptr(), x.size(0),
-                                        y.mutable_data_ptr(), type_of(x), current_stream(x.device())),
+                                        y.mutable_data_ptr(), gpu::float_type_of(x), current_stream(x.device())),
              "multiplying with NF4");
   return y;
 }

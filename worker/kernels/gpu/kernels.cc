@@ -2,8 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
-#include <stdexcept>
-
+#include "worker/kernels/gpu/float_type.h"
 #include "worker/random.h"
 
 namespace finesweep::worker::gpu {
@@ -33,16 +32,7 @@ bool has_kernels(const at::Tensor& x) {
 }
 
 int type_of(const at::Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kFloat:
-      return kFloat32;
-    case at::kBFloat16:
-      return kBFloat16;
-    case at::kHalf:
-      return kFloat16;
-    default:
-      throw std::invalid_argument("the kernels for GPUs compute in fp32, bf16 and fp16");
-  }
+  return float_type_of(x);
 }
 
 void* stream_of(const at::Tensor& x) {
