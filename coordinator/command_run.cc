@@ -23,6 +23,7 @@
 #include "storage/files.h"
 #include "storage/run_directory.h"
 #include "storage/store.h"
+#include "sweeps/packing.h"
 
 namespace finesweep::coordinator {
 
@@ -41,6 +42,12 @@ int threads_of(const storage::RunDirectory& run, const Plan& plan, const HostRes
   if (const auto allocation = slurm::read_allocation(); allocation && allocation->cpus_per_task > 0)
     return allocation->cpus_per_task;
   return default_threads(host.cores);
+}
+
+std::vector<PackTraits> packing_of(const Plan& plan) {
+  const auto files = sweeps::make_sweep_files(sweeps::default_checksum_cache());
+  sweeps::ModelCatalog models(*files);
+  return sweeps::pack_traits(plan, models);
 }
 
 /// A number of seconds that tests make smaller than users would.
@@ -144,6 +151,10 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   driver_options.host = world.host();
   driver_options.retry_failed = life() == 0;
   driver_options.no_progress_s = seconds_of("FINESWEEP_NO_PROGRESS_S", driver_options.no_progress_s);
+  const sweeps::PackSizes packs = sweeps::pack_sizes(sweep->plan.resources);
+  driver_options.reactor.max_pack_jobs = packs.on_gpu;
+  driver_options.reactor.max_pack_jobs_on_cpu = packs.on_cpu;
+  driver_options.packing = packing_of(sweep->plan);
   driver_options.reactor.lease = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(
       seconds_of("FINESWEEP_LEASE_S", std::chrono::duration<double>(driver_options.reactor.lease).count())));
   Driver driver(

@@ -54,6 +54,7 @@ std::string describe(const StatusSnapshot& status) {
         continue;
       }
       text += worker.title;
+      if (worker.pack > 1) text += fmt::format(" and {} more in a pack", worker.pack - 1);
       if (worker.progress.total > 0) text += fmt::format(", {} of {}", worker.progress.done, worker.progress.total);
       if (std::isfinite(worker.progress.loss)) text += fmt::format(", loss {:.4f}", worker.progress.loss);
       text += "\n";

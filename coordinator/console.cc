@@ -70,8 +70,10 @@ std::string event_line(const Json& record) {
     return fmt::format("worker {} is gone: {}", record.value("worker", ""), record.value("reason", ""));
   if (event == "attempt_started") {
     const int attempt = record.value("attempt", 1);
-    return fmt::format("started    {}{} on worker {}", title,
-                       attempt > 1 ? fmt::format(" (attempt {})", attempt) : "", record.value("worker", ""));
+    return fmt::format("started    {}{}{} on worker {}", title,
+                       attempt > 1 ? fmt::format(" (attempt {})", attempt) : "",
+                       record.contains("pack") ? fmt::format(" in a pack of {}", record.value("pack", 1)) : "",
+                       record.value("worker", ""));
   }
   if (event == "attempt_ended" && record.value("reason", "") == "moved") return "";  // from queue to queue
   if (event == "attempt_ended")
@@ -104,8 +106,14 @@ std::vector<std::string> bar_lines(const Json& progress, int width) {
     std::string tail = running.value("phase", "");
     if (total > 0) tail = fmt::format("{:.0f}/{:.0f}", done, total);
     if (running.contains("loss")) tail += fmt::format(" loss {:.4f}", running["loss"].get<double>());
-    lines.push_back(fmt::format("{} {} {}", fit(running.value("title", ""), title_columns),
-                                bar(total > 0 ? done / total : 0, bar_columns), tail));
+    std::string name = running.value("title", "");
+    if (const int pack = running.value("pack", 1); pack > 1) {
+      const std::string others = fmt::format(" + {}", pack - 1);
+      name = fit(name, static_cast<std::size_t>(title_columns) - others.size());
+      name = name.substr(0, name.find_last_not_of(' ') + 1) + others;
+    }
+    lines.push_back(
+        fmt::format("{} {} {}", fit(name, title_columns), bar(total > 0 ? done / total : 0, bar_columns), tail));
   }
   const double done = progress.value("done", 0.0), jobs = progress.value("jobs", 0.0);
   std::string tail = fmt::format("{:.0f}/{:.0f} jobs", done, jobs);

@@ -13,13 +13,15 @@ namespace finesweep::coordinator {
 // What a running sweep says, as JSON records. `event` is one of
 //   sweep_started   {sweep, directory, trials, jobs, done, workers}
 //   worker_joined / worker_lost   {worker, host, device, reason}
-//   attempt_started {job, title, attempt, worker}      attempt_ended {job, title, attempt, reason, error}
+//   attempt_started {job, title, attempt, worker, pack?}   attempt_ended {job, title, attempt, reason, error}
 //   job_succeeded   {job, title, seconds, done, jobs}  job_failed {job, title, error}  job_cancelled {job, title}
 //   sweep_ended     {state, exit_code, succeeded, failed, pending, report}
 // and, not kept in events.jsonl,
-//   progress        {running: [{job, title, done, total, phase, loss?}], done, jobs, seconds_left?}
+//   progress        {running: [{job, title, done, total, phase, loss?, pack?}], done, jobs, seconds_left?}
 //   text            {text}: to be printed as it is
 //   gave_up         {exit_code, message}: from a coordinator that could not begin, to its supervisor
+// `pack`: with how many jobs together, where there are several. A pack is one entry of `running`, that of the
+// member which has most before it.
 
 enum class ConsoleMode {
   json,   // one object a line, without the passing ones where a person asked for it (--json)

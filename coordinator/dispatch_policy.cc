@@ -18,12 +18,13 @@ DispatchPolicy::DispatchPolicy(DispatchOptions options, std::vector<JobTraits> j
 
 // ---- workers and hosts ----
 
-void DispatchPolicy::add_worker(int worker, const std::string& host, bool on_cpu) {
+void DispatchPolicy::add_worker(int worker, const std::string& host, bool on_cpu, double memory_mb) {
   const auto [number, is_new] = host_numbers_.emplace(host, static_cast<int>(hosts_.size()));
   if (is_new) hosts_.emplace_back();
   Worker& added = workers_[worker];
   added.host = number->second;
   added.on_cpu = on_cpu;
+  added.memory_mb = memory_mb;
   ++active_workers_;
   hosts_[added.host].workers.insert(worker);
   by_load_.insert({0, worker});
@@ -131,13 +132,12 @@ void DispatchPolicy::release(int number) {
 
 void DispatchPolicy::add_ready(int job) {
   ready_.insert(job);
-  if (options_.max_pack_jobs > 1) ready_by_group_[{jobs_[job].group, jobs_[job].pack_key}].insert(job);
+  if (jobs_[job].pack.key >= 0) ready_by_group_[{jobs_[job].group, jobs_[job].pack.key}].insert(job);
 }
 
 void DispatchPolicy::erase_ready(int job) {
   ready_.erase(job);
-  if (options_.max_pack_jobs <= 1) return;
-  const auto group = ready_by_group_.find({jobs_[job].group, jobs_[job].pack_key});
+  const auto group = ready_by_group_.find({jobs_[job].group, jobs_[job].pack.key});
   if (group == ready_by_group_.end()) return;
   group->second.erase(job);
   if (group->second.empty()) ready_by_group_.erase(group);
@@ -152,18 +152,34 @@ void DispatchPolicy::remove_ready(int job) {
   }
 }
 
-/// The job and those ready that may share its pack, but not more than leaves some for every other idle worker.
-std::vector<int> DispatchPolicy::take_pack(int job) {
+/// How many jobs like this one a pack holds where there are enough of them.
+int DispatchPolicy::usual_pack_jobs(int job, bool on_cpu) const {
+  const PackTraits& pack = jobs_[job].pack;
+  if (pack.key < 0) return 1;
+  const std::int64_t most = std::max(1, max_pack_jobs(on_cpu));
+  if (pack.most_tokens <= 0) return static_cast<int>(most);
+  return static_cast<int>(
+      std::clamp(pack.most_tokens / std::max<std::int64_t>(1, pack.tokens), std::int64_t{1}, most));
+}
+
+/// The job and those ready that share its pack.
+std::vector<int> DispatchPolicy::take_pack(int job, const Worker& worker) {
   std::vector<int> pack{job};
-  if (options_.max_pack_jobs > 1 && jobs_[job].pack_key >= 0) {
-    const auto& mates = ready_by_group_.at({jobs_[job].group, jobs_[job].pack_key});
-    std::size_t limit = static_cast<std::size_t>(options_.max_pack_jobs);
-    if (jobs_[job].group == 0) {
-      const std::size_t workers = static_cast<std::size_t>(std::max(active_workers_, 1));
-      limit = std::min(limit, (mates.size() + workers - 1) / workers);
+  PackFill fill(max_pack_jobs(worker.on_cpu), worker.memory_mb);
+  fill.add(jobs_[job].pack);
+  if (jobs_[job].pack.key >= 0) {
+    std::size_t share = ready_.size();
+    if (jobs_[job].group == 0) {  // parts of a crashed pack stay together
+      const auto workers = static_cast<std::size_t>(std::max(active_workers_, 1));
+      const std::size_t equal = (ready_.size() + placed_.size() + workers - 1) / workers;
+      share = std::max(equal, worker.jobs + 1) - worker.jobs;
     }
-    for (auto mate = mates.upper_bound(job); mate != mates.end() && pack.size() < limit; ++mate)
+    const auto& mates = ready_by_group_.at({jobs_[job].group, jobs_[job].pack.key});
+    for (auto mate = mates.upper_bound(job); mate != mates.end() && pack.size() < share; ++mate) {
+      if (!fill.admits(jobs_[*mate].pack)) break;
+      fill.add(jobs_[*mate].pack);
       pack.push_back(*mate);
+    }
   }
   for (int taken : pack) erase_ready(taken);
   return pack;
@@ -171,7 +187,8 @@ std::vector<int> DispatchPolicy::take_pack(int job) {
 
 // ---- choices ----
 
-std::optional<int> DispatchPolicy::pick_worker(int model, bool gpu_only) const {
+std::optional<int> DispatchPolicy::pick_worker(int job) const {
+  const bool gpu_only = jobs_[job].isolate;
   const ByLoad* best = nullptr;
   int best_device = 0;
   for (int device = gpu_only ? 1 : 0; device < 2; ++device) {
@@ -181,11 +198,11 @@ std::optional<int> DispatchPolicy::pick_worker(int model, bool gpu_only) const {
   if (!best) return std::nullopt;
   const auto [load, number] = *best->begin();
   // A queue may hold as many waiting packs as the ready jobs would make for every worker.
-  const auto pack_jobs = static_cast<std::size_t>(std::max(options_.max_pack_jobs, 1));
+  const auto pack_jobs = static_cast<std::size_t>(usual_pack_jobs(job, best_device == 0));
   const std::size_t share =
       (ready_.size() / static_cast<std::size_t>(std::max(active_workers_, 1)) + pack_jobs - 1) / pack_jobs;
   if (load > 0 && load - 1 >= share) return std::nullopt;
-  const auto same_model = open_by_model_[best_device].find(model);
+  const auto same_model = open_by_model_[best_device].find(jobs_[job].model);
   if (same_model != open_by_model_[best_device].end() && same_model->second.begin()->first == load)
     return same_model->second.begin()->second;
   return number;
@@ -213,8 +230,8 @@ std::optional<DispatchPolicy::Choice> DispatchPolicy::next(Instant now) {
     if (ready_.empty()) return std::nullopt;
     const int job = *ready_.begin();
     const bool isolate = jobs_[job].isolate;
-    if (const auto worker = pick_worker(jobs_[job].model, isolate)) {
-      if (!isolate) return place(*worker, take_pack(job), now);
+    if (const auto worker = pick_worker(job)) {
+      if (!isolate) return place(*worker, take_pack(job, workers_.at(*worker)), now);
       erase_ready(job);
       return place(*worker, {job}, now);
     }
@@ -231,6 +248,7 @@ DispatchPolicy::Choice DispatchPolicy::place(int number, std::vector<int> jobs, 
   for (int job : jobs) placed_[job] = pack;
   if (worker.packs.empty()) worker.head_since = now;
   worker.packs.insert(pack);
+  worker.jobs += jobs.size();
   worker.model = jobs_[jobs.front()].model;
   ++hosts_[worker.host].busy;
   relist(number);
@@ -261,6 +279,7 @@ DispatchPolicy::PackNumber DispatchPolicy::leave(int job, Instant now) {
   const PackNumber number = placed_.at(job);
   placed_.erase(job);
   std::erase(packs_.at(number).jobs, job);
+  --workers_.at(packs_.at(number).worker).jobs;
   return number;
 }
 
@@ -338,10 +357,13 @@ void DispatchPolicy::sanity_check() const {
     require(!worker.open || open_[worker.on_cpu ? 0 : 1].contains({worker.packs.size(), number}),
             "an open worker is not listed");
     require(!worker.open || hosts_[worker.host].reserved_for < 0, "a worker of a reserved host is open");
+    std::size_t jobs = 0;
     for (PackNumber pack : worker.packs) {
       require(packs_.at(pack).worker == number, "a pack is in another worker's queue");
       require(!packs_.at(pack).jobs.empty(), "a pack is empty");
+      jobs += packs_.at(pack).jobs.size();
     }
+    require(jobs == worker.jobs, "a worker's jobs are miscounted");
   }
   require(active == active_workers_, "workers are miscounted");
   require(by_load_.size() == workers_.size() && open_[0].size() + open_[1].size() == open,

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "coordinator/instant.h"
+#include "jobs/packing.h"
 
 namespace finesweep::coordinator {
 
@@ -19,16 +20,16 @@ struct DispatchOptions {
   Duration backlog = std::chrono::milliseconds(150);
   /// …but at least one and at most so many.
   int max_backlog_jobs = 256;
-  /// Jobs that may share a pack; 1: no packing.
+  /// Jobs that may share a pack on a GPU and on a CPU; 1: no packing.
   int max_pack_jobs = 1;
+  int max_pack_jobs_on_cpu = 1;
 };
 
 /// What matters about a job when it is placed.
 struct JobTraits {
   /// Its base model, numbered by the caller: a worker that has it loaded is preferred.
   int model = 0;
-  /// Only jobs of one pack key may share a pack; negative: always alone.
-  int pack_key = -1;
+  PackTraits pack = {};
   /// 0, or the part of a crashed pack that it belongs to: only jobs of one group share a pack.
   int group = 0;
   bool isolate = false;
@@ -40,6 +41,10 @@ struct JobTraits {
 /// - Ready jobs go out in plan order, each to the worker with the shortest queue; where several are equally short,
 /// to
 ///   one that has the job's base model loaded.
+/// - With the first ready job go those of its pack key that are ready, in plan order, until the next one would
+/// exceed
+///   what PackFill admits, or the worker would have more than its share of all jobs (those that are ready or out ÷
+///   workers): packs leave others something to do.
 /// - A queue grows beyond its first pack only as far as the ready jobs last for all workers alike (ready ÷
 /// workers).
 ///   When nothing is ready and a worker is idle, the last pack of the longest queue may be taken back (theft).
@@ -53,7 +58,8 @@ class DispatchPolicy {
  public:
   DispatchPolicy(DispatchOptions options, std::vector<JobTraits> jobs);
 
-  void add_worker(int worker, const std::string& host, bool on_cpu);
+  /// memory_mb: of a GPU; 0: not known.
+  void add_worker(int worker, const std::string& host, bool on_cpu, double memory_mb = 0);
   /// The worker must hold nothing any more.
   void remove_worker(int worker);
   /// A worker on its way out gets nothing new.
@@ -86,6 +92,8 @@ class DispatchPolicy {
   bool begun(int job) const;
   /// The jobs still out of the pack that this one is in, in plan order.
   const std::vector<int>& pack_of(int job) const;
+  /// That pack's number, used once.
+  std::int64_t pack_number(int job) const { return placed_.at(job); }
   /// What the worker holds, in the order in which it runs them.
   std::vector<int> queue(int worker) const;
 
@@ -105,10 +113,12 @@ class DispatchPolicy {
   struct Worker {
     int host = -1;
     bool on_cpu = true;
+    double memory_mb = 0;
     bool leaving = false;
     int unconfirmed = 0;
     int model = -1;
     std::set<PackNumber> packs;
+    std::size_t jobs = 0;  // of these packs
     Instant head_since{};  // since when the first pack is the first
     std::optional<double> mean_ns;
     // How it stands in the ordered sets below.
@@ -131,9 +141,11 @@ class DispatchPolicy {
   bool can_isolate(const Worker& worker) const { return worker.on_cpu && !worker.leaving; }
   void reserve(int host, int job);
   void release(int host);
-  std::optional<int> pick_worker(int model, bool gpu_only) const;
+  std::optional<int> pick_worker(int job) const;
   std::optional<Choice> start_isolated(Instant now);
-  std::vector<int> take_pack(int job);
+  int max_pack_jobs(bool on_cpu) const { return on_cpu ? options_.max_pack_jobs_on_cpu : options_.max_pack_jobs; }
+  int usual_pack_jobs(int job, bool on_cpu) const;
+  std::vector<int> take_pack(int job, const Worker& worker);
   void erase_ready(int job);
   Choice place(int worker, std::vector<int> jobs, Instant now);
   PackNumber leave(int job, Instant now);
@@ -142,7 +154,7 @@ class DispatchPolicy {
   DispatchOptions options_;
   std::vector<JobTraits> jobs_;
   std::set<int> ready_;
-  std::map<std::pair<int, int>, std::set<int>> ready_by_group_;  // (group, pack key); with packing only
+  std::map<std::pair<int, int>, std::set<int>> ready_by_group_;  // (group, pack key); of those that have a key
   std::unordered_map<int, int> reserved_host_;                   // of a job that waits for its host
   std::unordered_map<int, PackNumber> placed_;
   std::unordered_map<PackNumber, Pack> packs_;

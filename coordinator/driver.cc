@@ -129,7 +129,7 @@ struct Driver::Impl {
 
   void receive(int rank, const Hello& hello) {
     const WorkerId id{rank, ++incarnations[rank]};
-    const WorkerInfo info{hello.host, hello.device};
+    const WorkerInfo info{hello.host, hello.device, hello.memory_mb};
     workers[rank] = {id, info};
     presence.heard(rank, now());
     link.send(rank, encode(Welcome{id, run.path().string(), options.heartbeat_s, options.no_progress_s,
@@ -274,7 +274,7 @@ struct Driver::Impl {
       spdlog::critical("{}", history.error().message);
       return 4;
     }
-    reactor = std::make_unique<Reactor>(options.reactor, plan.jobs, *history);
+    reactor = std::make_unique<Reactor>(options.reactor, plan.jobs, *history, options.packing);
     const Counts before = reactor->counts();
     runner.finished_jobs = before.succeeded + before.failed + before.cancelled;
     runner.remark({{"event", "sweep_started"},

@@ -18,6 +18,8 @@ namespace finesweep::coordinator {
 
 struct DriverOptions {
   ReactorOptions reactor;
+  /// How each of the plan's jobs may share a pack; empty: none may.
+  std::vector<PackTraits> packing;
   double heartbeat_s = 1;
   double no_progress_s = 600;
   int threads = 1;

@@ -53,12 +53,15 @@ void EffectRunner::remark(Json event) {
 }
 
 void EffectRunner::note_start(const WorkerId& worker, const AttemptKey& attempt) {
-  if (!out_.contains(attempt) || !started_.emplace(attempt, now()).second) return;
-  show_({{"event", "attempt_started"},
-         {"job", attempt.job},
-         {"title", view_.title(attempt.job)},
-         {"attempt", attempt.number},
-         {"worker", to_string(worker)}});
+  const auto out = out_.find(attempt);
+  if (out == out_.end() || !started_.emplace(attempt, now()).second) return;
+  Json record{{"event", "attempt_started"},
+              {"job", attempt.job},
+              {"title", view_.title(attempt.job)},
+              {"attempt", attempt.number},
+              {"worker", to_string(worker)}};
+  if (out->second > 1) record["pack"] = out->second;
+  show_(record);
 }
 
 Result<std::vector<Event>> EffectRunner::carry_out(const Reactor& reactor, const std::vector<Effect>& effects) {
@@ -100,10 +103,11 @@ void EffectRunner::clear_staging() {
 }
 
 void EffectRunner::add(const Reactor&, const RecordAttempt& e, Round& round) {
-  out_.insert(e.attempt);
+  out_[e.attempt] = e.pack_jobs;
   const auto worker = workers_.find(e.worker.rank);
   const std::string host = worker == workers_.end() ? "" : worker->second.info.host;
-  round.changes.push_back(storage::AttemptStarted{e.attempt, e.worker.rank, host, unix_ms()});
+  round.changes.push_back(
+      storage::AttemptStarted{e.attempt, e.worker.rank, host, unix_ms(), e.pack_jobs, e.pack_first});
 }
 
 void EffectRunner::add(const Reactor&, const RecordAttemptEnd& e, Round& round) {
@@ -152,7 +156,10 @@ void EffectRunner::add_success(const Reactor& reactor, const AttemptKey& attempt
   }
   if (const auto measured = outcome.metrics.find("seconds"); measured != outcome.metrics.end())
     seconds = measured->second;
-  view_.learn_pace(reactor.job(attempt.job).kind, seconds);
+  // The worker's time, of which it had a share.
+  const Json& environment = outcome.environment;
+  const int pack = environment.is_object() ? environment.value("pack", 1) : 1;
+  view_.learn_pace(reactor.job(attempt.job).kind, seconds / std::max(1, pack));
   round.shown.push_back({{"event", "job_succeeded"},
                          {"job", attempt.job},
                          {"title", view_.title(attempt.job)},

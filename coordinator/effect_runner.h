@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -75,7 +74,7 @@ class EffectRunner {
   const std::function<void(const Json&)>& show_;
   Publisher publisher_;
   std::vector<storage::Change> remarks_;
-  std::set<AttemptKey> out_;               // recorded, and not ended
+  std::map<AttemptKey, int> out_;          // recorded, and not ended: how many jobs its pack had
   std::map<AttemptKey, Instant> started_;  // when an attempt was seen to have begun
   std::vector<JobId> recorded_;            // their staging folders are no longer needed
 };

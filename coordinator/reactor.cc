@@ -207,7 +207,8 @@ struct Reactor::Impl : ReactorState {
           ++jobs[job].attempts;
           jobs.set_phase(job, JobPhase::running);
           out[job] = {choice->worker, now + options.lease, {}};
-          effects.emplace_back(RecordAttempt{newest(job), dispatch.worker});
+          effects.emplace_back(RecordAttempt{newest(job), dispatch.worker, static_cast<int>(choice->jobs.size()),
+                                             jobs.job(choice->jobs.front()).id});
           dispatch.pack.push_back(newest(job));
         }
         effects.emplace_back(std::move(dispatch));
@@ -232,8 +233,9 @@ struct Reactor::Impl : ReactorState {
   }
 };
 
-Reactor::Reactor(ReactorOptions options, std::vector<Job> jobs, const std::map<JobId, JobHistory>& history)
-    : impl_(std::make_unique<Impl>(options, std::move(jobs), history)) {}
+Reactor::Reactor(ReactorOptions options, std::vector<Job> jobs, const std::map<JobId, JobHistory>& history,
+                 const std::vector<PackTraits>& packing)
+    : impl_(std::make_unique<Impl>(options, std::move(jobs), history, packing)) {}
 
 Reactor::~Reactor() = default;
 
@@ -270,7 +272,7 @@ std::vector<AttemptView> Reactor::attempts() const {
     for (int job : impl_->policy.queue(number)) {
       const auto& out = impl_->out.at(job);
       views.push_back({impl_->newest(job), impl_->workers.at(number).id, out.lease_end, out.progress,
-                       impl_->policy.begun(job)});
+                       impl_->policy.begun(job), impl_->policy.pack_number(job)});
     }
   }
   return views;

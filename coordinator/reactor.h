@@ -11,6 +11,7 @@
 #include "coordinator/instant.h"
 #include "jobs/job.h"
 #include "jobs/outcome.h"
+#include "jobs/packing.h"
 
 namespace finesweep::coordinator {
 
@@ -27,8 +28,9 @@ struct ReactorOptions {
   Duration backlog = std::chrono::milliseconds(150);
   /// …but at least one job and at most so many.
   int max_backlog_jobs = 256;
-  /// Jobs that may share a pack; 1: no packing.
+  /// Jobs that may share a pack on a GPU and on a CPU; 1: no packing.
   int max_pack_jobs = 1;
+  int max_pack_jobs_on_cpu = 1;
 };
 
 enum class JobPhase { waiting, ready, running, publishing, succeeded, failed, cancelled };
@@ -47,7 +49,8 @@ struct JobHistory {
 
 struct WorkerInfo {
   std::string host;
-  std::string device;  // "cpu" or "cuda:<index>"
+  std::string device;    // "cpu" or "cuda:<index>"
+  double memory_mb = 0;  // of a GPU; 0: not known
 };
 
 // ---- events ----
@@ -98,6 +101,9 @@ using Event = std::variant<WorkerJoined, WorkerLost, HeartbeatArrived, AttemptFi
 struct RecordAttempt {
   AttemptKey attempt;
   WorkerId worker;
+  /// The pack that it goes out with: how many jobs, and the first of them.
+  int pack_jobs = 1;
+  JobId pack_first = {};
 };
 /// Record that the attempt ended without a result. superseded: it was taken from its worker before it began, to run
 /// elsewhere.
@@ -157,6 +163,8 @@ struct AttemptView {
   Progress progress;
   /// Its worker runs it, or will as soon as the message arrives; else it waits in the worker's queue.
   bool begun = false;
+  /// Attempts of one number are out in one pack; they stand together.
+  std::int64_t pack = 0;
 };
 struct JobView {
   JobPhase phase = JobPhase::waiting;
@@ -190,8 +198,10 @@ struct Counts {
 class Reactor {
  public:
   /// `jobs` in plan order (inputs first); earlier jobs are dispatched first. `history` for jobs known from before.
-  /// Throws std::invalid_argument where a job occurs twice or stands before one that it needs.
-  Reactor(ReactorOptions options, std::vector<Job> jobs, const std::map<JobId, JobHistory>& history);
+  /// `packing` says for each job how it may share a pack; empty: none may. Throws std::invalid_argument where a job
+  /// occurs twice or stands before one that it needs.
+  Reactor(ReactorOptions options, std::vector<Job> jobs, const std::map<JobId, JobHistory>& history,
+          const std::vector<PackTraits>& packing = {});
   ~Reactor();
 
   std::vector<Effect> handle(const Event& event, Instant now);

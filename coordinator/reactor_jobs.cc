@@ -110,7 +110,9 @@ void ReactorJobs::visit_dependents(int index, const std::function<void(int)>& vi
   }
 }
 
-std::vector<JobTraits> ReactorJobs::traits() const {
+std::vector<JobTraits> ReactorJobs::traits(const std::vector<PackTraits>& packing) const {
+  if (!packing.empty() && packing.size() != jobs_.size())
+    throw std::invalid_argument("packing is not known of every job");
   std::vector<JobTraits> traits(jobs_.size());
   std::unordered_map<std::string, int> models;
   for (int i = 0; i < size(); ++i) {
@@ -120,7 +122,7 @@ std::vector<JobTraits> ReactorJobs::traits() const {
     if (model != job.context.end() && model->is_string()) name = model->get<std::string>();
     traits[i].model = models.emplace(std::move(name), static_cast<int>(models.size())).first->second;
     traits[i].isolate = job.isolate;
-    if (job.kind == StepKind::finetune && !job.isolate && job.gpus == 1) traits[i].pack_key = traits[i].model;
+    if (!packing.empty() && !job.isolate && job.gpus == 1) traits[i].pack = packing[i];
   }
   return traits;
 }

@@ -51,8 +51,9 @@ class ReactorJobs {
   void visit_dependents(int index, const std::function<void(int)>& visit);
   const std::vector<int>& needs(int index) const { return needs_[index]; }
 
-  /// How each job matters to the dispatch policy.
-  std::vector<JobTraits> traits() const;
+  /// How each job matters to the dispatch policy. `packing` is empty or has an entry for each job; what is isolated
+  /// or needs several devices is alone whatever it says.
+  std::vector<JobTraits> traits(const std::vector<PackTraits>& packing) const;
 
   void sanity_check() const;
 

@@ -9,10 +9,11 @@ namespace finesweep::coordinator {
 using EndReason = RecordAttemptEnd::Reason;
 
 ReactorState::ReactorState(ReactorOptions options, std::vector<Job> plan,
-                           const std::map<JobId, JobHistory>& history)
+                           const std::map<JobId, JobHistory>& history, const std::vector<PackTraits>& packing)
     : options(options),
       jobs(std::move(plan), history),
-      policy({options.backlog, options.max_backlog_jobs, options.max_pack_jobs}, jobs.traits()) {
+      policy({options.backlog, options.max_backlog_jobs, options.max_pack_jobs, options.max_pack_jobs_on_cpu},
+             jobs.traits(packing)) {
   recover(history);
 }
 
@@ -131,7 +132,7 @@ void ReactorState::add_worker(const WorkerId& id, const WorkerInfo& info, Instan
   worker.heard = now;
   worker_of_rank[id.rank] = number;
   std::erase_if(told_to_rejoin, [&](const auto& told) { return told.first.rank == id.rank; });
-  policy.add_worker(number, info.host, !info.device.starts_with("cuda"));
+  policy.add_worker(number, info.host, !info.device.starts_with("cuda"), info.memory_mb);
   list_deadline(number);
   if (stopping || ended) {
     set_leaving(number, now);

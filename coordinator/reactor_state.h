@@ -33,7 +33,8 @@ struct ReactorState {
     bool told_to_stop = false;
   };
 
-  ReactorState(ReactorOptions options, std::vector<Job> plan, const std::map<JobId, JobHistory>& history);
+  ReactorState(ReactorOptions options, std::vector<Job> plan, const std::map<JobId, JobHistory>& history,
+               const std::vector<PackTraits>& packing);
 
   ReactorOptions options;
   ReactorJobs jobs;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 namespace finesweep::coordinator {
 
@@ -12,6 +13,32 @@ constexpr std::int64_t kMostJobsCountedOneByOne = 20000;
 
 bool has_begun(const AttemptView& attempt) {
   return attempt.progress.done > 0 || !attempt.progress.phase.empty();
+}
+
+/// What a worker runs at a time: one attempt or a pack of several.
+struct RunningPack {
+  WorkerId worker;
+  std::vector<const AttemptView*> attempts;  // that have begun
+  /// The one that has most before it: when it is done, so is the pack.
+  const AttemptView* last = nullptr;
+};
+
+double share_done(const Progress& progress) {
+  return progress.total > 0 ? static_cast<double>(progress.done) / static_cast<double>(progress.total) : 0;
+}
+
+std::vector<RunningPack> running_packs(const std::vector<AttemptView>& attempts) {
+  std::vector<RunningPack> packs;
+  std::int64_t number = 0;
+  for (const AttemptView& attempt : attempts) {
+    if (!has_begun(attempt)) continue;
+    if (packs.empty() || attempt.pack != number) packs.push_back({attempt.worker, {}, nullptr});
+    number = attempt.pack;
+    RunningPack& pack = packs.back();
+    pack.attempts.push_back(&attempt);
+    if (!pack.last || share_done(attempt.progress) < share_done(pack.last->progress)) pack.last = &attempt;
+  }
+  return packs;
 }
 
 }  // namespace
@@ -60,24 +87,23 @@ std::optional<double> SweepView::seconds_left(const Reactor& reactor, std::size_
     }
   }
   for (const AttemptView& attempt : reactor.attempts()) {
-    const Progress& progress = attempt.progress;
-    const double share =
-        progress.total > 0 ? static_cast<double>(progress.done) / static_cast<double>(progress.total) : 0;
-    work += expected(reactor.job(attempt.key.job).kind) * (1 - std::min(share, 1.0));
+    work += expected(reactor.job(attempt.key.job).kind) * (1 - std::min(share_done(attempt.progress), 1.0));
   }
   return work / static_cast<double>(std::max<std::size_t>(1, workers));
 }
 
 Json SweepView::progress_record(const Reactor& reactor, std::size_t workers) const {
   Json running = Json::array();
-  for (const AttemptView& attempt : reactor.attempts()) {
-    if (!has_begun(attempt)) continue;
+  const std::vector<AttemptView> attempts = reactor.attempts();
+  for (const RunningPack& pack : running_packs(attempts)) {
+    const AttemptView& attempt = *pack.last;
     Json entry{{"job", attempt.key.job},
                {"title", title(attempt.key.job)},
                {"done", attempt.progress.done},
                {"total", attempt.progress.total},
                {"phase", attempt.progress.phase}};
     if (std::isfinite(attempt.progress.loss)) entry["loss"] = attempt.progress.loss;
+    if (pack.attempts.size() > 1) entry["pack"] = pack.attempts.size();
     running.push_back(std::move(entry));
   }
   const Counts counts = reactor.counts();
@@ -122,13 +148,14 @@ storage::StatusSnapshot SweepView::snapshot(const Reactor& reactor,
     entry.device = worker.info.device;
     status.workers.push_back(entry);
   }
-  for (const AttemptView& attempt : reactor.attempts()) {
-    if (!has_begun(attempt)) continue;
+  const std::vector<AttemptView> attempts = reactor.attempts();
+  for (const RunningPack& pack : running_packs(attempts)) {
     for (auto& entry : status.workers) {
-      if (entry.rank != attempt.worker.rank) continue;
-      entry.attempt = attempt.key;
-      entry.title = title(attempt.key.job);
-      entry.progress = attempt.progress;
+      if (entry.rank != pack.worker.rank) continue;
+      entry.attempt = pack.last->key;
+      entry.title = title(pack.last->key.job);
+      entry.progress = pack.last->progress;
+      entry.pack = static_cast<int>(pack.attempts.size());
     }
   }
   status.seconds_left = seconds_left(reactor, workers.size());

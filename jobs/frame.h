@@ -22,7 +22,7 @@ namespace finesweep {
 //   12      4      CRC-32 of the payload
 //   16      …      payload: the message in CBOR (RFC 8949)
 
-inline constexpr std::uint16_t kFrameVersion = 1;
+inline constexpr std::uint16_t kFrameVersion = 2;
 inline constexpr std::size_t kFrameHeaderBytes = 16;
 inline constexpr std::size_t kMaxPayload = std::size_t{64} << 20;
 

@@ -43,11 +43,15 @@ template <>
 constexpr std::uint16_t kType<StopExecution> = 36;
 
 Json write(const Hello& m) {
-  return {{"host", m.host}, {"pid", m.pid}, {"node_index", m.node_index}, {"device", m.device}};
+  return {{"host", m.host},
+          {"pid", m.pid},
+          {"node_index", m.node_index},
+          {"device", m.device},
+          {"memory_mb", m.memory_mb}};
 }
 void read(const Json& j, Hello& m) {
   m = {j.at("host").get<std::string>(), checked_integer<int>(j.at("pid")), checked_integer<int>(j.at("node_index")),
-       j.at("device").get<std::string>()};
+       j.at("device").get<std::string>(), j.at("memory_mb").get<double>()};
 }
 
 Json write(const Heartbeat& m) {
@@ -134,24 +138,25 @@ void read(const Json& j, RunnerReady& m) {
 }
 
 Json write(const Execute& m) {
-  return {{"job", m.job},
-          {"attempt", m.attempt},
-          {"staging", m.staging},
-          {"artifacts", m.artifacts},
-          {"earlier_checkpoints", m.earlier_checkpoints},
-          {"log", m.log},
-          {"threads", m.threads},
-          {"cache", m.cache}};
+  Json pack = Json::array();
+  for (const auto& member : m.pack)
+    pack.push_back({{"job", member.job},
+                    {"attempt", member.attempt},
+                    {"staging", member.staging},
+                    {"artifacts", member.artifacts},
+                    {"earlier_checkpoints", member.earlier_checkpoints},
+                    {"log", member.log}});
+  return {{"pack", std::move(pack)}, {"threads", m.threads}, {"cache", m.cache}};
 }
 void read(const Json& j, Execute& m) {
-  m = {j.at("job").get<Job>(),
-       checked_integer<AttemptNumber>(j.at("attempt")),
-       j.at("staging").get<std::string>(),
-       j.at("artifacts").get<std::map<std::string, std::string>>(),
-       j.at("earlier_checkpoints").get<std::vector<std::string>>(),
-       j.at("log").get<std::string>(),
-       checked_integer<int>(j.at("threads")),
-       j.at("cache").get<std::string>()};
+  for (const Json& member : j.at("pack"))
+    m.pack.push_back(
+        {member.at("job").get<Job>(), checked_integer<AttemptNumber>(member.at("attempt")),
+         member.at("staging").get<std::string>(), member.at("artifacts").get<std::map<std::string, std::string>>(),
+         member.at("earlier_checkpoints").get<std::vector<std::string>>(), member.at("log").get<std::string>()});
+  if (m.pack.empty()) throw std::invalid_argument("a pack of no jobs");
+  m.threads = checked_integer<int>(j.at("threads"));
+  m.cache = j.at("cache").get<std::string>();
 }
 
 Json write(const ExecuteProgress& m) {
@@ -168,10 +173,12 @@ void read(const Json& j, Executed& m) {
   m = {j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>()};
 }
 
-Json write(const StopExecution&) {
-  return Json::object();
+Json write(const StopExecution& m) {
+  return {{"attempts", m.attempts}};
 }
-void read(const Json&, StopExecution&) {}
+void read(const Json& j, StopExecution& m) {
+  m.attempts = j.at("attempts").get<std::vector<AttemptKey>>();
+}
 
 /// Tries the alternatives of Message one after the other until one has the frame's type.
 template <std::size_t index = 0>

@@ -21,6 +21,8 @@ struct Hello {
   /// Index among the workers of its node: the index of its device.
   int node_index = 0;
   std::string device;  // "cpu" or "cuda:<index>"
+  /// Of a GPU; 0: not known.
+  double memory_mb = 0;
 };
 
 /// Renews the lease of every attempt it names, and of no other. Sent every Welcome::heartbeat_s.
@@ -100,16 +102,20 @@ struct RunnerReady {
   Json device = Json::object();
 };
 
-/// Paths are absolute.
+/// One job, or several that train together. Each has its Executed. Paths are absolute.
 struct Execute {
-  Job job;
-  AttemptNumber attempt = 1;
-  std::string staging;
-  std::map<std::string, std::string> artifacts;  // job id (hex) → folder
-  std::vector<std::string> earlier_checkpoints;  // newest attempt first
-  std::string log;                               // the runner's standard error goes there
-  int threads = 1;                               // of libtorch, on a CPU
-  std::string cache;  // what can be made again stands there, shared by all jobs of the run
+  struct Member {
+    Job job;
+    AttemptNumber attempt = 1;
+    std::string staging;
+    std::map<std::string, std::string> artifacts;  // job id (hex) → folder
+    std::vector<std::string> earlier_checkpoints;  // newest attempt first
+    std::string log;                               // standard error goes to the first member's; the others' say so
+    AttemptKey key() const { return {job.id, attempt}; }
+  };
+  std::vector<Member> pack;  // at least one
+  int threads = 1;           // of libtorch, on a CPU
+  std::string cache;         // what can be made again stands there, shared by all jobs of the run
 };
 
 struct ExecuteProgress {
@@ -122,8 +128,11 @@ struct Executed {
   Outcome outcome;
 };
 
-/// Checkpoint and come back with an interrupted Outcome.
-struct StopExecution {};
+/// Checkpoint and come back with an interrupted Outcome; the rest of the pack goes on.
+struct StopExecution {
+  /// Of the pack that runs; empty: all of it.
+  std::vector<AttemptKey> attempts;
+};
 
 using Message = std::variant<Hello, Heartbeat, Finished, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop,
                              Rejoin, Alive, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution>;

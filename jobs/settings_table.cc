@@ -126,7 +126,8 @@ constexpr Setting kTable[] = {
      .doc = "GPUs of one host that a training job uses together."},
     {.sections = only(resources), .key = "pack", .type = integer_or_choice, .fallback = R"("auto")",
      .minimum = 1, .maximum = 4096, .choices = kPack, .in_hash = false,
-     .doc = "How many jobs with the same frozen base model train together on one device."},
+     .doc = "How many jobs with the same frozen base train together ([packs](packing.md)): as many as keep a GPU busy, one, or "
+            "up to so many."},
     {.sections = only(resources), .key = "retries", .type = integer, .fallback = "2", .minimum = 0,
      .maximum = 100, .in_hash = false, .doc = "How often a job that failed by itself is tried again."},
     {.sections = only(resources), .key = "threads", .type = integer, .minimum = 1, .maximum = 1024,

@@ -1,6 +1,7 @@
 #include "reports/analysis.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <set>
 #include <utility>
@@ -40,6 +41,9 @@ TrialResult result_of(const Trial& trial, const RunData& data) {
     if (state == JobState::succeeded && found->second.outcome) {
       for (const auto& [name, value] : found->second.outcome->metrics)
         if (std::isfinite(value)) result.metrics[step.name + "." + name] = {value, step.job};
+      const Json& environment = found->second.outcome->environment;
+      if (const int jobs = environment.is_object() ? environment.value("pack", 1) : 1; jobs > 1)
+        result.packs[step.name] = jobs;
       continue;
     }
     all_succeeded = false;
@@ -58,6 +62,8 @@ std::vector<std::string> metric_order(const Analysis& analysis) {
   std::map<std::string, std::set<std::string>> by_step;
   for (const TrialResult& trial : analysis.trials)
     for (const auto& [name, value] : trial.metrics) by_step[std::string(step_of(name))].insert(name);
+  for (const TrialResult& trial : analysis.trials)
+    for (const auto& [step, jobs] : trial.packs) by_step[step].insert(step + ".peak_memory_mb");
   std::vector<std::string> metrics;
   for (const std::string& step : pipeline_order(analysis.data->plan.trials))
     std::ranges::copy(by_step[step], std::back_inserter(metrics));
@@ -71,6 +77,7 @@ void summarize_configuration(const Analysis& analysis, Configuration& configurat
     const TrialResult& trial = analysis.trials[index];
     if (trial.state != JobState::succeeded) continue;
     ++configuration.succeeded;
+    for (const auto& [step, jobs] : trial.packs) configuration.packed_steps.insert(step);
     for (const auto& [name, value] : trial.metrics)
       if (counted[name].insert(value.job).second) values[name].push_back(value.value);
   }
@@ -140,6 +147,11 @@ std::optional<double> mean_of(const Configuration& configuration, const std::str
   return found->second.mean;
 }
 
+bool compares(const Analysis& analysis, const std::string& metric) {
+  return std::ranges::none_of(analysis.configurations,
+                              [&](const Configuration& c) { return c.is_time_of_pack(metric); });
+}
+
 std::size_t coverage(const Analysis& analysis, const std::string& metric) {
   return static_cast<std::size_t>(std::ranges::count_if(
       analysis.configurations, [&](const Configuration& c) { return c.metrics.contains(metric); }));
@@ -151,7 +163,7 @@ std::string cost_metric(const Analysis& analysis, std::string_view ending, std::
   std::vector<std::string> candidates;
   const auto add = [&](auto&& fits, std::string_view wanted) {
     for (const std::string& metric : analysis.metrics)
-      if (bare_name(metric).ends_with(wanted) &&
+      if (bare_name(metric).ends_with(wanted) && coverage(analysis, metric) > 0 && compares(analysis, metric) &&
           fits(step_of(metric), analysis.step_kinds.find(step_of(metric))->second))
         candidates.push_back(metric);
   };
@@ -278,6 +290,7 @@ void gather_environment(Analysis& analysis) {
       const Json& environment = job->second.outcome->environment;
       if (!environment.is_object()) continue;
       for (const auto& [key, value] : environment.items()) {
+        if (key == "pack") continue;  // what it changes is marked where it is shown
         std::string text = value.is_number_float() ? rounded(value.get<double>()) : exact(value);
         if (key == "device") text = text.substr(0, text.find(':'));  // which GPU of a host it was does not matter
         ++analysis.environment[key][text];
@@ -336,6 +349,13 @@ void warn(Analysis& analysis) {
 
 }  // namespace
 
+bool Configuration::is_time_of_pack(const std::string& metric) const {
+  if (!packed_steps.contains(step_of(metric))) return false;
+  const std::string_view name = bare_name(metric);
+  return std::ranges::any_of(std::array{"seconds", "_ms", "per_second"},
+                             [&](const char* word) { return name.find(word) != std::string_view::npos; });
+}
+
 bool Analysis::more_is_better(const std::string& metric) const {
   const ReportSettings& report = data->plan.report;
   const bool is_goal = metric == report.metric ||
@@ -346,6 +366,7 @@ bool Analysis::more_is_better(const std::string& metric) const {
 
 std::vector<std::size_t> Analysis::best_in(const std::string& metric) const {
   std::vector<std::size_t> best;
+  if (!compares(*this, metric)) return best;
   std::size_t compared = 0;
   const double sign = more_is_better(metric) ? 1 : -1;
   for (std::size_t i = 0; i < configurations.size(); ++i) {

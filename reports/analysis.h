@@ -2,6 +2,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@ struct TrialResult {
     JobId job;
   };
   std::map<std::string, Value> metrics;  // by "step.metric", of the jobs that succeeded
+  std::map<std::string, int> packs;      // steps that trained in a pack → of how many jobs
 };
 
 /// The trials that differ only in seed. Statistics are over repeats that succeeded; where several resolve to one
@@ -39,16 +41,23 @@ struct Configuration {
   bool pareto = false;
   /// "highest quality", "lowest memory", "fastest", "best balance".
   std::vector<std::string> best_for;
+  /// Steps of which a succeeded trial trained in a pack.
+  std::set<std::string, std::less<>> packed_steps;
+  /// The metric is a time that was taken while other jobs trained beside: it says nothing of this job alone.
+  bool is_time_of_pack(const std::string& metric) const;
 };
 
 /// Everything that the tables say, decided once.
 struct Analysis {
   const RunData* data = nullptr;
-  std::vector<std::string> metrics;  // "step.metric", in pipeline order, then by name
+  /// "step.metric", in pipeline order, then by name. That memory was not measured in packs does not take the metric
+  /// away.
+  std::vector<std::string> metrics;
   std::map<std::string, StepKind, std::less<>> step_kinds;
   std::vector<TrialResult> trials;            // in expansion order
   std::vector<Configuration> configurations;  // in expansion order
-  /// The metrics behind the marks; empty where there is none. Quality is report.select, else report.metric.
+  /// The metrics behind the marks; empty where there is none. Quality is report.select, else report.metric; times
+  /// that were taken in packs are not compared.
   std::string quality, memory, time;
   /// Index of the best configuration by quality.
   std::optional<std::size_t> best;
@@ -63,7 +72,8 @@ struct Analysis {
   /// By the report's goal where it is the shown metric, or the choosing one of the same nature (a loss may choose
   /// what is shown by its ROUGE); else by the metric's nature.
   bool more_is_better(const std::string& metric) const;
-  /// Indices of the configurations with the best mean; empty where fewer than two have one or all are equal.
+  /// Indices of the configurations with the best mean; empty where fewer than two have one or all are equal, or
+  /// where they do not compare.
   std::vector<std::size_t> best_in(const std::string& metric) const;
 };
 

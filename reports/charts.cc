@@ -42,7 +42,7 @@ std::string file_stem(const std::string& text) {
 
 std::optional<MeanAndRange> mean_and_range(const Configuration& configuration, const std::string& metric) {
   const auto found = configuration.metrics.find(metric);
-  if (found == configuration.metrics.end()) return std::nullopt;
+  if (found == configuration.metrics.end() || configuration.is_time_of_pack(metric)) return std::nullopt;
   MeanAndRange value{found->second.mean, {}};
   if (const auto deviation = found->second.deviation)
     value.range = Interval{value.mean - *deviation, value.mean + *deviation};

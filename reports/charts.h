@@ -88,7 +88,8 @@ void add_heat_maps(const Analysis& analysis, Charts& charts);
 /// "test accuracy" → "test-accuracy".
 std::string file_stem(const std::string& text);
 
-/// The mean of a metric, with mean ± deviation as the range; nullopt where the configuration has no value.
+/// The mean of a metric, with mean ± deviation as the range; nullopt where the configuration has no value, or a
+/// time that was taken in a pack.
 struct MeanAndRange {
   double mean = 0;
   std::optional<Interval> range;

@@ -70,6 +70,7 @@ ComparisonTable::Cell cell(const Analysis& analysis, std::size_t index, const Co
   cell.value = configuration.metrics.at(metric).mean;
   const bool is_cost = column.role != Role::shown && column.role != Role::chosen_by;
   if (is_cost) cell.short_text = rounded(*cell.value);
+  if (is_cost && configuration.is_time_of_pack(metric)) cell.short_text += kInPack;
   return cell;
 }
 
@@ -80,10 +81,13 @@ std::string value_text(const Configuration& configuration, const std::string& me
   if (found == configuration.metrics.end()) return "";
   const Sample& sample = found->second;
   if (bare_name(metric) == kParameters && sample.deviation == 0.0) return rounded(sample.mean);
-  if (sample.n > 1) return rounded(sample.mean, sample.deviation);
   const auto spread = configuration.metrics.find(spread_within_run(metric));
-  if (spread == configuration.metrics.end()) return rounded(sample.mean);
-  return rounded(sample.mean, spread->second.mean).append(kOverBatches);
+  std::string text = sample.n > 1 ? rounded(sample.mean, sample.deviation)
+                     : spread == configuration.metrics.end()
+                         ? rounded(sample.mean)
+                         : rounded(sample.mean, spread->second.mean).append(kOverBatches);
+  if (configuration.is_time_of_pack(metric)) text += kInPack;
+  return text;
 }
 
 ComparisonTable compare(const Analysis& analysis) {
@@ -160,6 +164,11 @@ std::vector<std::string> notes_of(const Analysis& analysis, const ComparisonTabl
     notes.push_back(std::string("Values are mean ± standard deviation over repeats; without ±, ") +
                     (table.is_shortened ? "the mean alone." : "there is one value."));
   if (any_cell(kOverBatches)) notes.push_back("± … (batches): one repeat; the deviation is over its batches.");
+  if (std::ranges::any_of(analysis.configurations, [](const Configuration& c) { return !c.packed_steps.empty(); }))
+    notes.push_back(
+        "† Taken while other jobs trained beside on the same device, in a pack: such times compare with nothing, "
+        "and "
+        "memory was not measured. `isolate: true` in the step measures each job alone.");
   if (std::ranges::any_of(analysis.configurations,
                           [](const Configuration& c) { return c.difference && c.difference->ci95; }))
     notes.push_back(

@@ -70,6 +70,9 @@ std::string counts_sentence(const Analysis& analysis);
 /// Behind a value whose ± is the deviation over the batches of one run.
 inline constexpr std::string_view kOverBatches = " (batches)";
 
+/// Behind a time that was taken while other jobs of a pack trained beside.
+inline constexpr std::string_view kInPack = " †";
+
 /// Before the label of a Pareto-optimal configuration.
 inline constexpr std::string_view kParetoMark = "◆";
 

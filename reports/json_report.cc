@@ -28,16 +28,18 @@ Json trial_json(const Analysis& analysis, const TrialResult& result) {
   Json steps = Json::array();
   for (const TrialStep& step : trial.steps)
     steps.push_back({{"step", step.name}, {"kind", std::string(step_kind_name(step.kind))}, {"job", step.job}});
-  return {{"trial", trial.name},
-          {"label", trial.label},
-          {"configuration", trial.configuration},
-          {"repeat", trial.repeat},
-          {"seed", trial.seed},
-          {"state", std::string(job_state_name(result.state))},
-          {"swept", swept_json(analysis, trial)},
-          {"metrics", std::move(metrics)},
-          {"error", result.error},
-          {"steps", std::move(steps)}};
+  Json json{{"trial", trial.name},
+            {"label", trial.label},
+            {"configuration", trial.configuration},
+            {"repeat", trial.repeat},
+            {"seed", trial.seed},
+            {"state", std::string(job_state_name(result.state))},
+            {"swept", swept_json(analysis, trial)},
+            {"metrics", std::move(metrics)},
+            {"error", result.error},
+            {"steps", std::move(steps)}};
+  if (!result.packs.empty()) json["packs"] = result.packs;
+  return json;
 }
 
 /// The jobs of the trials.
@@ -81,15 +83,17 @@ Json configuration_json(const Analysis& analysis, const Configuration& configura
   Json trials = Json::array();
   for (const std::size_t index : configuration.trials) trials.push_back(analysis.trials[index].trial->name);
   const Trial& first = *analysis.trials[configuration.trials[0]].trial;
-  return {{"configuration", configuration.name},
-          {"label", configuration.label},
-          {"swept", swept_json(analysis, first)},
-          {"trials", std::move(trials)},
-          {"n", configuration.succeeded},
-          {"metrics", std::move(metrics)},
-          {"difference", configuration.difference ? sample_json(*configuration.difference) : Json()},
-          {"pareto", configuration.pareto},
-          {"best_for", configuration.best_for}};
+  Json json{{"configuration", configuration.name},
+            {"label", configuration.label},
+            {"swept", swept_json(analysis, first)},
+            {"trials", std::move(trials)},
+            {"n", configuration.succeeded},
+            {"metrics", std::move(metrics)},
+            {"difference", configuration.difference ? sample_json(*configuration.difference) : Json()},
+            {"pareto", configuration.pareto},
+            {"best_for", configuration.best_for}};
+  if (!configuration.packed_steps.empty()) json["packed_steps"] = configuration.packed_steps;
+  return json;
 }
 
 }  // namespace

@@ -20,6 +20,9 @@ struct AttemptStarted {
   int worker_rank = 0;
   std::string host;
   std::int64_t time_ms = 0;
+  /// Jobs of the pack that it was handed out with, and the first of them; for events.jsonl alone.
+  int pack_jobs = 1;
+  JobId pack_first = {};
 };
 
 /// Where the attempt is its job's newest and the job is running, the job is pending again; JobSucceeded, JobFailed

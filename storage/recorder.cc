@@ -167,6 +167,7 @@ struct Recorder::Impl {
     log_event(change.time_ms, [&](EventLine& line) {
       line.add("event", "attempt_started").add("job", job.hex()).add("attempt", number);
       line.add("worker", change.worker_rank).add("host", change.host);
+      if (change.pack_jobs > 1) line.add("pack", change.pack_jobs).add("pack_first", change.pack_first.hex());
     });
   }
 

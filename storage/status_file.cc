@@ -45,6 +45,7 @@ Json worker_to_json(const StatusSnapshot::Worker& worker) {
   json["attempt"] = worker.attempt->number;
   json["title"] = worker.title;
   json["progress"] = worker.progress;
+  json["pack"] = worker.pack;
   return json;
 }
 
@@ -57,6 +58,7 @@ StatusSnapshot::Worker worker_from_json(const Json& json) {
   worker.attempt = {json["job"].get<JobId>(), json.at("attempt").get<AttemptNumber>()};
   worker.title = json.at("title").get<std::string>();
   worker.progress = json.at("progress").get<Progress>();
+  worker.pack = json.value("pack", 1);
   return worker;
 }
 

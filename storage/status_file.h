@@ -29,10 +29,12 @@ struct StatusSnapshot {
     int rank = 0;
     std::string host;
     std::string device;
-    /// What it works on now; absent while it is idle.
+    /// What it works on now; absent while it is idle. Of a pack, the member that has most before it.
     std::optional<AttemptKey> attempt;
     std::string title;
     Progress progress;
+    /// Jobs that it trains together now.
+    int pack = 1;
   };
 
   std::string sweep;

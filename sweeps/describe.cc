@@ -7,6 +7,7 @@
 
 #include "sweeps/memory.h"
 #include "sweeps/model_info.h"
+#include "sweeps/packing.h"
 
 namespace finesweep::sweeps {
 
@@ -126,6 +127,55 @@ std::string job_table(const Plan& plan, const Uses& uses, ModelCatalog& models) 
   return table(rows);
 }
 
+/// "12,288"
+std::string grouped(std::int64_t number) {
+  std::string digits = std::to_string(number);
+  for (std::size_t at = digits.size(); at > 3;) digits.insert(at -= 3, ",");
+  return digits;
+}
+
+/// Packs that look the same to a person on one line; empty where no jobs train together.
+std::string pack_table(const Plan& plan, ModelCatalog& models) {
+  constexpr std::size_t most_lines = 12;
+  const PackSizes sizes = pack_sizes(plan.resources);
+  const std::vector<PlannedPack> packs = planned_packs(pack_traits(plan, models), sizes.on_gpu);
+  if (packs.empty()) return "";
+  struct Line {
+    std::size_t packs = 0, jobs = 0;
+    double memory_mb = 0;
+  };
+  std::vector<std::pair<std::string, std::int64_t>> order;
+  std::map<std::pair<std::string, std::int64_t>, Line> lines;
+  for (const PlannedPack& pack : packs) {
+    std::vector<std::pair<std::string, std::size_t>> titles;
+    for (const std::size_t job : pack.jobs) {
+      if (titles.empty() || titles.back().first != plan.jobs[job].title)
+        titles.push_back({plan.jobs[job].title, 0});
+      ++titles.back().second;
+    }
+    std::string text;
+    for (const auto& [title, count] : titles)
+      text += (text.empty() ? "" : ", ") + title + (count > 1 ? " (" + std::to_string(count) + ")" : "");
+    const auto [entry, is_new] = lines.emplace(std::pair(text, pack.tokens), Line{});
+    if (is_new) order.push_back(entry->first);
+    Line& line = entry->second;
+    ++line.packs;
+    line.jobs = pack.jobs.size();
+    line.memory_mb = std::max(line.memory_mb, pack.memory_mb);
+  }
+  std::vector<std::vector<std::string>> rows{
+      {"packs", "jobs of each", "tokens a step", "memory, MB (estimate)", "of"}};
+  for (std::size_t i = 0; i < std::min(order.size(), most_lines); ++i) {
+    const Line& line = lines.at(order[i]);
+    rows.push_back({std::to_string(line.packs), std::to_string(line.jobs), grouped(order[i].second),
+                    rounded_mb(line.memory_mb), order[i].first});
+  }
+  std::string text = table(rows);
+  if (order.size() > most_lines) text += "  and " + std::to_string(order.size() - most_lines) + " more\n";
+  return text + (sizes.on_cpu > 1 ? "These jobs" : "On a GPU these jobs") +
+         " train together as far as memory allows, and in smaller packs where several workers share them.\n\n";
+}
+
 }  // namespace
 
 std::string plan_text(const Plan& plan, SweepFiles& files) {
@@ -145,7 +195,7 @@ std::string plan_text(const Plan& plan, SweepFiles& files) {
     rows.push_back({trial->configuration, std::to_string(names.size()), trial->label});
     for (const Json& value : trial->swept) rows.back().push_back(cell(value));
   }
-  text += table(rows) + "\n" + job_table(plan, uses, models) + "\n" + report_line(plan);
+  text += table(rows) + "\n" + job_table(plan, uses, models) + "\n" + pack_table(plan, models) + report_line(plan);
   if (!plan.notes.empty()) text += "\n";
   for (const std::string& note : plan.notes) text += "note: " + note + "\n";
   return text;
@@ -181,9 +231,20 @@ Json plan_json(const Plan& plan, SweepFiles& files) {
                             {"total", memory->total_mb()}};
     jobs.push_back(std::move(entry));
   }
+  Json packs = Json::array();
+  const PackSizes sizes = pack_sizes(plan.resources);
+  for (const PlannedPack& pack : planned_packs(pack_traits(plan, models), sizes.on_gpu)) {
+    Json members = Json::array();
+    for (const std::size_t job : pack.jobs) members.push_back(plan.jobs[job].id);
+    packs.push_back({{"jobs", std::move(members)}, {"tokens", pack.tokens}, {"memory_mb", pack.memory_mb}});
+  }
   return Json{{"name", plan.name},
               {"configurations", std::move(configurations)},
               {"jobs", std::move(jobs)},
+              {"packs", std::move(packs)},
+              {"packs_on", sizes.on_cpu > 1   ? "cpu, gpu"
+                           : sizes.on_gpu > 1 ? "gpu"
+                                              : ""},
               {"report", Json(plan).at("report")},
               {"notes", plan.notes}};
 }

@@ -11,14 +11,17 @@
 
 namespace finesweep::sweeps {
 
-/// `finesweep plan`: configurations, jobs and how trials share them, chains, estimated memory, notes.
+/// `finesweep plan`: configurations, jobs and how trials share them, chains, packs, estimated memory, notes.
 std::string plan_text(const Plan& plan, SweepFiles& files);
 
 /// `finesweep plan --json`: the same for programs.
 ///
 ///   {"name", "configurations": [{"name", "label", "repeats", "swept": {path: value}, "trials": [name…]}…],
 ///    "jobs": [{"id", "title", "kind", "trials": [name…], "inputs", "continues"?, "memory_mb"?: {"weights",
-///    "gradients", "moments", "activations", "total"}}…], "report": {…}, "notes": […]}
+///    "gradients", "moments", "activations", "total"}}…], "packs": [{"jobs": [id…], "tokens", "memory_mb"}…],
+///    "packs_on": "gpu" | "cpu, gpu" | "", "report": {…}, "notes": […]}
+///
+/// packs: as one device would train them if all their jobs were ready at once.
 Json plan_json(const Plan& plan, SweepFiles& files);
 
 /// `finesweep init [TEMPLATE]`.

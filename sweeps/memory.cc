@@ -74,30 +74,28 @@ std::int64_t trained_parameters(const Job& job, const ModelInfo& info) {
   return count;
 }
 
-std::optional<MemoryEstimate> estimate_memory(const Job& job, ModelCatalog& models) {
+namespace {
+
+MemoryEstimate estimate(const Job& job, const ModelInfo& model) {
   const bool trains = job.kind == StepKind::finetune;
-  if (!trains && job.kind != StepKind::evaluate) return std::nullopt;
-  if (trains && !job.inputs.empty()) return std::nullopt;
-  const auto& model = models.get(job.context.at("model").get<std::string>());
-  if (!model || model->tensors.empty()) return std::nullopt;
   const Json& settings = job.settings;
   const bool trains_all = trains && settings.value("method", "") == "full";
 
   MemoryEstimate estimate;
-  estimate.weights_mb = weight_bytes(settings, *model, trains_all) / kMega;
-  const double hidden = static_cast<double>(model->hidden), layers = static_cast<double>(model->layers);
+  estimate.weights_mb = weight_bytes(settings, model, trains_all) / kMega;
+  const double hidden = static_cast<double>(model.hidden), layers = static_cast<double>(model.layers);
   const double rows = settings.at("batch_size").get<double>(),
                tokens = settings.at("sequence_length").get<double>();
   const double width = settings.value("precision", "fp32") == "fp32" ? 4 : 2;
   const double scores =
-      settings.value("attention", "flash") == "flash" ? 0 : 2.5 * static_cast<double>(model->heads) * tokens;
+      settings.value("attention", "flash") == "flash" ? 0 : 2.5 * static_cast<double>(model.heads) * tokens;
   const double of_layer = rows * tokens * (17 * hidden + scores) * width;
-  const double logits = logit_bytes(job, *model, rows * tokens, trains);
+  const double logits = logit_bytes(job, model, rows * tokens, trains);
   if (!trains) {
     estimate.activations_mb = (2 * of_layer + logits) / kMega;
     return estimate;
   }
-  const double trained = static_cast<double>(trained_parameters(job, *model));
+  const double trained = static_cast<double>(trained_parameters(job, model));
   estimate.gradients_mb = 4 * trained / kMega;
   estimate.moments_mb = 8 * trained / kMega;
   estimate.activations_mb = (logits + (settings.value("gradient_checkpointing", false)
@@ -105,6 +103,21 @@ std::optional<MemoryEstimate> estimate_memory(const Job& job, ModelCatalog& mode
                                            : layers * of_layer)) /
                             kMega;
   return estimate;
+}
+
+}  // namespace
+
+std::optional<MemoryEstimate> estimate_memory(const Job& job, ModelCatalog& models) {
+  const bool trains = job.kind == StepKind::finetune;
+  if (!trains && job.kind != StepKind::evaluate) return std::nullopt;
+  if (trains && !job.inputs.empty()) return std::nullopt;
+  const auto& model = models.get(job.context.at("model").get<std::string>());
+  if (!model || model->tensors.empty()) return std::nullopt;
+  return estimate(job, *model);
+}
+
+MemoryEstimate estimate_training_memory(const Job& job, const ModelInfo& model) {
+  return estimate(job, model);
 }
 
 }  // namespace finesweep::sweeps

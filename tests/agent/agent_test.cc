@@ -2,17 +2,24 @@
 
 #include "worker/agent/agent.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <chrono>
 #include <functional>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "tests/storage/sample_plan.h"
 
 namespace finesweep::worker {
 namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
 
 const WorkerId kWorker{1, 1};
 
@@ -28,10 +35,9 @@ class MadeUpCoordinator final : public CoordinatorLink {
   }
   std::vector<Bytes> receive() override { return std::exchange(frames_, {}); }
 
-  void dispatch(const JobId& job, AttemptNumber attempt) {
-    Dispatch message{kWorker, {Assignment{}}};
-    message.pack[0].job.id = job;
-    message.pack[0].attempt = attempt;
+  void dispatch(const std::vector<JobId>& pack) {
+    Dispatch message{kWorker, {}};
+    for (const JobId& job : pack) message.pack.emplace_back().job.id = job;
     say(message);
   }
 
@@ -43,28 +49,45 @@ class MadeUpCoordinator final : public CoordinatorLink {
 
 class MadeUpRunner final : public JobRunner {
  public:
+  explicit MadeUpRunner(boost::asio::io_context& io) : io_(io) {}
   void set_callbacks(Callbacks callbacks) override { callbacks_ = std::move(callbacks); }
   void start(const Execute& execute) override {
-    attempt = AttemptKey{execute.job.id, execute.attempt};
+    EXPECT_TRUE(running.empty());
+    for (const auto& member : execute.pack) running.push_back(member.key());
+    ++packs;
     if (on_start) on_start();
   }
-  void request_stop() override {}
+  void request_stop(const std::vector<AttemptKey>& attempts) override { stops.push_back(attempts); }
   void kill(const std::string& reason) override {
     killed_because = reason;
     Outcome outcome;
     outcome.error = reason;
-    finish(outcome, true);
+    // As the pool does: never within the call.
+    boost::asio::post(io_, [this, outcome] {
+      for (const AttemptKey& attempt : std::vector(running)) finish(attempt, outcome, true);
+    });
   }
   void shut_down() override {}
 
-  void progress(std::int64_t done) { callbacks_.progress(*attempt, {done, 10, "training", 0}); }
-  void finish(const Outcome& outcome, bool crashed = false) { callbacks_.finished(*attempt, outcome, crashed); }
+  void ready(const Json& device) { callbacks_.ready(device); }
+  void progress(std::int64_t done) { progress(running.front(), done); }
+  void progress(const AttemptKey& attempt, std::int64_t done) {
+    callbacks_.progress(attempt, {done, 10, "training", 0});
+  }
+  void finish(const Outcome& outcome) { finish(running.front(), outcome); }
+  void finish(const AttemptKey& attempt, const Outcome& outcome, bool crashed = false) {
+    std::erase(running, attempt);
+    callbacks_.finished(attempt, outcome, crashed);
+  }
 
   std::function<void()> on_start;
-  std::optional<AttemptKey> attempt;
+  std::vector<AttemptKey> running;  // what is not done
+  int packs = 0;
+  std::vector<std::vector<AttemptKey>> stops;
   std::string killed_because;
 
  private:
+  boost::asio::io_context& io_;
   Callbacks callbacks_;
 };
 
@@ -75,11 +98,11 @@ class AgentTest : public testing::Test {
   void begin(double no_progress_s) {
     coordinator.receive();
     coordinator.say(Welcome{kWorker, "/nowhere", 0.01, no_progress_s, 1});
-    coordinator.dispatch(job, 1);
+    coordinator.dispatch({job});
   }
   /// Until the agent has said Goodbye.
-  void work() {
-    Agent agent(io, coordinator, runner, {Hello{"node", 1, 0, "cpu"}});
+  void work(const std::string& device = "cpu") {
+    Agent agent(io, coordinator, runner, {Hello{"node", 1, 0, device}});
     agent.start();
     io.run_for(std::chrono::seconds(20));
     EXPECT_TRUE(io.stopped());
@@ -88,7 +111,7 @@ class AgentTest : public testing::Test {
   const JobId job = storage::sample_id("finetune 0");
   boost::asio::io_context io;
   MadeUpCoordinator coordinator;
-  MadeUpRunner runner;
+  MadeUpRunner runner{io};
 };
 
 TEST_F(AgentTest, a_runner_that_makes_no_progress_is_ended_and_its_attempt_reported_as_crashed) {
@@ -111,7 +134,7 @@ TEST_F(AgentTest, a_runner_that_makes_progress_is_left_alone_however_long_it_tak
   begin(1);
   int heartbeats = 0;
   coordinator.on_message = [&](const Message& message) {
-    if (std::holds_alternative<Heartbeat>(message) && runner.attempt) {
+    if (std::holds_alternative<Heartbeat>(message) && !runner.running.empty()) {
       // Over twice as long as nothing may happen, in small steps.
       runner.progress(++heartbeats);
       if (heartbeats == 220) runner.finish(Outcome{});
@@ -143,7 +166,7 @@ TEST_F(AgentTest, what_a_worker_that_was_given_up_had_done_is_not_told_under_its
   bool rejoined = false;
   int results = 0;
   coordinator.on_message = [&](const Message& message) {
-    if (std::holds_alternative<Heartbeat>(message) && runner.attempt && !rejoined) {
+    if (std::holds_alternative<Heartbeat>(message) && !runner.running.empty() && !rejoined) {
       rejoined = true;
       coordinator.say(Rejoin{});
       coordinator.say(Welcome{{1, 2}, "/nowhere", 0.01, 60, 1});
@@ -168,6 +191,231 @@ TEST_F(AgentTest, frames_that_make_no_sense_are_passed_over) {
     }
   };
   work();
+}
+
+/// A worker with a pack of three jobs, and another pack behind it.
+class AgentPackTest : public AgentTest {
+ protected:
+  void SetUp() override { begin(60); }
+  void begin(double no_progress_s) {
+    coordinator.receive();
+    coordinator.say(Welcome{kWorker, "/nowhere", 0.01, no_progress_s, 1});
+    coordinator.dispatch({a.job, b.job, c.job});
+    coordinator.dispatch({d.job});
+  }
+  /// Acknowledges what is said, and calls `next` with it.
+  void hear(std::function<void(const Finished&)> next = {}) {
+    coordinator.on_message = [this, next](const Message& message) {
+      if (const auto* heartbeat = std::get_if<Heartbeat>(&message)) {
+        held.clear();
+        for (const auto& one : heartbeat->held) held.push_back(one.attempt);
+        if (on_beat) on_beat();
+      }
+      const auto* said = std::get_if<Finished>(&message);
+      if (!said || is_finished(said->attempt)) return;  // repeated until the acknowledgement arrives
+      finished.push_back(*said);
+      coordinator.say(Acknowledge{said->attempt, true});
+      if (next) next(*said);
+    };
+  }
+
+  bool is_finished(const AttemptKey& attempt) const {
+    return std::any_of(finished.begin(), finished.end(),
+                       [&](const Finished& one) { return one.attempt == attempt; });
+  }
+
+  const AttemptKey a{storage::sample_id("a"), 1}, b{storage::sample_id("b"), 1}, c{storage::sample_id("c"), 1},
+      d{storage::sample_id("d"), 1};
+  std::vector<Finished> finished;
+  std::vector<AttemptKey> held;  // by the last heartbeat
+  std::function<void()> on_beat;
+};
+
+TEST_F(AgentPackTest, each_result_is_told_as_it_comes_and_the_next_pack_begins_when_all_are_done) {
+  runner.on_start = [&] {
+    if (runner.packs == 1) EXPECT_THAT(runner.running, ElementsAre(a, b, c));
+    boost::asio::post(io, [&] { runner.finish(runner.running.back(), Outcome{}); });
+  };
+  hear([&](const Finished&) {
+    EXPECT_EQ(runner.packs, finished.size() > 3 ? 2 : 1);
+    if (!runner.running.empty()) boost::asio::post(io, [&] { runner.finish(runner.running.back(), Outcome{}); });
+    if (finished.size() == 4) coordinator.say(Stop{});
+  });
+  work();
+  ASSERT_EQ(finished.size(), 4u);
+  EXPECT_EQ(finished[0].attempt, c);
+  EXPECT_EQ(finished[2].attempt, a);
+  EXPECT_EQ(finished[3].attempt, d);
+}
+
+TEST_F(AgentPackTest, a_running_member_that_is_revoked_leaves_and_the_others_go_on) {
+  hear([&](const Finished&) {
+    if (finished.size() == 2) coordinator.say(Stop{});
+  });
+  int beats = 0;
+  on_beat = [&] {
+    if (++beats == 2) coordinator.say(Revoke{b});
+    if (beats == 5) {
+      EXPECT_THAT(runner.stops, ElementsAre(ElementsAre(b)));
+      EXPECT_THAT(held, ElementsAre(a, c, d)) << "nobody waits for what was revoked";
+      Outcome interrupted;
+      interrupted.kind = OutcomeKind::interrupted;
+      runner.finish(b, interrupted);
+      runner.finish(a, Outcome{});
+      runner.finish(c, Outcome{});
+    }
+  };
+  work();
+  ASSERT_EQ(finished.size(), 2u) << "the end of the revoked one concerns nobody";
+  EXPECT_EQ(finished[0].attempt, a);
+  EXPECT_EQ(finished[1].attempt, c);
+  EXPECT_EQ(runner.killed_because, "");
+}
+
+TEST_F(AgentPackTest, when_the_last_member_that_matters_is_revoked_the_runner_is_ended_and_the_next_pack_begins) {
+  hear([&](const Finished&) { coordinator.say(Stop{}); });
+  runner.on_start = [&] {
+    if (runner.packs == 2) boost::asio::post(io, [&] { runner.finish(Outcome{}); });
+  };
+  int beats = 0;
+  on_beat = [&] {
+    if (++beats != 2) return;
+    for (const AttemptKey& attempt : {a, c, b}) coordinator.say(Revoke{attempt});
+  };
+  work();
+  EXPECT_EQ(runner.killed_because, "revoked");
+  ASSERT_EQ(finished.size(), 1u);
+  EXPECT_EQ(finished[0].attempt, d);
+}
+
+TEST_F(AgentPackTest, a_revoked_member_that_does_not_leave_is_not_waited_for_once_the_others_are_done) {
+  hear([&](const Finished&) {
+    if (finished.size() == 3) coordinator.say(Stop{});
+  });
+  runner.on_start = [&] {
+    if (runner.packs == 2) boost::asio::post(io, [&] { runner.finish(Outcome{}); });
+  };
+  int beats = 0;
+  on_beat = [&] {
+    if (++beats == 2) coordinator.say(Revoke{a});
+    if (beats == 4) {
+      runner.finish(b, Outcome{});
+      runner.finish(c, Outcome{});
+    }
+  };
+  work();
+  EXPECT_EQ(runner.killed_because, "revoked");
+  ASSERT_EQ(finished.size(), 3u);
+  EXPECT_EQ(finished[2].attempt, d);
+}
+
+TEST_F(AgentPackTest, a_member_that_waits_and_is_revoked_is_left_out) {
+  coordinator.say(Revoke{d});
+  hear([&](const Finished&) {
+    if (finished.size() == 3) coordinator.say(Stop{});
+  });
+  runner.on_start = [&] {
+    boost::asio::post(io, [&] {
+      for (const AttemptKey& attempt : {a, b, c}) runner.finish(attempt, Outcome{});
+    });
+  };
+  work();
+  EXPECT_EQ(runner.packs, 1);
+  EXPECT_EQ(finished.size(), 3u);
+}
+
+TEST_F(AgentPackTest, when_the_runner_dies_the_members_that_are_not_done_have_crashed) {
+  hear([&](const Finished&) {
+    if (finished.size() == 3) coordinator.say(Stop{});
+  });
+  runner.on_start = [&] {
+    if (runner.packs > 1) return;
+    boost::asio::post(io, [&] {
+      runner.finish(b, Outcome{});
+      runner.kill("the runner process was ended by signal 9");
+    });
+  };
+  work();
+  ASSERT_EQ(finished.size(), 3u);
+  EXPECT_FALSE(finished[0].crashed);
+  EXPECT_TRUE(finished[1].crashed && finished[2].crashed);
+  EXPECT_EQ(finished[1].attempt, a);
+  EXPECT_EQ(finished[2].attempt, c);
+}
+
+TEST_F(AgentPackTest, a_pack_is_ended_only_when_all_of_it_stands_still) {
+  begin(0.5);
+  hear([&](const Finished&) {
+    if (finished.size() == 3) coordinator.say(Stop{});
+  });
+  std::int64_t beats = 0;
+  bool was_alive = false;
+  on_beat = [&] {
+    // One of the three makes progress for over twice as long as nothing may happen.
+    if (++beats < 110) runner.progress(b, beats);
+    if (beats == 110) was_alive = runner.killed_because.empty() && finished.empty();
+  };
+  work();
+  EXPECT_TRUE(was_alive);
+  EXPECT_NE(runner.killed_because.find("made no progress"), std::string::npos);
+  ASSERT_EQ(finished.size(), 3u);
+  for (const Finished& one : finished) EXPECT_TRUE(one.crashed);
+}
+
+TEST_F(AgentPackTest, stop_interrupts_all_of_it_and_drops_what_waits) {
+  hear();
+  int beats = 0;
+  on_beat = [&] {
+    if (++beats == 2) coordinator.say(Stop{});
+    if (beats != 4) return;
+    Outcome interrupted;
+    interrupted.kind = OutcomeKind::interrupted;
+    for (const AttemptKey& attempt : {a, b, c}) runner.finish(attempt, interrupted);
+  };
+  work();
+  EXPECT_THAT(runner.stops, ElementsAre(IsEmpty())) << "none named: all";
+  EXPECT_EQ(finished.size(), 3u);
+  EXPECT_EQ(runner.packs, 1);
+}
+
+TEST_F(AgentTest, a_worker_on_a_gpu_says_hello_once_it_knows_the_memory_and_one_on_a_cpu_at_once) {
+  std::vector<Hello> hellos;
+  coordinator.receive();
+  coordinator.on_message = [&](const Message& message) {
+    if (const auto* hello = std::get_if<Hello>(&message)) {
+      hellos.push_back(*hello);
+      coordinator.say(Welcome{kWorker, "/nowhere", 0.01, 60, 1});
+      coordinator.say(Stop{});
+    }
+  };
+  boost::asio::post(io, [&] {
+    EXPECT_TRUE(hellos.empty());
+    runner.ready({{"device", "cuda:0"}, {"memory_mb", 81559.5}});
+  });
+  work("cuda:0");
+  ASSERT_EQ(hellos.size(), 1u);
+  EXPECT_EQ(hellos[0].memory_mb, 81559.5);
+
+  io.restart();
+  work("cpu");
+  ASSERT_EQ(hellos.size(), 2u);
+  EXPECT_EQ(hellos[1].memory_mb, 0);
+}
+
+TEST_F(AgentTest, a_worker_whose_runner_cannot_say_what_its_gpu_is_says_hello_all_the_same) {
+  std::vector<Hello> hellos;
+  coordinator.receive();
+  coordinator.on_message = [&](const Message& message) {
+    if (const auto* hello = std::get_if<Hello>(&message)) {
+      hellos.push_back(*hello);
+      coordinator.say(Welcome{kWorker, "/nowhere", 0.01, 60, 1});
+      coordinator.say(Stop{});
+    }
+  };
+  boost::asio::post(io, [&] { runner.ready(Json::object()); });
+  work("cuda:0");
+  ASSERT_EQ(hellos.size(), 1u);
+  EXPECT_EQ(hellos[0].memory_mb, 0);
 }
 
 }  // namespace

@@ -11,13 +11,13 @@ using testing::ElementsAre;
 using testing::IsEmpty;
 
 JobTraits of_model(int model) {
-  return {model, -1, 0, false};
+  return {.model = model};
 }
-JobTraits packable(int model) {
-  return {model, model, 0, false};
+JobTraits packable(int model, std::int64_t tokens = 1, std::int64_t most_tokens = 0) {
+  return {.model = model, .pack = {.key = model, .tokens = tokens, .most_tokens = most_tokens}};
 }
 JobTraits isolated() {
-  return {0, -1, 0, true};
+  return {.isolate = true};
 }
 
 class DispatchPolicyTest : public testing::Test {
@@ -259,11 +259,11 @@ TEST_F(DispatchPolicyTest, on_a_gpu_an_isolated_job_is_alone_in_its_pack_and_nee
   start({packable(1), packable(1), isolated(), packable(1), packable(1)}, options);
   policy_->add_worker(0, "a", false);
   policy_->add_worker(1, "a", false);
-  EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(0, 1));
+  EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(0, 1, 3));
   EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(2));
 }
 
-TEST_F(DispatchPolicyTest, a_pack_holds_jobs_of_one_base_model_and_leaves_some_for_the_others) {
+TEST_F(DispatchPolicyTest, a_pack_holds_jobs_of_one_key_in_plan_order) {
   DispatchOptions options;
   options.max_pack_jobs = 3;
   start({packable(1), packable(2), packable(1), packable(1), packable(1), of_model(1)}, options);
@@ -271,6 +271,104 @@ TEST_F(DispatchPolicyTest, a_pack_holds_jobs_of_one_base_model_and_leaves_some_f
   EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(0, 2, 3));
   policy_->add_worker(1, "b", false);
   EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(1));
+}
+
+TEST_F(DispatchPolicyTest, packs_leave_every_worker_its_share_of_what_is_ready) {
+  DispatchOptions options;
+  options.max_pack_jobs = 32;
+  const auto begun_by_three = [&](std::vector<JobTraits> jobs) {
+    start(std::move(jobs), options);
+    for (int worker = 0; worker < 3; ++worker) policy_->add_worker(worker, "a", false);
+    std::vector<std::size_t> sizes;
+    for (int worker = 0; worker < 3; ++worker) sizes.push_back(policy_->next(now_)->jobs.size());
+    return sizes;
+  };
+  EXPECT_THAT(begun_by_three(std::vector(3, packable(1))), ElementsAre(1, 1, 1)) << "nobody idles";
+  EXPECT_THAT(begun_by_three(std::vector(9, packable(1))), ElementsAre(3, 3, 3));
+  EXPECT_THAT(begun_by_three(std::vector(10, packable(1))), ElementsAre(4, 4, 2));
+  // Jobs of other keys, and those that pack with none, are something to do as well.
+  std::vector<JobTraits> jobs(4, packable(1));
+  jobs.insert(jobs.end(), 8, of_model(2));
+  EXPECT_THAT(begun_by_three(jobs), ElementsAre(4, 1, 1));
+  jobs = std::vector(8, packable(1));
+  jobs.insert(jobs.end(), 8, packable(2));
+  EXPECT_THAT(begun_by_three(jobs), ElementsAre(6, 2, 6));
+}
+
+TEST_F(DispatchPolicyTest, a_worker_that_has_jobs_gets_fewer_than_one_that_has_none) {
+  DispatchOptions options;
+  options.max_pack_jobs = 32;
+  start(std::vector(8, packable(1)), options);
+  policy_->add_worker(0, "a", false);
+  for (int job = 4; job < 8; ++job) policy_->remove_ready(job);
+  EXPECT_EQ(policy_->next(now_)->jobs.size(), 4u);
+  for (int job = 4; job < 8; ++job) policy_->add_ready(job);
+  policy_->add_worker(1, "a", false);
+  const auto choice = policy_->next(now_);
+  EXPECT_EQ(choice->worker, 1);
+  EXPECT_EQ(choice->jobs.size(), 4u);
+}
+
+TEST_F(DispatchPolicyTest, a_pack_is_filled_up_to_its_tokens_and_the_memory_of_its_worker) {
+  DispatchOptions options;
+  options.max_pack_jobs = 32;
+  start(std::vector(20, packable(1, 1024, 8192)), options);
+  policy_->add_worker(0, "a", false);
+  EXPECT_EQ(policy_->next(now_)->jobs.size(), 8u);
+
+  JobTraits large = packable(1);
+  large.pack.shared_mb = 5000;
+  large.pack.own_mb = 1000;
+  start(std::vector(20, large), options);
+  policy_->add_worker(0, "a", false, 10'000);
+  EXPECT_EQ(policy_->next(now_)->jobs.size(), 4u) << "9,000 MB";
+  policy_->remove_ready(19);
+  policy_->add_worker(1, "b", false, 3'000);
+  EXPECT_EQ(policy_->next(now_)->jobs.size(), 1u) << "whether one fits is for the job to find out";
+  policy_->add_worker(2, "c", false);
+  EXPECT_EQ(policy_->next(now_)->jobs.size(), 7u) << "its share: its memory is not known";
+}
+
+TEST_F(DispatchPolicyTest, on_a_cpu_jobs_share_a_pack_only_where_that_is_asked_for) {
+  DispatchOptions options;
+  options.max_pack_jobs = 4;
+  start(std::vector(8, packable(1)), options);
+  policy_->add_worker(0, "a", true);
+  EXPECT_EQ(policy_->next(now_)->jobs.size(), 1u);
+  options.max_pack_jobs_on_cpu = 2;
+  start(std::vector(8, packable(1)), options);
+  policy_->add_worker(0, "a", true);
+  EXPECT_EQ(policy_->next(now_)->jobs.size(), 2u);
+}
+
+TEST_F(DispatchPolicyTest, a_pack_that_waits_is_stolen_whole_for_an_idle_worker) {
+  DispatchOptions options;
+  options.max_pack_jobs = 4;
+  start(std::vector(8, packable(1)), options);
+  policy_->add_worker(0, "a", false);
+  place_all();
+  EXPECT_EQ(queue(0).size(), 8u);
+  policy_->add_worker(1, "b", false);
+  const auto theft = policy_->theft(now_);
+  ASSERT_TRUE(theft);
+  EXPECT_THAT(theft->jobs, ElementsAre(4, 5, 6, 7));
+  for (int job : theft->jobs) {
+    policy_->withdraw(job, now_);
+    policy_->add_ready(job);
+  }
+  EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(4, 5, 6, 7));
+}
+
+TEST_F(DispatchPolicyTest, a_member_that_is_withdrawn_leaves_the_others_in_their_pack) {
+  DispatchOptions options;
+  options.max_pack_jobs = 4;
+  start(std::vector(4, packable(1)), options);
+  policy_->add_worker(0, "a", false);
+  place_all();
+  policy_->withdraw(1, now_);
+  policy_->sanity_check();
+  EXPECT_THAT(policy_->pack_of(0), ElementsAre(0, 2, 3));
+  EXPECT_EQ(policy_->pack_number(0), policy_->pack_number(3));
 }
 
 TEST_F(DispatchPolicyTest, jobs_of_different_groups_never_share_a_pack) {

@@ -36,6 +36,12 @@ class ReactorTest : public testing::Test {
     reactor_.emplace(options_, std::move(jobs), history);
     last_.clear();
   }
+  /// Jobs that may all share a pack.
+  void start_packable(std::vector<Job> jobs) {
+    const std::vector<PackTraits> packing(jobs.size(), PackTraits{.key = 0, .tokens = 1});
+    reactor_.emplace(options_, std::move(jobs), History(), packing);
+    last_.clear();
+  }
 
   const std::vector<Effect>& handle(const Event& event) {
     last_ = reactor_->handle(event, now_);
@@ -65,6 +71,17 @@ class ReactorTest : public testing::Test {
   const std::vector<Effect>& finish(WorkerId worker, AttemptKey key, OutcomeKind kind = OutcomeKind::succeeded,
                                     const std::string& error = "") {
     return handle(AttemptFinished{worker, key, outcome(kind, error), false});
+  }
+  /// What goes on in one pack: the names of the jobs, pack by pack.
+  std::vector<std::vector<std::string>> packs() const {
+    std::vector<std::vector<std::string>> packs;
+    std::int64_t number = 0;
+    for (const AttemptView& out : reactor_->attempts()) {
+      if (packs.empty() || out.pack != number) packs.emplace_back();
+      number = out.pack;
+      packs.back().push_back(reactor_->job(out.key.job).title);
+    }
+    return packs;
   }
   const std::vector<Effect>& crash(WorkerId worker, AttemptKey key) {
     return handle(AttemptFinished{worker, key, outcome(OutcomeKind::failed, "the runner died"), true});

@@ -269,7 +269,7 @@ TEST_F(ReactorTest, an_idle_worker_takes_over_what_waits_in_another_queue) {
 
 TEST_F(ReactorTest, a_pack_that_crashes_is_halved_until_one_job_is_to_blame) {
   options_.max_pack_jobs = 4;
-  start({make_job("a"), make_job("b"), make_job("c"), make_job("d")});
+  start_packable({make_job("a"), make_job("b"), make_job("c"), make_job("d")});
   const WorkerId worker = join(1, "g", "cuda:0");
   ASSERT_EQ(only<SendDispatch>().pack.size(), 4u);
   const AttemptKey late = attempt("b");
@@ -297,13 +297,77 @@ TEST_F(ReactorTest, a_pack_that_crashes_is_halved_until_one_job_is_to_blame) {
 
 TEST_F(ReactorTest, a_job_that_fails_inside_a_pack_fails_alone) {
   options_.max_pack_jobs = 4;
-  start({make_job("a"), make_job("b")});
+  start_packable({make_job("a"), make_job("b")});
   const WorkerId worker = join(1, "g", "cuda:0");
   finish(worker, attempt("a"), OutcomeKind::failed, "the loss is not a number");
   EXPECT_EQ(view("a").failures, 1);
   EXPECT_EQ(view("b").attempts, 1);
   crash(worker, attempt("b"));
   EXPECT_EQ(view("b").failures, 1) << "the last of its pack crashes alone";
+}
+
+TEST_F(ReactorTest, attempts_are_recorded_with_the_pack_that_they_go_out_in) {
+  options_.max_pack_jobs = 2;
+  start_packable({make_job("a"), make_job("b"), make_job("c")});
+  join(1, "g", "cuda:0");
+  const auto recorded = all<RecordAttempt>();
+  ASSERT_EQ(recorded.size(), 3u);
+  for (int i : {0, 1}) {
+    EXPECT_EQ(recorded[i].pack_jobs, 2);
+    EXPECT_EQ(recorded[i].pack_first, id_of("a"));
+  }
+  EXPECT_EQ(recorded[2].pack_jobs, 1);
+  EXPECT_THAT(packs(), ElementsAre(ElementsAre("a", "b"), ElementsAre("c")));
+}
+
+TEST_F(ReactorTest, what_is_isolated_or_needs_several_gpus_shares_no_pack) {
+  options_.max_pack_jobs = 8;
+  Job timed = make_job("timed"), wide = make_job("wide");
+  timed.isolate = true;
+  wide.gpus = 2;
+  start_packable({make_job("a"), timed, wide, make_job("b")});
+  join(1, "g", "cuda:0");
+  EXPECT_THAT(packs().front(), ElementsAre("a", "b"));
+  EXPECT_THROW(Reactor(options_, {make_job("a"), make_job("b")}, {}, {PackTraits{}}), std::invalid_argument);
+}
+
+TEST_F(ReactorTest, a_pack_fills_the_memory_that_its_worker_has_said) {
+  options_.max_pack_jobs = 8;
+  const PackTraits large{.key = 0, .tokens = 1, .shared_mb = 500, .own_mb = 100};
+  reactor_.emplace(options_, std::vector{make_job("a"), make_job("b"), make_job("c"), make_job("d")}, History(),
+                   std::vector(4, large));
+  handle(WorkerJoined{{1, 1}, {"g", "cuda:0", 900}});
+  EXPECT_THAT(packs(), ElementsAre(ElementsAre("a", "b", "c"), ElementsAre("d")));
+}
+
+TEST_F(ReactorTest, a_member_that_is_cancelled_leaves_and_the_others_go_on) {
+  options_.max_pack_jobs = 4;
+  start_packable({make_job("a"), make_job("b"), make_job("c")});
+  const WorkerId worker = join(1, "g", "cuda:0");
+  handle(CancelRequested{{id_of("b")}});
+  EXPECT_EQ(only<SendRevoke>().attempt, attempt("b"));
+  EXPECT_EQ(phase("b"), JobPhase::cancelled);
+  EXPECT_THAT(packs(), ElementsAre(ElementsAre("a", "c")));
+  finish(worker, attempt("b"), OutcomeKind::interrupted);
+  EXPECT_TRUE(acknowledged(attempt("b"), false));
+  crash(worker, attempt("a"));
+  EXPECT_EQ(view("a").failures + view("c").failures, 0) << "two of them: nobody knows whose fault it was";
+  EXPECT_THAT(packs(), ElementsAre(ElementsAre("a"), ElementsAre("c")));
+  complete(worker, "a");
+  complete(worker, "c");
+  only<SweepEnded>();
+}
+
+TEST_F(ReactorTest, the_members_of_a_lost_worker_s_pack_are_packed_again_elsewhere) {
+  options_.max_pack_jobs = 4;
+  start_packable({make_job("a"), make_job("b"), make_job("c")});
+  const WorkerId lost = join(1, "g", "cuda:0");
+  finish(lost, attempt("a"));
+  handle(Published{attempt("a")});
+  handle(WorkerLost{lost, "killed"});
+  for (const char* name : {"b", "c"}) EXPECT_EQ(view(name).losses, 1) << "both had begun";
+  join(2, "h", "cuda:0");
+  EXPECT_THAT(packs(), ElementsAre(ElementsAre("b", "c")));
 }
 
 TEST_F(ReactorTest, cancelling_ends_jobs_and_all_that_need_them) {

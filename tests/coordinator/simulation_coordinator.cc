@@ -49,7 +49,8 @@ void World::start_coordinator() {
   inbox_.clear();
   pending_.clear();
   flush_scheduled_ = stop_sent_ = ended_ = false;
-  reactor_ = std::make_unique<Reactor>(reactor_options_, jobs_, store_->recover(report_));
+  most_together_.clear();
+  reactor_ = std::make_unique<Reactor>(reactor_options_, jobs_, store_->recover(report_), packing_);
   if (options_.check_reactor) reactor_->sanity_check();
   for (int rank = 0; rank < static_cast<int>(workers_.size()); ++rank)
     after(random_.between(0ms, 500ms), [this, rank, life] {
@@ -109,7 +110,7 @@ void World::receive_next() {
     current_[rank] = {id, workers_[rank].process};
     heard_[id] = now_;
     deliver(rank, Welcome{id});
-    handle(WorkerJoined{id, {workers_[rank].host, workers_[rank].device}});
+    handle(WorkerJoined{id, {workers_[rank].host, workers_[rank].device, workers_[rank].memory_mb}});
   } else if (const auto* heartbeat = std::get_if<HeartbeatArrived>(&message)) {
     const auto heard = heard_.find(heartbeat->worker);
     if (heard != heard_.end() && now_ - heard->second < reactor_options_.lease) heard->second = now_;
@@ -138,6 +139,7 @@ void World::handle(const Event& event) {
   if (options_.trace) log("event " + describe(event));
   auto effects = reactor_->handle(event, now_);
   if (options_.check_reactor) reactor_->sanity_check();
+  note_crashed_pack(effects);
   pending_.insert(pending_.end(), std::make_move_iterator(effects.begin()), std::make_move_iterator(effects.end()));
   if (pending_.empty() || flush_scheduled_) return;
   // The driver commits for several events at once.
@@ -158,7 +160,7 @@ void World::flush() {
     if (options_.trace) log("  effect " + describe(effect));
     if (const auto* result = std::get_if<Publish>(&effect)) publish(*result);
     if (const auto* dispatch = std::get_if<SendDispatch>(&effect)) {
-      report_.packs += dispatch->pack.size() > 1;
+      check_pack(*dispatch);
       for (const AttemptKey& attempt : dispatch->pack) {
         require(store_->is_recorded(attempt, dispatch->worker), "an attempt was dispatched before it was durable");
         for (const JobId& need : needs_of(job(attempt.job)))

@@ -25,7 +25,10 @@ void ModelStore::add(const RecordAttempt& effect, simulation::Report&) {
   for (const auto& [number, attempt] : job.tries)
     require(attempt.end.has_value(), "a job was attempted while an earlier attempt was out");
   job.attempts = effect.attempt.number;
-  job.tries[job.attempts] = {effect.worker, next_order_++, std::nullopt};
+  const int order = next_order_++;
+  const int pack =
+      effect.pack_first == effect.attempt.job ? order : record(effect.pack_first).tries.rbegin()->second.order;
+  job.tries[job.attempts] = {effect.worker, order, pack, std::nullopt};
 }
 
 void ModelStore::add(const RecordAttemptEnd& effect, simulation::Report& report) {
@@ -91,13 +94,13 @@ std::map<JobId, JobHistory> ModelStore::recover(simulation::Report& report) {
     ++report.adopted_artifacts;
   }
   first_order_of_life_ = next_order_;
-  // The first open attempt of each worker is the one that it had begun.
+  // The first open pack of each worker is the one that it had begun.
   std::map<WorkerId, int> first_open;
   for (const auto& [id, job] : jobs_)
     for (const auto& [number, attempt] : job.tries)
       if (!attempt.end && !job.committed) {
-        const auto [first, is_new] = first_open.emplace(attempt.worker, attempt.order);
-        if (!is_new) first->second = std::min(first->second, attempt.order);
+        const auto [first, is_new] = first_open.emplace(attempt.worker, attempt.pack);
+        if (!is_new) first->second = std::min(first->second, attempt.pack);
       }
   std::map<JobId, JobHistory> history;
   for (const auto& [id, job] : jobs_) {
@@ -113,7 +116,7 @@ std::map<JobId, JobHistory> ModelStore::recover(simulation::Report& report) {
       past.error = job.end->error;
     } else if (const Try& newest = job.tries.at(job.attempts); !newest.end) {
       past.phase = JobPhase::running;
-      past.open = first_open.at(newest.worker) == newest.order ? JobHistory::Open::begun : JobHistory::Open::queued;
+      past.open = first_open.at(newest.worker) == newest.pack ? JobHistory::Open::begun : JobHistory::Open::queued;
     }
   }
   return history;

@@ -65,6 +65,7 @@ class ModelStore {
   struct Try {
     WorkerId worker;
     int order = 0;
+    int pack = 0;  // order of the first of its pack
     std::optional<RecordAttemptEnd::Reason> end;
   };
   struct Record {

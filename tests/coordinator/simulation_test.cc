@@ -51,13 +51,16 @@ struct Totals : simulation::Report {
                               {&publish_failures, r.publish_failures},
                               {&isolated, r.isolated},
                               {&packs, r.packs},
-                              {&halved_packs, r.halved_packs}}) {
+                              {&packs_on_cpus, r.packs_on_cpus},
+                              {&halved_packs, r.halved_packs},
+                              {&members_revoked, r.members_revoked}}) {
       *sum += value;
     }
   }
   bool everything_happened() const {
-    for (int happened : {coordinator_lives, committed, failed, cancelled, losses, failures, thefts, interruptions,
-                         refused_results, adopted_artifacts, publish_failures, isolated, packs, halved_packs}) {
+    for (int happened :
+         {coordinator_lives, committed, failed, cancelled, losses, failures, thefts, interruptions, refused_results,
+          adopted_artifacts, publish_failures, isolated, packs, packs_on_cpus, halved_packs, members_revoked}) {
       if (happened == 0) return false;
     }
     return true;

@@ -91,11 +91,16 @@ void World::receive(int rank, const SendRevoke& message) {
   for (auto& pack : worker.queue) std::erase(pack, message.attempt);
   std::erase_if(worker.queue, [](const auto& pack) { return pack.empty(); });
   worker.unacknowledged.erase(message.attempt);
-  std::erase_if(worker.running, [&](std::size_t run) {
-    if (runs_[run].attempt != message.attempt) return false;
-    runs_[run].end = now_;
-    return true;
-  });
+  for (const std::size_t run : std::vector(worker.running)) {
+    if (runs_[run].attempt != message.attempt || runs_[run].revoked) continue;
+    runs_[run].revoked = true;
+    if (concerns_somebody(rank)) {  // the others go on; it leaves at the end of a step
+      ++report_.members_revoked;
+      for_worker(rank, random_.between(1ms, 300ms), [this, rank, run] { leave_run(rank, run); });
+    } else {
+      drop_running(rank);
+    }
+  }
   run_next(rank);
   leave_if_done(rank);
 }
@@ -130,7 +135,7 @@ void World::begin_run(int rank, const AttemptKey& attempt) {
   for (const JobId& need : needs_of(job(attempt.job)))
     require(store_->is_committed(need), "a job began before what it needs was committed");
   const std::size_t run = runs_.size();
-  runs_.push_back({worker.host, rank, worker.process, attempt, now_, std::nullopt});
+  runs_.push_back({worker.host, rank, worker.process, attempt, now_, std::nullopt, false});
   worker.running.push_back(run);
   report_.isolated += job(attempt.job).isolate;
 
@@ -150,6 +155,7 @@ void World::begin_run(int rank, const AttemptKey& attempt) {
 void World::finish_run(int rank, std::size_t run, const Outcome& outcome, bool crashed) {
   Worker& worker = workers_[rank];
   if (std::find(worker.running.begin(), worker.running.end(), run) == worker.running.end()) return;
+  if (runs_[run].revoked && !crashed) return leave_run(rank, run);
   // A runner that dies takes its whole pack with it.
   const std::vector<std::size_t> ended = crashed ? worker.running : std::vector<std::size_t>{run};
   report_.halved_packs += ended.size() > 1;
@@ -158,7 +164,7 @@ void World::finish_run(int rank, std::size_t run, const Outcome& outcome, bool c
     runs_[each].end = now_;
     const AttemptKey attempt = runs_[each].attempt;
     if (outcome.kind == OutcomeKind::succeeded) store_->stage(attempt);
-    if (!worker.id) continue;
+    if (!worker.id || runs_[each].revoked) continue;
     AttemptFinished finished{*worker.id, attempt, outcome, crashed};
     finished.outcome.metrics = {
         {"rank", worker.id->rank}, {"incarnation", worker.id->incarnation}, {"attempt", attempt.number}};
@@ -166,8 +172,21 @@ void World::finish_run(int rank, std::size_t run, const Outcome& outcome, bool c
     for (int i = 0; i < times; ++i) send_to_coordinator(rank, finished);
     worker.unacknowledged.emplace(attempt, std::move(finished));
   }
+  if (!concerns_somebody(rank)) drop_running(rank);
   run_next(rank);
   leave_if_done(rank);
+}
+
+void World::leave_run(int rank, std::size_t run) {
+  Worker& worker = workers_[rank];
+  if (std::erase(worker.running, run) == 0) return;
+  runs_[run].end = now_;
+  run_next(rank);
+  leave_if_done(rank);
+}
+
+bool World::concerns_somebody(int rank) const {
+  return std::ranges::any_of(workers_[rank].running, [this](std::size_t run) { return !runs_[run].revoked; });
 }
 
 void World::drop_running(int rank) {
@@ -180,6 +199,7 @@ void World::beat(int rank, int loop) {
   if (loop != worker.heartbeats || !worker.id) return;
   HeartbeatArrived heartbeat{*worker.id, {}};
   for (std::size_t run : worker.running) {
+    if (runs_[run].revoked) continue;
     const auto done = (now_ - runs_[run].begin) / 100ms;
     heartbeat.held.emplace_back(runs_[run].attempt, Progress{static_cast<std::int64_t>(done), 0, "training", 0});
   }

@@ -33,6 +33,7 @@ void World::make_weather() {
   w.stalls = some(3);
   w.interruptions = some(3);
   w.spikes = some(4);
+  w.single_cancels = some(3);
   w.cancel = random_.chance(0.15);
   w.stop = random_.chance(0.15);
   w.failure = share(0.4);
@@ -46,11 +47,13 @@ void World::make_weather() {
 void World::make_workers() {
   const int workers = random_.between(1, 5), hosts = random_.between(1, 3);
   const bool gpus = random_.chance(0.25);
-  if (gpus) reactor_options_.max_pack_jobs = random_.between(1, 4);
+  if (gpus) reactor_options_.max_pack_jobs = random_.between(1, 6);
+  if (random_.chance(0.25)) reactor_options_.max_pack_jobs_on_cpu = random_.between(1, 4);
   workers_.resize(workers);
   for (Worker& worker : workers_) {
     worker.host = "host" + std::to_string(random_.between(1, hosts));
     worker.device = gpus ? "cuda:0" : "cpu";
+    if (gpus && random_.chance(0.5)) worker.memory_mb = random_.between(10, 30);
   }
 }
 
@@ -69,6 +72,17 @@ void World::make_jobs() {
     if (i > 0 && random_.chance(dependent / 4)) job.continues = jobs_[i - 1].id;
     index_[job.id] = jobs_.size();
     jobs_.push_back(std::move(job));
+  }
+  const int keys = random_.between(1, 3);
+  const bool few_tokens = random_.chance(0.5);
+  for (int i = 0; i < count; ++i) {
+    PackTraits traits;
+    traits.key = random_.chance(0.9) ? random_.between(0, keys - 1) : -1;
+    traits.tokens = random_.between(1, 8);
+    if (few_tokens) traits.most_tokens = random_.between(8, 16);
+    traits.shared_mb = 5;
+    traits.own_mb = random_.between(1, 6);
+    packing_.push_back(traits);
   }
 }
 
@@ -113,6 +127,14 @@ void World::schedule_faults() {
       for (const Job& job : jobs_)
         if (random_.chance(0.3)) request.jobs.push_back(job.id);
       when_awake([this, request] { handle(request); });
+    });
+  for (int i = 0; i < weather_.single_cancels; ++i)
+    at(some_time(), [this, number = random_.next()] {
+      if (!reactor_) return;
+      when_awake([this, number] {
+        const auto out = reactor_->attempts();
+        if (!out.empty()) handle(CancelRequested{{out[number % out.size()].key.job}});
+      });
     });
   if (weather_.stop)
     at(some_time(), [this] {
@@ -177,6 +199,47 @@ void World::check_isolation(const AttemptKey& committed) const {
     const bool silent = heard == heard_.end() || mine->begin - heard->second >= reactor_options_.lease;
     require(silent || store_->was_given_up(other.attempt), "an isolated job was not alone on its host");
   }
+}
+
+/// What goes out together may.
+void World::check_pack(const SendDispatch& dispatch) {
+  const std::size_t size = dispatch.pack.size();
+  require(size > 0, "a pack of no jobs was dispatched");
+  if (size == 1) return;
+  const Worker& worker = workers_[dispatch.worker.rank];
+  const bool on_cpu = worker.device == "cpu";
+  ++(on_cpu ? report_.packs_on_cpus : report_.packs);
+  const int most = on_cpu ? reactor_options_.max_pack_jobs_on_cpu : reactor_options_.max_pack_jobs;
+  require(static_cast<int>(size) <= most, "more jobs share a pack than may");
+  const PackTraits& first = packing_[index_.at(dispatch.pack.front().job)];
+  std::int64_t tokens = 0;
+  double own_mb = 0;
+  for (const AttemptKey& attempt : dispatch.pack) {
+    const PackTraits& traits = packing_[index_.at(attempt.job)];
+    require(traits.key >= 0 && traits.key == first.key, "jobs of different keys share a pack");
+    require(!job(attempt.job).isolate && job(attempt.job).gpus == 1, "a job that is to be alone shares a pack");
+    tokens += traits.tokens;
+    own_mb += traits.own_mb;
+    const auto limit = most_together_.find(attempt.job);
+    require(limit == most_together_.end() || size <= limit->second, "a pack that crashed was not halved");
+  }
+  for (const AttemptKey& attempt : dispatch.pack) {
+    const std::int64_t most_tokens = packing_[index_.at(attempt.job)].most_tokens;
+    require(most_tokens == 0 || tokens <= most_tokens, "a pack has more tokens than a member lets it");
+  }
+  require(worker.memory_mb == 0 || first.shared_mb + own_mb <= kPackMemoryShare * worker.memory_mb,
+          "a pack is larger than its device");
+}
+
+/// Only a crash ends several attempts as failed in one step.
+void World::note_crashed_pack(const std::vector<Effect>& effects) {
+  std::vector<JobId> crashed;
+  for (const Effect& effect : effects)
+    if (const auto* end = std::get_if<RecordAttemptEnd>(&effect);
+        end && end->reason == RecordAttemptEnd::Reason::failed)
+      crashed.push_back(end->attempt.job);
+  if (crashed.size() < 2) return;
+  for (const JobId& id : crashed) most_together_[id] = (crashed.size() + 1) / 2;
 }
 
 simulation::Report simulate(std::uint64_t seed, const simulation::Options& options) {

@@ -23,7 +23,7 @@ struct Killed {};
 /// How bad this history is; drawn from its seed, so that some are quiet in most respects and wild in one.
 struct Weather {
   Instant faults_until{};
-  int kills = 0, freezes = 0, coordinator_kills = 0, stalls = 0, interruptions = 0, spikes = 0;
+  int kills = 0, freezes = 0, coordinator_kills = 0, stalls = 0, interruptions = 0, spikes = 0, single_cancels = 0;
   bool cancel = false, stop = false;
   double failure = 0, permanent = 0, crash = 0, publish_failure = 0, twice = 0;
   bool short_jobs = false;
@@ -80,9 +80,11 @@ class World {
     AttemptKey attempt;
     Instant begin{};
     std::optional<Instant> end;
+    bool revoked = false;  // its end concerns nobody
   };
   struct Worker {
     std::string host, device;
+    double memory_mb = 0;
     int process = 0;
     bool alive = false;
     Instant frozen_until{};
@@ -109,11 +111,15 @@ class World {
   void begin_run(int rank, const AttemptKey& attempt);
   void finish_run(int rank, std::size_t run, const Outcome& outcome, bool crashed);
   void drop_running(int rank);
+  void leave_run(int rank, std::size_t run);
+  bool concerns_somebody(int rank) const;
   void beat(int rank, int loop);
   void interrupt(int rank);
   void leave_if_done(int rank);
 
   void check_isolation(const AttemptKey& committed) const;
+  void check_pack(const SendDispatch& dispatch);
+  void note_crashed_pack(const std::vector<Effect>& effects);
   const Job& job(const JobId& id) const { return jobs_[index_.at(id)]; }
 
   simulation::Options options_;
@@ -137,7 +143,9 @@ class World {
   bool finished_ = false;
 
   std::vector<Job> jobs_;
+  std::vector<PackTraits> packing_;
   std::map<JobId, std::size_t> index_;
+  std::map<JobId, std::size_t> most_together_;  // of those whose pack crashed in this life of the coordinator
   std::optional<ModelStore> store_;
   std::vector<Run> runs_;
   std::set<AttemptKey> acknowledged_;  // a worker has forgotten this result since it was told that it is safe

@@ -44,22 +44,25 @@ inline std::vector<Message> example_messages() {
   const WorkerId worker{3, 2};
   const AttemptKey attempt{JobId::of("job"), 7};
   const Progress progress{3, 10, "training", 0.25};
-  return {Hello{"node1", 4711, 2, "cuda:2"},
-          Heartbeat{worker, {{attempt, progress}, {{JobId::of("next"), 1}, {}}}},
-          Finished{worker, attempt, example_outcome(), true},
-          Goodbye{worker},
-          Welcome{worker, "/runs/sweep", 0.5, 60, 4},
-          Dispatch{worker, {{example_job(), 7}, {Job{}, 1}}},
-          Acknowledge{attempt, true},
-          Revoke{attempt},
-          Stop{},
-          Rejoin{},
-          Alive{},
-          RunnerReady{{{"device", "cpu"}}},
-          Execute{example_job(), 7, "/s", {{"00", "/a"}}, {"/c/2", "/c/1"}, "/l", 2, "/k"},
-          ExecuteProgress{attempt, progress},
-          Executed{attempt, example_outcome()},
-          StopExecution{}};
+  return {
+      Hello{"node1", 4711, 2, "cuda:2", 81559.5},
+      Heartbeat{worker, {{attempt, progress}, {{JobId::of("next"), 1}, {}}}},
+      Finished{worker, attempt, example_outcome(), true},
+      Goodbye{worker},
+      Welcome{worker, "/runs/sweep", 0.5, 60, 4},
+      Dispatch{worker, {{example_job(), 7}, {Job{}, 1}}},
+      Acknowledge{attempt, true},
+      Revoke{attempt},
+      Stop{},
+      Rejoin{},
+      Alive{},
+      RunnerReady{{{"device", "cpu"}}},
+      Execute{{{example_job(), 7, "/s", {{"00", "/a"}}, {"/c/2", "/c/1"}, "/l"}, {Job{}, 1, "/t", {}, {}, "/m"}},
+              2,
+              "/k"},
+      ExecuteProgress{attempt, progress},
+      Executed{attempt, example_outcome()},
+      StopExecution{{attempt}}};
 }
 
 }  // namespace finesweep

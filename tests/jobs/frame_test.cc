@@ -58,7 +58,7 @@ TEST(FrameTest, a_flipped_bit_is_noticed_everywhere_but_in_the_type) {
 TEST(FrameTest, another_protocol_version_says_what_to_do) {
   Bytes bytes = encode_frame(7, kPayload);
   bytes[4] = 99;
-  EXPECT_THAT(error_of(bytes).message, HasSubstr("version 99, this build speaks 1"));
+  EXPECT_THAT(error_of(bytes).message, HasSubstr("version 99, this build speaks 2"));
   EXPECT_THAT(error_of(bytes).message, HasSubstr("one build"));
 }
 

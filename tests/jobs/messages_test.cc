@@ -51,9 +51,22 @@ TEST(MessagesTest, members_arrive_where_they_belong) {
   const auto welcome = std::get<Welcome>(*decode(encode(Welcome{{1, 1}, "/r", 0.25, 60, 4})));
   EXPECT_EQ(welcome.heartbeat_s, 0.25);
   EXPECT_EQ(welcome.threads, 4);
-  const auto hello = std::get<Hello>(*decode(encode(Hello{"node1", 4711, 2, "cuda:2"})));
+  const auto hello = std::get<Hello>(*decode(encode(Hello{"node1", 4711, 2, "cuda:2", 81559.5})));
   EXPECT_EQ(hello.pid, 4711);
   EXPECT_EQ(hello.node_index, 2);
+  EXPECT_EQ(hello.memory_mb, 81559.5);
+  const AttemptKey first{JobId::of("x"), 1}, second{JobId::of("y"), 3};
+  Execute pack;
+  pack.pack.resize(2);
+  pack.pack[1].job.id = second.job;
+  pack.pack[1].attempt = second.number;
+  pack.pack[1].log = "/logs/y.3.log";
+  const auto execute = std::get<Execute>(*decode(encode(pack)));
+  ASSERT_EQ(execute.pack.size(), 2u);
+  EXPECT_EQ(execute.pack[1].key(), second);
+  EXPECT_EQ(execute.pack[1].log, "/logs/y.3.log");
+  EXPECT_THAT(std::get<StopExecution>(*decode(encode(StopExecution{{first, second}}))).attempts,
+              testing::ElementsAre(first, second));
 }
 
 TEST(MessagesTest, numbers_on_the_wire_never_change) {
@@ -83,6 +96,12 @@ TEST(MessagesTest, a_payload_of_another_message_is_an_error) {
                               Json{{"attempt", attempt}, {"accepted", 1}}}) {
     EXPECT_FALSE(decode(with_payload(Acknowledge{attempt, true}, payload))) << payload;
   }
+}
+
+TEST(MessagesTest, a_pack_of_no_jobs_is_an_error) {
+  const auto decoded = decode(encode(Execute{{}, 1, "/k"}));
+  ASSERT_FALSE(decoded);
+  EXPECT_THAT(decoded.error().message, HasSubstr("a pack of no jobs"));
 }
 
 TEST(MessagesTest, numbers_that_do_not_fit_are_an_error) {

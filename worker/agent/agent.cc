@@ -2,7 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
-#include <boost/asio/post.hpp>
+#include <algorithm>
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <deque>
@@ -26,29 +26,43 @@ constexpr microseconds kShortestLook{50};
 constexpr microseconds kLongestLook{5000};
 // Silence after which the coordinator is taken for dead. Before its first word it reads models and data.
 constexpr std::chrono::seconds kSilence{120}, kFirstSilence{3600};
+// A runner that has not said by then what its GPU is may be hanging: jobs show whether it is.
+constexpr std::chrono::seconds kDescription{60};
+
+AttemptKey key_of(const Assignment& assignment) {
+  return {assignment.job.id, assignment.attempt};
+}
 
 }  // namespace
 
 struct Agent::Impl {
   Impl(boost::asio::io_context& io, CoordinatorLink& link, JobRunner& runner, Options options)
-      : io(io), link(link), runner(runner), options(std::move(options)), look_timer(io), heartbeat_timer(io) {}
+      : io(io),
+        link(link),
+        runner(runner),
+        options(std::move(options)),
+        look_timer(io),
+        heartbeat_timer(io),
+        description_timer(io) {}
 
   boost::asio::io_context& io;
   CoordinatorLink& link;
   JobRunner& runner;
   Options options;
-  boost::asio::steady_timer look_timer, heartbeat_timer;
+  boost::asio::steady_timer look_timer, heartbeat_timer, description_timer;
   microseconds look_delay = kShortestLook;
 
   std::optional<Welcome> welcome;  // absent until the coordinator has answered Hello
-  std::deque<Assignment> queue;    // waiting, in the order of dispatch
+  using Pack = std::vector<Assignment>;
+  std::deque<Pack> queue;  // waiting, in the order of dispatch
   struct Running {
     AttemptKey attempt;
     Progress progress;
-    Clock::time_point moved;  // when progress last changed
-    bool revoked = false;     // its end concerns nobody
+    bool revoked = false;  // its end concerns nobody
   };
-  std::optional<Running> running;
+  std::vector<Running> running;  // members of the pack that the runner has; those that are done have left
+  Clock::time_point moved;       // when one of them last made progress
+  bool said_hello = false;
   std::map<AttemptKey, Finished> unacknowledged;
   bool stopping = false;
   Clock::time_point heard = Clock::now();  // when the coordinator last gave a sign of life
@@ -85,6 +99,7 @@ struct Agent::Impl {
     deserted = true;
     runner.shut_down();
     heartbeat_timer.cancel();
+    description_timer.cancel();
     io.stop();
   }
 
@@ -97,7 +112,7 @@ struct Agent::Impl {
 
   void receive(Dispatch& message) {
     if (!welcome || message.worker != welcome->worker) return;  // meant for an earlier stay of this worker
-    for (Assignment& assignment : message.pack) queue.push_back(std::move(assignment));
+    if (!message.pack.empty()) queue.push_back(std::move(message.pack));
     crash_point("worker.dispatched");
     run_next();
   }
@@ -109,34 +124,38 @@ struct Agent::Impl {
   }
 
   void receive(const Revoke& message) {
-    std::erase_if(queue, [&](const Assignment& a) { return AttemptKey{a.job.id, a.attempt} == message.attempt; });
+    for (Pack& pack : queue)
+      std::erase_if(pack, [&](const Assignment& waiting) { return key_of(waiting) == message.attempt; });
+    std::erase_if(queue, [](const Pack& pack) { return pack.empty(); });
     unacknowledged.erase(message.attempt);
     finish_stopping();
-    if (running && running->attempt == message.attempt && !running->revoked) {
-      running->revoked = true;
+    const auto member = find_running(message.attempt);
+    if (member == running.end() || member->revoked) return;
+    member->revoked = true;
+    if (concerns_somebody())
+      runner.request_stop({message.attempt});  // the others go on
+    else
       runner.kill("revoked");
-    }
   }
 
   void receive(const Stop&) {
     stopping = true;
     queue.clear();
-    if (running) runner.request_stop();
+    if (!running.empty()) runner.request_stop({});
     finish_stopping();
   }
 
   void receive(const Rejoin&) {
     queue.clear();
     unacknowledged.clear();
-    if (running && !running->revoked) {
-      running->revoked = true;
-      runner.kill("this worker had been given up");
-    }
+    const bool concerned_somebody = concerns_somebody();
+    for (Running& member : running) member.revoked = true;
+    if (concerned_somebody) runner.kill("this worker had been given up");
     welcome.reset();
     if (stopping)
       finish_stopping();
     else
-      send(options.hello);
+      say_hello();
   }
 
   template <typename Other>
@@ -144,45 +163,76 @@ struct Agent::Impl {
     spdlog::warn("a message that is not for a worker was refused");
   }
 
-  void run_next() {
-    if (running || queue.empty() || !welcome || stopping) return;
-    const Assignment assignment = std::move(queue.front());
-    queue.pop_front();
-    const AttemptKey attempt{assignment.job.id, assignment.attempt};
-    running = Running{attempt, {}, Clock::now(), false};
+  std::vector<Running>::iterator find_running(const AttemptKey& attempt) {
+    return std::find_if(running.begin(), running.end(),
+                        [&](const Running& member) { return member.attempt == attempt; });
+  }
+  bool concerns_somebody() const {
+    return std::any_of(running.begin(), running.end(), [](const Running& member) { return !member.revoked; });
+  }
 
+  void say_hello() {
+    said_hello = true;
+    send(options.hello);
+  }
+
+  bool on_gpu() const { return options.hello.device.starts_with("cuda"); }
+
+  void on_ready(const Json& device) {
+    if (!on_gpu()) return;
+    if (const auto memory = device.find("memory_mb"); memory != device.end() && memory->is_number())
+      options.hello.memory_mb = memory->get<double>();
+    if (!said_hello) say_hello();
+  }
+
+  void run_next() {
+    if (!running.empty() || queue.empty() || !welcome || stopping) return;
+    const Pack pack = std::move(queue.front());
+    queue.pop_front();
     const storage::RunDirectory directory(welcome->run_directory);
     Execute execute;
-    execute.job = assignment.job;
-    execute.attempt = assignment.attempt;
-    execute.staging = directory.staging(attempt).string();
-    for (const JobId& input : assignment.job.inputs)
-      execute.artifacts[input.hex()] = directory.artifact(input).string();
-    if (assignment.job.continues)
-      execute.artifacts[assignment.job.continues->hex()] = directory.artifact(*assignment.job.continues).string();
-    for (AttemptNumber n = assignment.attempt - 1; n > 0; --n) {
-      const auto checkpoints = directory.staging({assignment.job.id, n}) / "checkpoints";
-      std::error_code ignored;
-      if (std::filesystem::exists(checkpoints, ignored))
-        execute.earlier_checkpoints.push_back(checkpoints.string());
+    for (const Assignment& assignment : pack) {
+      running.push_back({key_of(assignment), {}, false});
+      execute.pack.push_back(member_of(assignment, directory));
     }
-    execute.log = directory.log(attempt).string();
+    moved = Clock::now();
     execute.threads = welcome->threads;
     execute.cache = directory.cache().string();
     runner.start(execute);
     crash_point("worker.started");
   }
 
+  static Execute::Member member_of(const Assignment& assignment, const storage::RunDirectory& directory) {
+    const AttemptKey attempt = key_of(assignment);
+    Execute::Member member;
+    member.job = assignment.job;
+    member.attempt = assignment.attempt;
+    member.staging = directory.staging(attempt).string();
+    for (const JobId& input : assignment.job.inputs)
+      member.artifacts[input.hex()] = directory.artifact(input).string();
+    if (assignment.job.continues)
+      member.artifacts[assignment.job.continues->hex()] = directory.artifact(*assignment.job.continues).string();
+    for (AttemptNumber n = assignment.attempt - 1; n > 0; --n) {
+      const auto checkpoints = directory.staging({assignment.job.id, n}) / "checkpoints";
+      std::error_code ignored;
+      if (std::filesystem::exists(checkpoints, ignored)) member.earlier_checkpoints.push_back(checkpoints.string());
+    }
+    member.log = directory.log(attempt).string();
+    return member;
+  }
+
   void on_progress(const AttemptKey& attempt, const Progress& progress) {
-    if (!running || running->attempt != attempt) return;
-    if (progress.done != running->progress.done || progress.phase != running->progress.phase)
-      running->moved = Clock::now();
-    running->progress = progress;
+    const auto member = find_running(attempt);
+    if (member == running.end()) return;
+    if (progress.done != member->progress.done || progress.phase != member->progress.phase) moved = Clock::now();
+    member->progress = progress;
   }
 
   void on_finished(const AttemptKey& attempt, Outcome outcome, bool crashed) {
-    const bool concerns_us = running && running->attempt == attempt && !running->revoked && welcome;
-    running.reset();
+    const auto member = find_running(attempt);
+    const bool concerns_us = member != running.end() && !member->revoked && welcome;
+    if (member != running.end()) running.erase(member);
+    moved = Clock::now();
     if (concerns_us) {
       Finished finished{welcome->worker, attempt, std::move(outcome), crashed};
       crash_point("worker.before_result");
@@ -190,6 +240,7 @@ struct Agent::Impl {
       crash_point("worker.result_sent");
       unacknowledged.emplace(attempt, std::move(finished));
     }
+    if (!running.empty() && !concerns_somebody() && !crashed) runner.kill("revoked");
     run_next();
     finish_stopping();
   }
@@ -197,13 +248,15 @@ struct Agent::Impl {
   void beat() {
     if (welcome) {
       Heartbeat heartbeat{welcome->worker, {}};
-      if (running && !running->revoked) {
-        heartbeat.held.push_back({running->attempt, running->progress});
-        const std::chrono::duration<double> still = Clock::now() - running->moved;
+      for (const Running& member : running)
+        if (!member.revoked) heartbeat.held.push_back({member.attempt, member.progress});
+      if (!heartbeat.held.empty()) {
+        const std::chrono::duration<double> still = Clock::now() - moved;
         if (still.count() > welcome->no_progress_s)
           runner.kill("made no progress for " + std::to_string(static_cast<int>(welcome->no_progress_s)) + " s");
       }
-      for (const Assignment& waiting : queue) heartbeat.held.push_back({{waiting.job.id, waiting.attempt}, {}});
+      for (const Pack& pack : queue)
+        for (const Assignment& waiting : pack) heartbeat.held.push_back({key_of(waiting), {}});
       for (const auto& [attempt, finished] : unacknowledged) {
         heartbeat.held.push_back({attempt, {}});
         send(finished);
@@ -218,7 +271,7 @@ struct Agent::Impl {
   }
 
   void finish_stopping() {
-    if (!stopping || running || !unacknowledged.empty()) return;
+    if (!stopping || !running.empty() || !unacknowledged.empty()) return;
     crash_point("worker.before_goodbye");
     if (welcome) send(Goodbye{welcome->worker});
     link.receive();  // moves the farewell on
@@ -226,6 +279,7 @@ struct Agent::Impl {
     runner.shut_down();
     look_timer.cancel();
     heartbeat_timer.cancel();
+    description_timer.cancel();
     io.stop();
   }
 };
@@ -233,14 +287,23 @@ struct Agent::Impl {
 Agent::Agent(boost::asio::io_context& io, CoordinatorLink& link, JobRunner& runner, Options options)
     : impl_(std::make_unique<Impl>(io, link, runner, std::move(options))) {
   runner.set_callbacks(
-      {[this](const AttemptKey& a, const Progress& p) { impl_->on_progress(a, p); },
+      {[this](const Json& device) { impl_->on_ready(device); },
+       [this](const AttemptKey& a, const Progress& p) { impl_->on_progress(a, p); },
        [this](const AttemptKey& a, Outcome o, bool c) { impl_->on_finished(a, std::move(o), c); }});
 }
 
 Agent::~Agent() = default;
 
 void Agent::start() {
-  impl_->send(impl_->options.hello);
+  // What fits a GPU, the coordinator must know before it deals out packs; nothing could run there earlier anyway.
+  if (impl_->on_gpu()) {
+    impl_->description_timer.expires_after(kDescription);
+    impl_->description_timer.async_wait([impl = impl_.get()](const boost::system::error_code& error) {
+      if (!error && !impl->said_hello) impl->say_hello();
+    });
+  } else {
+    impl_->say_hello();
+  }
   impl_->look();
 }
 

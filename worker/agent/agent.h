@@ -18,9 +18,10 @@ class CoordinatorLink {
   virtual std::vector<Bytes> receive() = 0;
 };
 
-/// The worker process: owns one device, holds the jobs that the coordinator dispatched to it in a queue, and runs
-/// them one after the other in its runner. It decides nothing about jobs; it keeps leases alive, watches that the
-/// runner makes progress, and repeats a result until it is acknowledged. It never loads libtorch.
+/// The worker process: owns one device, holds the packs of jobs that the coordinator dispatched to it in a queue,
+/// and runs them one after the other in its runner. It decides nothing about jobs; it keeps leases alive, watches
+/// that the runner makes progress, tells each member's result as it comes and repeats it until it is acknowledged.
+/// It never loads libtorch.
 class Agent {
  public:
   struct Options {
@@ -30,8 +31,8 @@ class Agent {
   Agent(boost::asio::io_context& io, CoordinatorLink& link, JobRunner& runner, Options options);
   ~Agent();
 
-  /// Says Hello and works until the coordinator's Stop has been obeyed, or the coordinator has been silent for two
-  /// minutes; then stops the io_context.
+  /// Says Hello (of a GPU once the runner knows how large it is) and works until the coordinator's Stop has been
+  /// obeyed, or the coordinator has been silent for two minutes; then stops the io_context.
   void start();
   bool deserted() const;
   /// Empty until the coordinator has said it.

@@ -2,27 +2,30 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "jobs/messages.h"
 
 namespace finesweep::worker {
 
-/// Runs one attempt at a time for the agent: in the program a child process (runner_pool.h). All calls and
-/// callbacks are on the thread of the agent's event loop.
+/// Runs one pack at a time for the agent: in the program a child process (runner_pool.h). All calls and callbacks
+/// are on the thread of the agent's event loop.
 class JobRunner {
  public:
   struct Callbacks {
+    /// Once: what the device is (worker/executor.h, describe_device); an empty object where the runner cannot say.
+    std::function<void(const Json& device)> ready;
     std::function<void(const AttemptKey&, const Progress&)> progress;
-    /// Exactly once for every start(). `crashed`: the process died under the attempt.
+    /// Exactly once for every member of a start(). `crashed`: the process died under it.
     std::function<void(const AttemptKey&, Outcome, bool crashed)> finished;
   };
   virtual ~JobRunner() = default;
   virtual void set_callbacks(Callbacks callbacks) = 0;
-  /// Not called again before `finished`.
+  /// Not called again before every member has `finished`.
   virtual void start(const Execute& execute) = 0;
-  /// Ask the running attempt to write a checkpoint and finish as interrupted.
-  virtual void request_stop() = 0;
-  /// End the running attempt at once; it finishes as crashed, with `reason` for the user.
+  /// Ask these members (none named: all) to write a checkpoint and finish as interrupted.
+  virtual void request_stop(const std::vector<AttemptKey>& attempts) = 0;
+  /// End the running pack at once; what is not done finishes as crashed, with `reason` for the user.
   virtual void kill(const std::string& reason) = 0;
   /// Nothing more will be started: let go of idle processes.
   virtual void shut_down() = 0;

@@ -8,13 +8,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
 #include <deque>
-#include <optional>
+#include <utility>
 #include <vector>
 
 extern char** environ;
@@ -189,13 +190,14 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   boost::asio::io_context& io;
   Options options;
   Callbacks callbacks;
-  std::shared_ptr<RunnerProcess> active;  // runs, or will run, an attempt
-  std::shared_ptr<RunnerProcess> spare;   // CPU: the process of the next job
-  std::optional<AttemptKey> attempt;
+  std::shared_ptr<RunnerProcess> active;  // runs, or will run, a pack
+  std::shared_ptr<RunnerProcess> spare;   // CPU: the process of the next pack
+  std::vector<AttemptKey> running;        // of the pack, those that are not done
   std::string killed_because;
+  bool described = false;  // the device, or that nobody can
   bool closed = false;
 
-  bool one_job_each() const { return options.device == "cpu"; }
+  bool one_pack_each() const { return options.device == "cpu"; }
 
   std::shared_ptr<RunnerProcess> spawn() {
     auto process = std::make_shared<RunnerProcess>(io);
@@ -207,58 +209,78 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     return process;
   }
 
+  /// The first process: it says what the device is before there is anything to run.
+  void begin() {
+    active = spawn();
+    if (active)
+      listen();
+    else
+      boost::asio::post(io, [self = shared_from_this()] { self->describe(Json::object()); });
+  }
+
+  void listen() {
+    active->on_message = [this](Message message) { receive(std::move(message)); };
+    active->on_end = [this](std::string why) { ended(std::move(why)); };
+  }
+
+  void describe(const Json& device) {
+    if (!std::exchange(described, true) && callbacks.ready) callbacks.ready(device);
+  }
+
   void start(const Execute& execute) {
-    attempt = AttemptKey{execute.job.id, execute.attempt};
+    for (const auto& member : execute.pack) running.push_back(member.key());
     killed_because.clear();
     if (!active || active->pid <= 0) active = spare && spare->pid > 0 ? std::move(spare) : spawn();
     spare.reset();
-    if (!active) return finish_later(failed("the runner cannot be started: see the worker's log"), true);
-    active->on_message = [this](Message message) { receive(std::move(message)); };
-    active->on_end = [this](std::string why) { ended(std::move(why)); };
+    if (!active) {
+      boost::asio::post(
+          io, [self = shared_from_this()] { self->crash("the runner cannot be started: see the worker's log"); });
+      return;
+    }
+    listen();
     active->send(execute);
-    if (one_job_each() && !closed) spare = spawn();
+    if (one_pack_each() && !closed) spare = spawn();
   }
 
-  static Outcome failed(std::string why) {
-    Outcome outcome;
-    outcome.error = std::move(why);
-    return outcome;
+  /// The process is gone, or was never there: what is not done has crashed.
+  void crash(const std::string& why) {
+    for (const AttemptKey& attempt : std::vector(running)) {
+      Outcome outcome;
+      outcome.error = why;
+      finish(attempt, std::move(outcome), true);
+    }
   }
 
-  void finish_later(Outcome outcome, bool crashed) {
-    boost::asio::post(
-        io, [self = shared_from_this(), outcome = std::move(outcome), crashed] { self->finish(outcome, crashed); });
-  }
-
-  void finish(Outcome outcome, bool crashed) {
-    if (!attempt) return;
-    const AttemptKey key = *attempt;
-    attempt.reset();
-    if (one_job_each() && active) {
+  void finish(const AttemptKey& attempt, Outcome outcome, bool crashed) {
+    if (std::erase(running, attempt) == 0) return;
+    if (running.empty() && one_pack_each() && active) {
       active->dismiss();
       active.reset();
     }
-    if (callbacks.finished) callbacks.finished(key, std::move(outcome), crashed);
+    if (callbacks.finished) callbacks.finished(attempt, std::move(outcome), crashed);
   }
 
   void receive(Message message) {
     if (auto* progress = std::get_if<ExecuteProgress>(&message)) {
-      if (attempt && progress->attempt == *attempt && callbacks.progress)
+      if (std::find(running.begin(), running.end(), progress->attempt) != running.end() && callbacks.progress)
         callbacks.progress(progress->attempt, progress->progress);
     } else if (auto* executed = std::get_if<Executed>(&message)) {
-      if (attempt && executed->attempt == *attempt) finish(std::move(executed->outcome), false);
+      finish(executed->attempt, std::move(executed->outcome), false);
+    } else if (auto* ready = std::get_if<RunnerReady>(&message)) {
+      describe(ready->device);
     }
   }
 
   void ended(std::string why) {
     active.reset();
-    if (!killed_because.empty()) why = killed_because;
-    if (attempt) finish(failed(std::move(why)), true);
+    describe(Json::object());
+    crash(killed_because.empty() ? why : killed_because);
   }
 
   void kill(const std::string& reason) {
-    if (!active || !attempt) return;
+    if (!active || running.empty()) return;
     killed_because = reason;
+    active->on_message = nullptr;  // or the last result would begin the next pack in a process that is about to end
     auto process = active;
     boost::asio::post(io, [process, reason] { process->gone(reason); });
   }
@@ -266,7 +288,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
 
 RunnerPool::RunnerPool(boost::asio::io_context& io, Options options)
     : impl_(std::make_shared<Impl>(io, std::move(options))) {
-  impl_->active = impl_->spawn();
+  impl_->begin();
 }
 RunnerPool::~RunnerPool() {
   shut_down();
@@ -278,15 +300,15 @@ void RunnerPool::set_callbacks(Callbacks callbacks) {
 void RunnerPool::start(const Execute& execute) {
   impl_->start(execute);
 }
-void RunnerPool::request_stop() {
-  if (impl_->active && impl_->attempt) impl_->active->send(StopExecution{});
+void RunnerPool::request_stop(const std::vector<AttemptKey>& attempts) {
+  if (impl_->active && !impl_->running.empty()) impl_->active->send(StopExecution{attempts});
 }
 void RunnerPool::kill(const std::string& reason) {
   impl_->kill(reason);
 }
 void RunnerPool::shut_down() {
   impl_->closed = true;
-  impl_->attempt.reset();
+  impl_->running.clear();
   for (auto* process : {&impl_->active, &impl_->spare}) {
     if (*process) (*process)->dismiss();
     process->reset();

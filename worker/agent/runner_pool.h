@@ -10,10 +10,10 @@ namespace finesweep::worker {
 
 /// Runner processes (finesweep-runner), children of this one over a socketpair.
 ///
-/// On a GPU one runner serves job after job, so that the base model stays loaded. On a CPU every job gets a process
-/// of its own, since a job's peak memory is that of a runner that started it cold; the next one is started while
-/// the current job runs, so that nobody waits for libtorch to load. A runner that dies costs the attempt it was
-/// working on, and is replaced.
+/// On a GPU one runner serves pack after pack, so that the base model stays loaded. On a CPU every pack gets a
+/// process of its own, since a job's peak memory is that of a runner that started it cold; the next one is started
+/// while the current pack runs, so that nobody waits for libtorch to load. A runner that dies costs the attempts it
+/// was working on, and is replaced.
 ///
 /// Create and use on the main thread: a runner ends when the thread that started it does.
 class RunnerPool final : public JobRunner {
@@ -29,7 +29,7 @@ class RunnerPool final : public JobRunner {
 
   void set_callbacks(Callbacks callbacks) override;
   void start(const Execute& execute) override;
-  void request_stop() override;
+  void request_stop(const std::vector<AttemptKey>& attempts) override;
   void kill(const std::string& reason) override;
   void shut_down() override;
 

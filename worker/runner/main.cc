@@ -1,4 +1,4 @@
-// finesweep-runner: the child of a worker that holds libtorch (and CUDA, NCCL) and runs jobs, one at a time.
+// finesweep-runner: the child of a worker that holds libtorch (and CUDA, NCCL) and runs jobs, one pack at a time.
 //
 //   finesweep-runner --parent PID --socket FD --device cpu|cuda:0   serves its worker over a socketpair
 //   finesweep-runner --answer PID --device cpu|cuda:0               answers one request of a command of finesweep
@@ -26,12 +26,15 @@
 #include <cstdio>
 #include <cstring>
 #include <deque>
+#include <filesystem>
 #include <iostream>
 #include <iterator>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "jobs/crash_point.h"
 #include "jobs/lifeline.h"
@@ -67,7 +70,11 @@ class Channel {
     return execute;
   }
 
-  bool stop_requested() const { return stop_; }
+  bool stop_requested(const AttemptKey& attempt) {
+    if (!any_stop_) return false;
+    std::lock_guard lock(mutex_);
+    return stop_all_ || stopped_.contains(attempt);
+  }
 
  private:
   void read() {
@@ -89,13 +96,17 @@ class Channel {
       if (!message) give_up(message.error());
       if (auto* execute = std::get_if<Execute>(&*message)) {
         std::lock_guard lock(mutex_);
-        // Here, not where the job begins: a stop that comes while libtorch is still being made ready is meant for
+        // Here, not where the pack begins: a stop that comes while libtorch is still being made ready is meant for
         // it.
-        stop_ = false;
+        any_stop_ = stop_all_ = false;
+        stopped_.clear();
         execute_ = std::move(*execute);
         arrived_.notify_one();
-      } else if (std::holds_alternative<StopExecution>(*message)) {
-        stop_ = true;
+      } else if (const auto* stop = std::get_if<StopExecution>(&*message)) {
+        std::lock_guard lock(mutex_);
+        stop_all_ = stop_all_ || stop->attempts.empty();
+        stopped_.insert(stop->attempts.begin(), stop->attempts.end());
+        any_stop_ = true;
       }
     }
   }
@@ -126,7 +137,9 @@ class Channel {
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::optional<Execute> execute_;
-  std::atomic<bool> stop_{false};
+  std::atomic<bool> any_stop_{false};  // asked at every step, so without the lock
+  bool stop_all_ = false;
+  std::set<AttemptKey> stopped_;
 };
 
 /// Sends progress a few times a second at most, and whenever the phase changes.
@@ -142,7 +155,7 @@ class Control final : public ExecutionControl {
     channel_.send(ExecuteProgress{attempt_, progress});
   }
 
-  bool stop_requested() override { return channel_.stop_requested(); }
+  bool stop_requested() override { return channel_.stop_requested(attempt_); }
 
  private:
   Channel& channel_;
@@ -151,27 +164,39 @@ class Control final : public ExecutionControl {
   std::string phase_ = "\n";
 };
 
-ExecutionRequest to_request(const Execute& execute, const std::string& device) {
+ExecutionRequest to_request(const Execute::Member& member, const Execute& execute, const std::string& device) {
   ExecutionRequest request;
-  request.job = execute.job;
-  request.attempt = execute.attempt;
-  request.staging = execute.staging;
-  for (const auto& [id, folder] : execute.artifacts)
+  request.job = member.job;
+  request.attempt = member.attempt;
+  request.staging = member.staging;
+  for (const auto& [id, folder] : member.artifacts)
     if (auto job = JobId::parse(id)) request.artifacts[*job] = folder;
-  for (const std::string& folder : execute.earlier_checkpoints) request.earlier_checkpoints.emplace_back(folder);
+  for (const std::string& folder : member.earlier_checkpoints) request.earlier_checkpoints.emplace_back(folder);
   request.device = device;
   request.threads = execute.threads;
   request.cache = execute.cache;
   return request;
 }
 
-/// What the job prints, libraries' warnings too, goes to its own log.
-void redirect_output(const std::string& log) {
-  const int fd = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+int open_log(const std::string& log) {
+  return open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+}
+
+/// What a job prints, libraries' warnings too, goes to its own log. Of a pack nobody can tell whose it is: it goes
+/// to the first one's, and the others' say so.
+void redirect_output(const std::vector<Execute::Member>& pack) {
+  const int fd = open_log(pack.front().log);
   if (fd < 0) return;
   dup2(fd, STDOUT_FILENO);
   dup2(fd, STDERR_FILENO);
   close(fd);
+  const std::string first = std::filesystem::path(pack.front().log).filename();
+  for (std::size_t i = 1; i < pack.size(); ++i) {
+    const int other = open_log(pack[i].log);
+    if (other < 0) continue;
+    dprintf(other, "in a pack of %zu jobs, which prints to %s\n", pack.size(), first.c_str());
+    close(other);
+  }
 }
 
 /// One build serves machines with and without a GPU: libtorch's CUDA half is loaded where it is wanted.
@@ -188,18 +213,26 @@ Status load_cuda() {
   channel.send(RunnerReady{cuda ? describe_device(device) : Json::object()});
   crash_point("runner.ready");
   while (true) {
-    const Execute execute = channel.wait_for_execute();
-    redirect_output(execute.log);
+    const Execute message = channel.wait_for_execute();
+    redirect_output(message.pack);
     crash_point("runner.before_job");
-    const AttemptKey attempt{execute.job.id, execute.attempt};
-    Control control(channel, attempt);
-    Outcome outcome;
-    if (cuda)
-      outcome = worker::execute(to_request(execute, device), control);
-    else
+    std::deque<Control> controls;
+    std::vector<PackMember> members;
+    for (const Execute::Member& member : message.pack)
+      members.push_back({to_request(member, message, device), &controls.emplace_back(channel, member.key())});
+    const auto ended = [&](std::size_t member, Outcome outcome) {
+      crash_point("runner.before_result");
+      channel.send(Executed{message.pack[member].key(), std::move(outcome)});
+    };
+    if (!cuda) {
+      Outcome outcome;
       outcome.error = cuda.error().message;
-    crash_point("runner.before_result");
-    channel.send(Executed{attempt, std::move(outcome)});
+      for (std::size_t i = 0; i < members.size(); ++i) ended(i, outcome);
+    } else if (members.size() == 1) {
+      ended(0, execute(members[0].request, *members[0].control));
+    } else {
+      execute_pack(members, ended);
+    }
   }
 }
 
