@@ -24,7 +24,7 @@ Error error_of(const Bytes& bytes) {
 
 TEST(FrameTest, has_the_documented_bytes) {
   // 0xcbf43926 is the check value of CRC-32 over "123456789".
-  const Bytes expected{'F', 'S', 'W', 'P', 1, 0, 0x34, 0x12, 9, 0, 0, 0, 0x26, 0x39, 0xf4, 0xcb};
+  const Bytes expected{'F', 'S', 'W', 'P', 2, 0, 0x34, 0x12, 9, 0, 0, 0, 0x26, 0x39, 0xf4, 0xcb};
   EXPECT_EQ(encode_frame(0x1234, kPayload), concatenated({expected, kPayload}));
 }
 
