@@ -39,7 +39,8 @@ class Packing {
       if (!memory) continue;
       one.tokens = job.settings.at("batch_size").get<std::int64_t>() * bucket(job);
       const std::int64_t saturating = saturating_tokens(model->hidden);
-      if (chosen_by_gain && one.tokens >= saturating) continue;
+      const bool gains = one.tokens < saturating && job.settings.at("method") != "ia3";
+      if (chosen_by_gain && !gains) continue;
       one.key = keys_.emplace(shared_by_pack(job), static_cast<int>(keys_.size())).first->second;
       if (chosen_by_gain) one.most_tokens = 2 * saturating;
       one.shared_mb = memory->weights_mb;

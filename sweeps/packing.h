@@ -35,8 +35,8 @@ std::int64_t saturating_tokens(std::int64_t width);
 /// GPUs, with masks in force while they train, that continue another job, that train an adapter further, of which
 /// the report shows or chooses by time or memory, and of whose memory there is no estimate.
 ///
-/// With `pack: auto` so do jobs whose own steps saturate a GPU, and a pack has at most twice the tokens that do.
-/// `pack: N` asks for N jobs whatever they gain.
+/// With `pack: auto` so do jobs whose own steps saturate a GPU and those of IA3, which the engine packs on a CPU
+/// only, and a pack has at most twice the tokens that saturate. `pack: N` asks for N jobs whatever they gain.
 std::vector<PackTraits> pack_traits(const Plan& plan, ModelCatalog& models);
 
 /// Which jobs train together where all are ready at once and there is one device, whose memory is no limit.

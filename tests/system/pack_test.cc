@@ -3,12 +3,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include <algorithm>
-#include <array>
-#include <cmath>
-#include <cstdlib>
-#include <map>
 #include <set>
+#include <sstream>
 
 #include "jobs/json.h"
 #include "tests/system/csv_table.h"
@@ -54,26 +50,6 @@ class Packing : public ::testing::Test {
       if (event.value("pack", 1) == size) jobs.insert(event["job"].get<std::string>());
     return jobs;
   }
-  /// Everything in results.csv that is no measurement, as close as packed and solo runs agree.
-  void expect_same_results(const std::string& packed, const std::string& alone) const {
-    const CsvTable a(workspace_ / packed / "reports/results.csv"), b(workspace_ / alone / "reports/results.csv");
-    ASSERT_EQ(a.rows().size(), b.rows().size());
-    for (std::size_t row = 0; row < a.rows().size(); ++row)
-      for (const auto& [column, value] : b.rows()[row]) {
-        const bool is_measured =
-            std::ranges::any_of(std::array{"seconds", "_ms", "per_second", "memory"},
-                                [&](const char* word) { return column.find(word) != std::string::npos; });
-        if (is_measured) continue;
-        const std::string& other = a.rows()[row].at(column);
-        char* end = nullptr;
-        const double number = std::strtod(value.c_str(), &end);
-        if (value.empty() || *end != '\0')
-          EXPECT_EQ(other, value) << column;
-        else
-          EXPECT_NEAR(std::stod(other), number, 2e-3 * std::max(1.0, std::abs(number))) << column;
-      }
-  }
-
   Workspace workspace_;
 };
 
@@ -85,7 +61,7 @@ TEST_F(Packing, a_sweep_with_packs_has_the_results_of_one_without) {
   Process alone(command("alone", "off"), workspace_.path());
   ASSERT_EQ(alone.wait(kDeadline), 0) << alone.output();
   EXPECT_EQ(members("alone", 1).size(), 10u);
-  expect_same_results("packed", "alone");
+  EXPECT_EQ(results_of(workspace_ / "packed"), results_of(workspace_ / "alone"));
 
   // Every member has a log of its own, which says where the pack's output is.
   int pointing = 0;
@@ -119,7 +95,7 @@ TEST_F(Packing, a_runner_that_is_killed_under_a_pack_costs_no_job_anything) {
       << run.output();
   ASSERT_EQ(kill(runner, SIGKILL), 0);
   ASSERT_EQ(run.wait(kDeadline), 0) << run.output();
-  expect_same_results("killed", "alone");
+  EXPECT_EQ(results_of(workspace_ / "killed"), results_of(workspace_ / "alone"));
   int crashed = 0;
   for (const Json& event : events("killed", "attempt_ended"))
     crashed += event.value("error", "").find("signal 9") != std::string::npos;
