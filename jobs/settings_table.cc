@@ -166,9 +166,8 @@ constexpr Setting kTable[] = {
     {.sections = only(finetune), .key = "block_size", .type = integer, .fallback = "64", .minimum = 32,
      .maximum = 4096, .use = Use::qlora, .unit = "weights",
      .doc = "Weights that share a scale; a power of two."},
-    {.sections = only(finetune), .key = "compute", .type = choice, .fallback = R"("fp32")",
-     .choices = kPrecisions, .use = Use::qlora,
-     .doc = "In what the products with quantised weights are computed."},
+    {.sections = only(finetune), .key = "compute", .type = choice, .choices = kPrecisions, .use = Use::qlora,
+     .doc = "In what the products with quantised weights are computed. Default: `precision`."},
 
     // Training.
     {.sections = kTraining, .key = "epochs", .type = integer, .minimum = 1, .maximum = 1e6,

@@ -131,6 +131,46 @@ TEST_P(MethodsOnGpu, a_training_and_what_it_generates_agree_with_those_on_the_cp
   }
 }
 
+class DistillOnGpu : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    if (!has_gpu()) GTEST_SKIP() << "libtorch sees no GPU here";
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Execute, DistillOnGpu, ::testing::Values("bert", "gpt2", "t5"),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(DistillOnGpu, a_student_learns_what_it_learns_on_the_cpu) {
+  JobBench bench(GetParam());
+  Json teaching = bench.finetune_settings("full");
+  teaching["epochs"] = 4;
+  const Job teacher = bench.job(StepKind::finetune, teaching, 3);
+  ASSERT_EQ(bench.run(teacher).kind, OutcomeKind::succeeded);
+  for (const double alpha : {0.5, 1.0}) {
+    SCOPED_TRACE(alpha);
+    Json settings = bench.finetune_settings("full");
+    settings.erase("method");
+    settings.update({{"teacher", (bench.artifact(teacher) / "model").string()},
+                     {"temperature", 2.0},
+                     {"alpha", alpha},
+                     {"epochs", 4},
+                     {"model_dropout", 0.0},
+                     {"evaluate_every", "epoch"},
+                     {"evaluation", bench.evaluate_settings()}});
+    const Job on_cpu = bench.job(StepKind::distill, settings);
+    const Outcome expected = bench.run(on_cpu);
+    ASSERT_EQ(expected.kind, OutcomeKind::succeeded) << expected.error;
+    bench.device = "cuda:0";
+    Job on_gpu = on_cpu;
+    on_gpu.id = JobId::of("gpu " + std::to_string(alpha));
+    const Outcome trained = bench.run(on_gpu);
+    bench.device = "cpu";
+    ASSERT_EQ(trained.kind, OutcomeKind::succeeded) << trained.error;
+    EXPECT_NEAR(trained.metrics.at("loss"), expected.metrics.at("loss"), 0.01);
+    EXPECT_NEAR(trained.metrics.at("validation_loss"), expected.metrics.at("validation_loss"), 0.05);
+  }
+}
+
 TEST_F(ExecuteOnGpu, bf16_learns_the_classes) {
   bench_.device = "cuda:0";
   const Outcome trained = bench_.run(bench_.job(StepKind::finetune, settings("lora", "bf16")));

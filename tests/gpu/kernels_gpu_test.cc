@@ -8,6 +8,7 @@
 #include "worker/adapters/adapter.h"
 #include "worker/data/batch.h"
 #include "worker/kernels/attention_choice.h"
+#include "worker/kernels/distillation.h"
 #include "worker/kernels/gpu/graph.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/norm_dropout.h"
@@ -370,6 +371,82 @@ TEST_P(KernelsOnGpu, linear_cross_entropy_is_its_reference) {
         expect_same(mine, expected, 2 * tolerance());
       }
     }
+  }
+}
+
+TEST_P(KernelsOnGpu, distillation_is_its_reference) {
+  for (const std::int64_t vocabulary : {3, 37, 1000, 50257, 60001}) {
+    for (const double alpha : {0.3, 1.0}) {
+      for (const bool trained : {false, true}) {
+        SCOPED_TRACE(::testing::Message() << vocabulary << " alpha " << alpha);
+        const std::int64_t width = 24, tokens = vocabulary > 1000 ? 19 : 2100;
+        const Distillation how{2.5, alpha};
+        Parameter weight = parameter(numbers({vocabulary, width}, 1) / 4, type(), trained);
+        Parameter other = parameter(numbers({vocabulary, width}, 2) / 4, type(), false);
+        const LinearModule head{{"head"}, &weight, nullptr, {}, {}}, teacher_head{{"head"}, &other, nullptr, {}, {}};
+        at::Tensor labels = at::arange(tokens, at::kLong) * 13 % vocabulary;
+        labels.masked_fill_((at::arange(tokens, at::kLong) % 3).eq(1), -100);
+        const at::Tensor index = at::nonzero(labels.ne(-100)).squeeze(1);
+        const at::Tensor hidden = numbers({tokens, width}, 3).to(type());
+        const at::Tensor states = numbers({index.size(0), width}, 5).to(type());
+        // What both heads give, in fp32, is differentiated by the operation for a CPU.
+        Outcome expected;
+        {
+          const at::NoGradGuard no_graph;
+          Parameter wide = parameter(weight.value.to(at::kFloat), at::kFloat, trained);
+          Parameter wide_other = parameter(other.value.to(at::kFloat), at::kFloat, false);
+          const LinearModule mine{{"head"}, &wide, nullptr, {}, {}}, its{{"head"}, &wide_other, nullptr, {}, {}};
+          Tape tape;
+          const Var x = tape.track(hidden.to(at::kFloat));
+          const Var loss =
+              linear_distillation(&tape, x, mine, {states.to(at::kFloat), &its, 0.9}, labels, how, 11.0, 0.7);
+          loss.slot->add(numbers({}, 4));
+          tape.backward();
+          expected = {loss.value, {x.slot->grad}};
+          if (trained) expected.gradients.push_back(wide.grad);
+        }
+        const at::Tensor denominator = at::full({1}, 11.0, at::TensorOptions(at::kDouble).device(kGpu));
+        for (const bool indexed : {false, true}) {
+          TokenLabels given(there(labels));
+          at::Tensor of_teacher = there(states);
+          if (indexed) {
+            given.index = there(at::cat({index, at::full({3}, -1, at::kLong)}));
+            given.labels = there(at::cat({labels.index_select(0, index), at::full({3}, -100, at::kLong)}));
+            of_teacher = at::cat({of_teacher, at::zeros({3, width}, of_teacher.options())});
+          }
+          other.value = there(other.value);
+          const Outcome mine = run(
+              {hidden}, {&weight},
+              [&](Tape* tape, const std::vector<Var>& v) {
+                return linear_distillation(tape, v[0], head, {of_teacher, &teacher_head, 0.9}, given, how,
+                                           Denominator(denominator), 0.7);
+              },
+              4);
+          other.value = other.value.cpu();
+          expect_same(mine, expected, 4 * tolerance());
+        }
+      }
+    }
+  }
+}
+
+TEST_P(KernelsOnGpu, distillation_of_classes_is_its_reference) {
+  if (type() != at::kFloat) GTEST_SKIP() << "logits of classes are fp32";
+  const at::NoGradGuard no_graph;
+  for (const std::int64_t classes : {2, 5, 8, 77}) {
+    const at::Tensor student = numbers({9, classes}, 1), teacher = numbers({9, classes}, 2);
+    at::Tensor labels = at::arange(9, at::kLong) % classes;
+    labels[4] = -100;
+    const Distillation how{3, 0.6};
+    const auto run_on = [&](c10::Device device) {
+      Tape tape;
+      const Var x = tape.track(student.to(device));
+      const Var loss = distillation_loss(&tape, x, teacher.to(device), labels.to(device), how, 8.0);
+      loss.slot->add(at::ones({}, loss.value.options()));
+      tape.backward();
+      return Outcome{loss.value.cpu(), {x.slot->grad.cpu()}};
+    };
+    expect_same(run_on(kGpu), run_on(at::kCPU), 1e-5);
   }
 }
 

@@ -162,7 +162,7 @@ class BenchmarkRun {
     if (trains) {
       const auto training = training_as_it_stands(loaded_.adapter.get(), settings_).training;
       trainer_.emplace(*loaded_.model, loaded_.trained_parameters(), training, calls(), *request_.job.seed,
-                       LossFunction(), loaded_.masks);
+                       TrainingLoss(), loaded_.masks);
     }
     if (mode == BenchmarkMode::generate && loaded_.model->language_model() == nullptr) {
       return Error{"A " + std::string(loaded_.model->family()) + " model generates no text."};

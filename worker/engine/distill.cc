@@ -38,13 +38,11 @@ class DistillRecipe final : public TrainingRecipe {
     return load_student(source, head, settings_, seed, device);
   }
 
-  Result<LossFunction> loss(Model& model, const TaskData& rows, c10::Device device) override {
+  Result<TrainingLoss> loss(Model& model, const TaskData& rows, c10::Device device) override {
     auto teacher = Teacher::load(settings_, head_, model, rows, rows_key_, device);
     if (!teacher) return teacher.error();
     teacher_ = std::move(*teacher);
-    return LossFunction([this, &model](const Batch& batch, const Pass& pass, double denominator) {
-      return teacher_->loss(model, batch, pass, denominator);
-    });
+    return teacher_->loss(model);
   }
 
  private:

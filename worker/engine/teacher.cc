@@ -6,12 +6,15 @@
 
 #include <array>
 #include <cstdio>
+#include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "worker/engine/loaded_base.h"
 #include "worker/engine/model_files.h"
+#include "worker/kernels/gpu/kernels.h"
 #include "worker/models/language_model.h"
 #include "worker/models/pretrained.h"
 #include "worker/models/weights.h"
@@ -63,24 +66,14 @@ Status check_same_classes(const Json& config, const Labels& labels) {
 /// Rows that go through the teacher together.
 constexpr std::int64_t group_rows = 8;
 
-/// Hidden states of the tokens that count: of all rows one after the other, and how many each has.
-struct CountedStates {
-  at::Tensor hidden;
-  std::vector<std::int64_t> counts;
-};
-
-CountedStates counted_states(LanguageModel& teacher, const Batch& batch) {
-  if (Status fits = teacher.check(batch); !fits) throw std::runtime_error("the teacher: " + fits.error().message);
-  const TokenOutputs out = teacher.outputs(batch, Pass());
-  const at::Tensor counts = out.labels.ne(-100);
-  CountedStates states;
-  states.hidden = at::index_select(out.hidden.value, 0, at::nonzero(counts).squeeze(1));
-  const at::Tensor on_cpu = counts.to(at::kCPU, at::kLong);
-  for (std::int64_t r = 0; r < out.layout->rows; ++r) {
-    states.counts.push_back(
-        on_cpu.narrow(0, out.layout->starts[r], out.layout->tokens_of(r)).sum().item<std::int64_t>());
+/// How many labels of each row count.
+std::vector<std::int64_t> counts_of(const at::Tensor& labels, const TokenLayout& layout) {
+  const at::Tensor counts = labels.ne(ignored_label).to(at::kCPU, at::kLong);
+  std::vector<std::int64_t> of_row;
+  for (std::int64_t r = 0; r < layout.rows; ++r) {
+    of_row.push_back(counts.narrow(0, layout.starts[r], layout.tokens_of(r)).sum().item<std::int64_t>());
   }
-  return states;
+  return of_row;
 }
 
 /// One at a time is kept, from job to job.
@@ -104,17 +97,44 @@ bool may_be_kept(const LanguageModel& teacher, const TaskData& rows, std::int64_
 
 }  // namespace
 
-at::Tensor TeacherStates::of(const std::vector<std::int64_t>& rows, LanguageModel& teacher, const TaskData& data) {
+TeacherPass::TeacherPass(LanguageModel& teacher)
+    : teacher_(teacher), graphs_(teacher.device(), "the teacher's pass") {}
+
+TeacherPass::Counted TeacherPass::run(const Batch& batch) {
+  if (Status fits = teacher_.check(batch); !fits) throw std::runtime_error("the teacher: " + fits.error().message);
+  std::optional<BatchInputs> inputs;
+  if (gpu::has_kernels(teacher_.compute_type(), teacher_.device())) inputs = teacher_.inputs(batch, 0);
+  if (!inputs) {
+    const TokenOutputs out = teacher_.outputs(batch, Pass());
+    const at::Tensor index = at::nonzero(out.labels.ne(ignored_label)).squeeze(1);
+    return {at::index_select(out.hidden.value, 0, index), counts_of(out.labels, *out.layout)};
+  }
+  inputs->indexed = true;
+  Counted counted;
+  counted.of_row = counts_of(inputs->labels, *inputs->tokens.layout);
+  counted.hidden = graphs_.run(*inputs, [this](const BatchInputs& on_device) {
+    Pass pass;
+    pass.inputs = &on_device;
+    // What stands behind the tokens that count is cut off below.
+    return at::index_select(teacher_.outputs(Batch(), pass).hidden.value, 0, on_device.counted.clamp_min(0));
+  });
+  const auto& of_row = counted.of_row;
+  counted.hidden = counted.hidden.narrow(0, 0, std::accumulate(of_row.begin(), of_row.end(), std::int64_t{0}));
+  return counted;
+}
+
+at::Tensor TeacherStates::of(const std::vector<std::int64_t>& rows, TeacherPass& teacher, const TaskData& data) {
   rows_.resize(static_cast<std::size_t>(data.rows()));
   std::vector<at::Tensor> wanted;
   for (const std::int64_t row : rows) {
     if (!rows_[static_cast<std::size_t>(row)].defined()) {
       const auto group = consecutive_rows(row / group_rows * group_rows, group_rows, data.rows());
-      const CountedStates states = counted_states(teacher, data.batch(group));
+      const TeacherPass::Counted states = teacher.run(data.batch(group));
+      const at::Tensor kept = states.hidden.clone();
       std::int64_t begin = 0;
       for (std::size_t i = 0; i < group.size(); ++i) {
-        rows_[static_cast<std::size_t>(group[i])] = states.hidden.narrow(0, begin, states.counts[i]);
-        begin += states.counts[i];
+        rows_[static_cast<std::size_t>(group[i])] = kept.narrow(0, begin, states.of_row[i]);
+        begin += states.of_row[i];
       }
     }
     wanted.push_back(rows_[static_cast<std::size_t>(row)]);
@@ -172,39 +192,63 @@ Result<std::unique_ptr<Teacher>> Teacher::load(const DistillSettings& settings, 
   auto model = make_model(*pretrained, options);
   if (!model) return model.error();
   if (Status same = check_same_vocabulary(**model, student); !same) return same.error();
-  std::unique_ptr<Teacher> teacher(new Teacher({settings.temperature, settings.alpha}, std::move(*model), rows));
+  return of({settings.temperature, settings.alpha}, std::move(*model), rows,
+            fingerprint(settings.teacher) + "\n" + rows_key + "\n" +
+                std::string(precision_name(settings.training.precision)) + " " + device.str());
+}
+
+Result<std::unique_ptr<Teacher>> Teacher::of(const Distillation& how, std::unique_ptr<Model> model,
+                                             const TaskData& rows, const std::optional<std::string>& key) {
+  std::unique_ptr<Teacher> teacher(new Teacher(how, std::move(model), rows));
   LanguageModel* language = teacher->model_->language_model();
-  if (language == nullptr) return teacher;
+  if (language == nullptr) {
+    teacher->forward_.emplace(*teacher->model_);
+    return teacher;
+  }
+  teacher->pass_.emplace(*language);
   const std::array<std::int64_t, 1> first{0};
   const Batch batch = rows.batch(first);
   if (Status fits = language->check(batch); !fits) return Error{"The teacher: " + fits.error().message};
   const TokenOutputs out = language->outputs(batch, Pass());
   teacher->head_ = {{}, out.head, out.scale};
-  if (may_be_kept(*language, rows, out.hidden.value.size(1))) {
-    teacher->kept_ = kept_states(fingerprint(settings.teacher) + "\n" + rows_key + "\n" +
-                                 std::string(precision_name(settings.training.precision)) + " " + device.str());
-  }
+  if (key && may_be_kept(*language, rows, out.hidden.value.size(1))) teacher->kept_ = kept_states(*key);
   return teacher;
 }
 
-Var Teacher::loss(Model& student, const Batch& batch, const Pass& pass, double denominator) {
+Teacher::Teacher(const Distillation& how, std::unique_ptr<Model> model, const TaskData& rows)
+    : how_(how), model_(std::move(model)), rows_(rows) {}
+
+TrainingLoss Teacher::loss(Model& student) {
+  TrainingLoss loss;
+  loss.compute = [this, &student](const Batch& batch, const Pass& pass, const Denominator& denominator) {
+    return this->loss(student, batch, pass, denominator);
+  };
+  if (how_.alpha > 0) loss.teacher = [this](const Batch& batch) { return outputs(batch); };
+  return loss;
+}
+
+at::Tensor Teacher::outputs(const Batch& batch) {
+  if (forward_) return forward_->logits(batch);
+  return kept_ ? kept_->of(batch.row_indices, *pass_, rows_) : pass_->run(batch).hidden;
+}
+
+Var Teacher::loss(Model& student, const Batch& batch, const Pass& pass, const Denominator& denominator) {
+  const auto teacher = [&] { return pass.inputs != nullptr ? pass.inputs->teacher : outputs(batch); };
   LanguageModel* language = student.language_model();
   if (language == nullptr) {
     const Var logits = student.logits(batch, pass);
-    const at::Tensor labels = batch.labels.to(student.device());
-    const at::Tensor teacher = how_.alpha > 0 ? model_->logits(batch, Pass()).value : logits.value;
-    return distillation_loss(pass.tape, logits, teacher, labels, how_, denominator);
+    const at::Tensor labels = pass.inputs != nullptr ? pass.inputs->labels : batch.labels.to(student.device());
+    return distillation_loss(pass.tape, logits, how_.alpha > 0 ? teacher() : logits.value, labels, how_, denominator);
   }
   const TokenOutputs mine = language->outputs(batch, pass);
+  const TokenLabels labels(mine.labels, mine.counted);
   if (how_.alpha == 0) {
-    return linear_cross_entropy(pass.tape, mine.hidden, *mine.head, mine.labels, denominator, mine.scale,
-                                mine.layout, pass.dropout);
+    return linear_cross_entropy(pass.tape, mine.hidden, *mine.head, labels, denominator, mine.scale, mine.layout,
+                                pass.dropout);
   }
-  LanguageModel& teacher = *model_->language_model();
   TeacherLogits logits = head_;
-  logits.hidden = kept_ ? kept_->of(batch.row_indices, teacher, rows_) : counted_states(teacher, batch).hidden;
-  return linear_distillation(pass.tape, mine.hidden, *mine.head, logits, mine.labels, how_, denominator,
-                             mine.scale);
+  logits.hidden = teacher();
+  return linear_distillation(pass.tape, mine.hidden, *mine.head, logits, labels, how_, denominator, mine.scale);
 }
 
 }  // namespace finesweep::worker

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,9 +14,12 @@
 #include "jobs/result.h"
 #include "worker/engine/job_model.h"
 #include "worker/engine/task_data.h"
+#include "worker/models/batch_graphs.h"
+#include "worker/models/forward_graphs.h"
 #include "worker/kernels/distillation.h"
 #include "worker/models/language_model.h"
 #include "worker/models/model.h"
+#include "worker/training/training_loss.h"
 
 namespace finesweep::worker {
 
@@ -24,13 +28,30 @@ namespace finesweep::worker {
 /// compared when it is loaded.
 Status check_same_tokens(const std::filesystem::path& teacher, const std::filesystem::path& student);
 
-/// Final hidden states of a teacher, of the tokens that count, row by row: what its logits are a product of. The
-/// rows of a group are computed together and once, whichever batch asks first, so that they do not depend on the
-/// order.
+/// Final hidden states of a teacher: what its logits are a product of. On a GPU its passes are captured by shape.
+class TeacherPass {
+ public:
+  explicit TeacherPass(LanguageModel& teacher);
+
+  /// Of the tokens that count: [counted tokens, width], row after row, and how many each row has. Good until the next
+  /// call.
+  struct Counted {
+    at::Tensor hidden;
+    std::vector<std::int64_t> of_row;
+  };
+  Counted run(const Batch& batch);
+
+ private:
+  LanguageModel& teacher_;
+  BatchGraphs graphs_;
+};
+
+/// Such states of the rows of a split. The rows of a group are computed together and once, whichever batch asks first,
+/// so that they do not depend on the order.
 class TeacherStates {
  public:
-  /// Hidden states of these rows: [counted tokens, width], row after row.
-  at::Tensor of(const std::vector<std::int64_t>& rows, LanguageModel& teacher, const TaskData& data);
+  /// Of these rows: [counted tokens, width], row after row.
+  at::Tensor of(const std::vector<std::int64_t>& rows, TeacherPass& teacher, const TaskData& data);
 
  private:
   std::vector<at::Tensor> rows_;
@@ -52,17 +73,27 @@ class Teacher {
                                                Model& student, const TaskData& rows, const std::string& rows_key,
                                                c10::Device device);
 
-  /// As Model::loss, of distillation.
-  Var loss(Model& student, const Batch& batch, const Pass& pass, double denominator);
+  /// Of a model that is there, frozen. `key` names what its states follow from, where they may be kept. `rows` outlive
+  /// it. The Error: the rows do not fit the model.
+  static Result<std::unique_ptr<Teacher>> of(const Distillation& how, std::unique_ptr<Model> model, const TaskData& rows,
+                                             const std::optional<std::string>& key);
+
+  /// What `student` is trained by. This and the student must outlive it.
+  TrainingLoss loss(Model& student);
 
  private:
-  Teacher(const Distillation& how, std::unique_ptr<Model> model, const TaskData& rows)
-      : how_(how), model_(std::move(model)), rows_(rows) {}
+  Teacher(const Distillation& how, std::unique_ptr<Model> model, const TaskData& rows);
+
+  /// What the teacher says of a batch: hidden states of the tokens that count, or a classifier's logits.
+  at::Tensor outputs(const Batch& batch);
+  Var loss(Model& student, const Batch& batch, const Pass& pass, const Denominator& denominator);
 
   Distillation how_;
   std::unique_ptr<Model> model_;
   const TaskData& rows_;
-  TeacherLogits head_;                   // without hidden states
+  TeacherLogits head_;               // without hidden states
+  std::optional<TeacherPass> pass_;  // of a language model
+  std::optional<ForwardGraphs> forward_;  // of a classifier
   std::shared_ptr<TeacherStates> kept_;  // null: the teacher runs for every batch
 };
 

@@ -29,8 +29,8 @@ class TrainingRecipe {
   virtual Result<JobModel> load(ModelSource& source, const HeadChoice& head, std::uint64_t seed,
                                 c10::Device device) = 0;
   /// In place of the loss of `model`; empty: that one. `rows` are those that train. Both outlive what is returned.
-  virtual Result<LossFunction> loss(Model& /*model*/, const TaskData& /*rows*/, c10::Device /*device*/) {
-    return LossFunction();
+  virtual Result<TrainingLoss> loss(Model& /*model*/, const TaskData& /*rows*/, c10::Device /*device*/) {
+    return TrainingLoss();
   }
 };
 

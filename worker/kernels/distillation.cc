@@ -8,9 +8,12 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <stdexcept>
 #include <utility>
 
 #include "worker/kernels/gemm.h"
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/linear_loss.h"
 #include "worker/kernels/linear_pass.h"
 
@@ -56,7 +59,9 @@ Losses losses_of(const at::Tensor& student, const at::Tensor& teacher, const at:
 }  // namespace
 
 Var distillation_loss(Tape* tape, const Var& student, const at::Tensor& teacher, const at::Tensor& labels,
-                      const Distillation& how, double denominator) {
+                      const Distillation& how, const Denominator& given) {
+  if (gpu::has_kernels(student.value)) return gpu::distillation_loss(tape, student, teacher, labels, how, given);
+  const double denominator = given.number();
   const at::Tensor index = at::nonzero(labels.ne(-100)).squeeze(1);
   const auto counted = [&](const at::Tensor& rows) { return at::index_select(rows, 0, index); };
   const bool wanted = tape != nullptr && student.needs_grad();
@@ -73,9 +78,22 @@ Var distillation_loss(Tape* tape, const Var& student, const at::Tensor& teacher,
 }
 
 Var linear_distillation(Tape* tape, const Var& hidden, const LinearModule& head, const TeacherLogits& teacher,
-                        const at::Tensor& labels, const Distillation& how, double denominator, double scale) {
+                        const TokenLabels& token_labels, const Distillation& how, const Denominator& given,
+                        double scale) {
+  const at::Tensor& labels = token_labels.labels;
+  const bool on_gpu = gpu::has_kernels(hidden.value);
+  if (on_gpu && token_labels.index.defined()) {
+    return gpu::linear_distillation(tape, hidden, head, teacher, token_labels, how, given, scale);
+  }
   const at::Tensor index = at::nonzero(labels.ne(-100)).squeeze(1);
   const at::Tensor counted_labels = at::index_select(labels, 0, index);
+  if (on_gpu) {
+    return gpu::linear_distillation(tape, hidden, head, teacher, TokenLabels(counted_labels, index), how, given, scale);
+  }
+  if (token_labels.index.defined() || !given.is_number()) {
+    throw std::invalid_argument("counted tokens and denominators of a device are for its kernels");
+  }
+  const double denominator = given.number();
   const at::Tensor counted_teacher = teacher.scale == 1 ? teacher.hidden : teacher.hidden * teacher.scale;
   const Parameter& matrix = *teacher.head->weight;
   const at::Tensor weight = weight_rows(matrix, counted_teacher.scalar_type(), 0, matrix.rows());

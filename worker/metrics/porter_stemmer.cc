@@ -77,7 +77,7 @@ void replace_suffix(std::string& word, std::size_t suffix, std::string_view repl
   word += replacement;
 }
 
-void apply(std::string& word, std::span<const Rule> rules) {
+void apply_first(std::string& word, std::span<const Rule> rules) {
   const Rule* rule = first_that_fits(word, rules);
   if (rule == nullptr) return;
   const auto stem = std::string_view(word).substr(0, word.size() - rule->suffix.size());
@@ -87,7 +87,7 @@ void apply(std::string& word, std::span<const Rule> rules) {
 void step_1a(std::string& word) {
   static constexpr Rule rules[] = {{"sses", "ss"}, {"ies", "i"}, {"ss", "ss"}, {"s", ""}};
   if (word.size() == 4 && word.ends_with("ies")) return replace_suffix(word, 3, "ie");
-  apply(word, rules);
+  apply_first(word, rules);
 }
 
 void step_1b(std::string& word) {
@@ -128,13 +128,13 @@ void step_2(std::string& word) {
     if (measure(std::string_view(word).substr(0, word.size() - 3)) > 0) word.pop_back();
     return;
   }
-  apply(word, rules);
+  apply_first(word, rules);
 }
 
 void step_3(std::string& word) {
   static constexpr Rule rules[] = {{"icate", "ic", 0}, {"ative", "", 0}, {"alize", "al", 0}, {"iciti", "ic", 0},
                                    {"ical", "ic", 0},  {"ful", "", 0},   {"ness", "", 0}};
-  apply(word, rules);
+  apply_first(word, rules);
 }
 
 void step_4(std::string& word) {
@@ -147,7 +147,7 @@ void step_4(std::string& word) {
       (word.size() == 3 || (word[word.size() - 4] != 's' && word[word.size() - 4] != 't'))) {
     return;
   }
-  apply(word, rules);
+  apply_first(word, rules);
 }
 
 void step_5(std::string& word) {

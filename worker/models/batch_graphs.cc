@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <bit>
@@ -131,15 +132,20 @@ struct Packed {
     key.push_back(count_);
     key.push_back((index_ ? 1 : 0) + (has_labels_ ? 2 : 0));
     key.push_back(static_cast<std::int64_t>(labels_type_));
+    if (inputs.teacher.defined()) key.push_back(inputs.teacher.size(1));
   }
 
-  BatchInputs on_device(const at::Tensor& bytes) const {
+  /// How many rows or tokens have a label.
+  std::int64_t labelled() const { return count_; }
+
+  BatchInputs on_device(const at::Tensor& bytes, const at::Tensor& teacher) const {
     BatchInputs inputs;
     inputs.of_tokens = host_.of_tokens;
     inputs.tokens = tokens_.on_device(*host_.tokens.layout, bytes);
     if (source_) inputs.source = source_->on_device(*host_.source.layout, bytes);
     if (has_labels_) inputs.labels = view_of(bytes, labels_, count_, labels_type_);
     if (index_) inputs.counted = view_of(bytes, *index_, count_, at::kLong);
+    inputs.teacher = teacher;
     return inputs;
   }
 
@@ -164,7 +170,7 @@ struct Packed {
     }
     const std::int64_t size = tokens_.shape.size;
     const std::int64_t counted = bucket(static_cast<std::int64_t>(index.size()), 4, 16);
-    if (4 * counted >= 3 * size) {
+    if (4 * counted >= 3 * size && !inputs.indexed) {
       count_ = size;
       labels_ = package.add(labels, size, ignored_label);
       return;
@@ -190,7 +196,7 @@ struct Packed {
 
 struct BatchGraphs::Shape {
   std::vector<std::int64_t> key;
-  at::Tensor bytes;   // on the device: what the work reads
+  at::Tensor bytes, teacher;  // on the device: what the work reads
   at::Tensor result;  // what it leaves
   std::optional<CapturedGraph> graph;
   bool warm = false, refused = false;
@@ -217,8 +223,12 @@ at::Tensor BatchGraphs::run(const BatchInputs& inputs, const Work& work) {
     shape.bytes = at::empty({packed.package.size()}, at::TensorOptions(at::kByte).device(device_));
   }
   shape.bytes.copy_(packed.package.pinned(), /*non_blocking=*/true);
+  if (const at::Tensor& teacher = inputs.teacher; teacher.defined()) {
+    if (!shape.teacher.defined()) shape.teacher = at::zeros({packed.labelled(), teacher.size(1)}, teacher.options());
+    shape.teacher.narrow(0, 0, teacher.size(0)).copy_(teacher);
+  }
   const auto compute = [&] {
-    const at::Tensor result = work(packed.on_device(shape.bytes));
+    const at::Tensor result = work(packed.on_device(shape.bytes, shape.teacher));
     if (!result.defined()) return;
     if (!shape.result.defined()) shape.result = at::empty_like(result);
     shape.result.copy_(result);

@@ -11,9 +11,9 @@
 
 namespace finesweep::worker {
 
-StepGraphs::StepGraphs(Model& model, at::Tensor loss, const Options& options)
-    : model_(model), options_(options), loss_(std::move(loss)), graphs_(loss_.device(), "a training step") {
-  numbers_ = at::empty({16}, loss_.options().dtype(at::kByte));
+StepGraphs::StepGraphs(Model& model, const TrainingLoss& loss, at::Tensor sum, const Options& options)
+    : model_(model), loss_(loss), options_(options), sum_(std::move(sum)), graphs_(sum_.device(), "a training step") {
+  numbers_ = at::empty({16}, sum_.options().dtype(at::kByte));
   denominator_ = numbers_.narrow(0, 0, 8).view(at::kDouble);
   step_ = numbers_.narrow(0, 8, 8).view(at::kLong);
 }
@@ -35,14 +35,18 @@ void StepGraphs::run(const BatchInputs& inputs) {
   pass.dropout = {true, options_.seed, 0, step_.const_data_ptr<std::int64_t>()};
   pass.recompute_layers = options_.recompute_layers;
   pass.inputs = &inputs;
-  const Var loss = model_.loss(Batch(), pass, Denominator(denominator_));
+  const Var loss = loss_.of(model_, Batch(), pass, Denominator(denominator_));
   backward(tape, loss);
-  loss_.add_(loss.value);
+  sum_.add_(loss.value);
 }
 
 bool StepGraphs::pass(const Batch& batch, std::int64_t first_row) {
-  const std::optional<BatchInputs> inputs = model_.inputs(batch, first_row);
+  std::optional<BatchInputs> inputs = model_.inputs(batch, first_row);
   if (!inputs) return false;
+  if (loss_.teacher) {
+    inputs->teacher = loss_.teacher(batch);
+    inputs->indexed = inputs->of_tokens;
+  }
   graphs_.run(*inputs, [this](const BatchInputs& on_device) {
     run(on_device);
     return at::Tensor();

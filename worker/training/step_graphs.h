@@ -6,6 +6,7 @@
 
 #include "worker/models/batch_graphs.h"
 #include "worker/models/model.h"
+#include "worker/training/training_loss.h"
 
 namespace finesweep::worker {
 
@@ -18,8 +19,8 @@ class StepGraphs {
     bool recompute_layers = false;
   };
 
-  /// The passes add their losses to `loss`, fp64 [1] on the model's device. The model must outlive this.
-  StepGraphs(Model& model, at::Tensor loss, const Options& options);
+  /// The passes add what `loss` says to `sum`, fp64 [1] on the model's device. Model and loss must outlive this.
+  StepGraphs(Model& model, const TrainingLoss& loss, at::Tensor sum, const Options& options);
 
   /// The step, from 0, and the denominator of the passes that follow.
   void begin(std::int64_t step, double denominator);
@@ -33,8 +34,9 @@ class StepGraphs {
   void run(const BatchInputs& inputs);
 
   Model& model_;
+  const TrainingLoss& loss_;
   Options options_;
-  at::Tensor loss_;
+  at::Tensor sum_;
   at::Tensor numbers_;             // 16 bytes: denominator, step
   at::Tensor denominator_, step_;  // views of it
   BatchGraphs graphs_;

@@ -42,7 +42,7 @@ double learning_rate_at(Schedule schedule, double peak, std::int64_t step, std::
 }
 
 Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const TrainingSettings& settings,
-                 std::int64_t total_steps, std::uint64_t seed, LossFunction loss, std::vector<ParameterMask> masks)
+                 std::int64_t total_steps, std::uint64_t seed, TrainingLoss loss, std::vector<ParameterMask> masks)
     : model_(model),
       loss_(std::move(loss)),
       masks_(std::move(masks)),
@@ -55,7 +55,7 @@ Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const Trainin
   if (is_scaled(settings_)) loss_scale_.scale = LossScale::first;
   if (!DeviceAdamW::available(parameters_)) return;
   device_optimizer_ = std::make_unique<DeviceAdamW>(parameters_, optimizer_.moments(), optimizer_options(settings));
-  graphs_ = std::make_unique<StepGraphs>(model_, device_optimizer_->loss(),
+  graphs_ = std::make_unique<StepGraphs>(model_, loss_, device_optimizer_->loss(),
                                          StepGraphs::Options{seed_, settings.gradient_checkpointing});
 }
 
@@ -70,7 +70,7 @@ double Trainer::accumulate(const std::vector<Batch>& batches, double loss_scale)
   for (const Batch& batch : batches) {
     Tape tape;
     pass.tape = &tape;
-    const Var loss = loss_ ? loss_(batch, pass, denominator) : model_.loss(batch, pass, denominator);
+    const Var loss = loss_.of(model_, batch, pass, denominator);
     backward(tape, loss);
     sum += loss.value.item<double>();
     pass.first_row += batch.input_ids.size(0);
@@ -128,14 +128,14 @@ void Trainer::pass_on_device(const std::vector<Batch>& batches, double denominat
   graphs_->begin(steps_done_, denominator);
   std::int64_t first_row = 0;
   for (const Batch& batch : batches) {
-    if (loss_ || !graphs_->pass(batch, first_row)) {
+    if (!graphs_->pass(batch, first_row)) {
       Tape tape;
       Pass pass;
       pass.tape = &tape;
       pass.dropout = {true, seed_, steps_done_, nullptr};
       pass.recompute_layers = settings_.gradient_checkpointing;
       pass.first_row = first_row;
-      const Var loss = loss_ ? loss_(batch, pass, denominator) : model_.loss(batch, pass, denominator);
+      const Var loss = loss_.of(model_, batch, pass, denominator);
       backward(tape, loss);
       at::Tensor sum = device_optimizer_->loss();
       sum.add_(loss.value);

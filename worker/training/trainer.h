@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <deque>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -20,6 +19,7 @@
 #include "worker/training/loss_scale.h"
 #include "worker/training/pruning.h"
 #include "worker/training/step_graphs.h"
+#include "worker/training/training_loss.h"
 
 namespace finesweep::worker {
 
@@ -39,9 +39,6 @@ struct StepReport {
   int overflows = 0;
 };
 
-/// The loss of a batch: the sum over what counts in it, divided by `denominator`, as Model::loss.
-using LossFunction = std::function<Var(const Batch& batch, const Pass& pass, double denominator)>;
-
 /// Trains the trained parameters of a model: AdamW with decoupled weight decay (https://arxiv.org/abs/1711.05101),
 /// as PyTorch computes it, with a schedule, clipping and accumulation.
 ///
@@ -56,7 +53,7 @@ class Trainer {
   /// `total_steps`: optimiser steps of the whole run; the schedule needs it. `loss`: in place of the model's own.
   /// What `masks` prune is 0 and stays so.
   Trainer(Model& model, std::vector<Parameter*> parameters, const TrainingSettings& settings,
-          std::int64_t total_steps, std::uint64_t seed, LossFunction loss = {},
+          std::int64_t total_steps, std::uint64_t seed, TrainingLoss loss = {},
           std::vector<ParameterMask> masks = {});
 
   /// One optimiser step over the batches of one accumulation (usually one). The Error is a batch that does not fit
@@ -97,7 +94,7 @@ class Trainer {
   void pass_on_device(const std::vector<Batch>& batches, double denominator);
 
   Model& model_;
-  LossFunction loss_;  // empty: the model's own
+  TrainingLoss loss_;
   std::vector<ParameterMask> masks_;
   TrainingSettings settings_;
   std::vector<Parameter*> parameters_;

@@ -129,17 +129,6 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *total += sum / value_of(denominator);
 }
 
-/// Most shared memory that a block may ask for.
-int shared_memory_limit() {
-  static const int limit = [] {
-    int device = 0, bytes = 48 << 10;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    return bytes;
-  }();
-  return limit;
-}
-
 }  // namespace
 }  // namespace finesweep::cuda
 

@@ -103,6 +103,12 @@ int finesweep_mean_backward(const void* dy, const std::int32_t* starts, void* dx
 int finesweep_cross_entropy(void* logits, std::int64_t stride, const std::int64_t* labels, std::int64_t tokens,
                             std::int64_t vocabulary, int gradient, FinesweepNumber denominator, float* losses,
                             int type, void* stream);
+/// losses[t] = alpha T² KL(softmax(teacher[t] / T) ‖ softmax(student[t] / T)) + (1 - alpha) cross-entropy, 0 where a
+/// label is negative. With `gradient` the student's logits become its gradient / denominator, as above. Both have this
+/// stride, a multiple of 16 bytes.
+int finesweep_distillation(void* student, const void* teacher, std::int64_t stride, const std::int64_t* labels,
+                           std::int64_t tokens, std::int64_t vocabulary, int gradient, float temperature, float alpha,
+                           FinesweepNumber denominator, float* losses, int type, void* stream);
 /// total[0] += sum of values / denominator, in a fixed order.
 int finesweep_add_sum(const float* values, std::int64_t count, FinesweepNumber denominator, double* total,
                       void* stream);
@@ -219,7 +225,7 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
   X(add_partial) X(partial_column_sums) X(dropout) X(activation_forward) \
   X(activation_backward) X(gate_forward) X(gate_backward) X(rotate) \
   X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) \
-  X(mean_backward) X(cross_entropy) X(add_sum) X(adamw_chunk) \
+  X(mean_backward) X(cross_entropy) X(distillation) X(add_sum) X(adamw_chunk) \
   X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
   X(softmax_backward) X(flash_fits) X(flash_forward) X(flash_backward)
 // clang-format on

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "worker/kernels/gemm.h"
@@ -50,10 +51,27 @@ void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor to) {
   if (!Matmul{a, b, {}, {}, {}, to}.run().defined()) at::mm_out(to, a, b);
 }
 
-}  // namespace
+/// A weight's rows, with zeros behind them where there is room: products are then those of a round vocabulary.
+at::Tensor round_weight(const Parameter& weight, at::ScalarType type) {
+  const at::Tensor rows = weight_rows(weight, type, 0, weight.rows());
+  const at::Tensor more = with_spare_rows(rows);
+  return more.defined() ? more : rows;
+}
 
-Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
-                         const Denominator& denominator, double scale) {
+/// Rows of 16 bytes' multiple: products and kernels read them in vectors.
+std::int64_t round_stride(std::int64_t columns) {
+  return (columns + 7) / 8 * 8;
+}
+
+/// A loss of logits [count, vocabulary], whose rows lie `stride` apart and have room up to there, of the tokens from
+/// `begin` on: each token's loss goes to `losses`, and with `gradient` the logits become the gradient of the whole.
+using ChunkLoss = std::function<void(const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient,
+                                     float* losses)>;
+
+/// The sum of such losses of scale · hidden Wᵀ + b, without all logits at once: gradients are computed on the way
+/// forward.
+Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
+                const Denominator& denominator, double scale, const ChunkLoss& loss) {
   const bool hidden_wanted = tape != nullptr && hidden.needs_grad();
   const bool weight_wanted = tape != nullptr && head.weight->trained;
   const bool bias_wanted = tape != nullptr && head.bias != nullptr && head.bias->trained;
@@ -64,12 +82,9 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
   at::Tensor counted = labels.index.defined() ? rows_at(hidden.value.contiguous(), labels.index) : hidden.value;
   if (scale != 1) counted = counted * scale;
   const std::int64_t tokens = counted.size(0), vocabulary = head.weight->rows();
-  at::Tensor weight = weight_rows(*head.weight, counted.scalar_type(), 0, vocabulary);
-  // With rows of zeros behind it the products are those of a round vocabulary.
-  if (const at::Tensor more = with_spare_rows(weight); more.defined()) weight = more;
+  const at::Tensor weight = round_weight(*head.weight, counted.scalar_type());
   const auto wide = counted.options().dtype(at::kFloat);
-  // Rows of 16 bytes' multiple: products and the kernel read them in vectors.
-  const std::int64_t stride = (vocabulary + 7) / 8 * 8;
+  const std::int64_t stride = round_stride(vocabulary);
   const std::int64_t fitting = kChunkBytes / (stride * counted.element_size());
   const std::int64_t step = std::min(tokens, std::clamp<std::int64_t>(fitting, 64, kChunkTokens));
   const at::Tensor buffer = at::empty({step, stride}, counted.options());
@@ -85,9 +100,7 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
     multiply(part, weight.t(), products);
     const at::Tensor logits = products.narrow(1, 0, vocabulary);
     if (head.bias != nullptr) logits.add_(head.bias->value);
-    call(&CudaModule::cross_entropy, "cross-entropy", logits, logits.mutable_data_ptr(), stride,
-         labels.labels.const_data_ptr<std::int64_t>() + begin, count, vocabulary, wanted ? 1 : 0,
-         kernel_view(denominator), losses.mutable_data_ptr<float>() + begin, type_of(logits));
+    loss(logits, stride, begin, wanted, losses.mutable_data_ptr<float>() + begin);
     if (hidden_wanted) {
       multiply(products, weight, gradients.hidden.narrow(0, begin, count));
     }
@@ -99,7 +112,7 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
     if (bias_wanted) add_column_sums(gradients.bias, logits);
   }
   const at::Tensor total = at::zeros({}, wide.dtype(at::kDouble));
-  call(&CudaModule::add_sum, "cross-entropy", total, losses.const_data_ptr<float>(), tokens,
+  call(&CudaModule::add_sum, "loss", total, losses.const_data_ptr<float>(), tokens,
        kernel_view(denominator), total.mutable_data_ptr<double>());
   const at::Tensor value = total.to(at::kFloat);
   if (!wanted) return Var(value);
@@ -116,6 +129,69 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
     if (!direct) d = (d * d_loss).to(d.scalar_type());
     if (scale != 1) d = d * scale;
     hidden_slot->add(index.defined() ? scattered(d, index, all) : d);
+  });
+  return result;
+}
+
+}  // namespace
+
+Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
+                         const Denominator& denominator, double scale) {
+  return linear_loss(
+      tape, hidden, head, labels, denominator, scale,
+      [&](const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient, float* losses) {
+        call(&CudaModule::cross_entropy, "cross-entropy", logits, logits.mutable_data_ptr(), stride,
+             labels.labels.const_data_ptr<std::int64_t>() + begin, logits.size(0), logits.size(1), gradient ? 1 : 0,
+             kernel_view(denominator), losses, type_of(logits));
+      });
+}
+
+Var linear_distillation(Tape* tape, const Var& hidden, const LinearModule& head, const TeacherLogits& teacher,
+                        const TokenLabels& labels, const Distillation& how, const Denominator& denominator,
+                        double scale) {
+  const at::Tensor of_teacher = teacher.scale == 1 ? teacher.hidden : teacher.hidden * teacher.scale;
+  const at::Tensor weight = round_weight(*teacher.head->weight, of_teacher.scalar_type());
+  at::Tensor buffer;
+  return linear_loss(
+      tape, hidden, head, labels, denominator, scale,
+      [&](const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient, float* losses) {
+        const std::int64_t count = logits.size(0), vocabulary = logits.size(1);
+        // The first chunk is the largest.
+        if (!buffer.defined()) buffer = at::empty({count, stride}, of_teacher.options());
+        const at::Tensor products = buffer.narrow(0, 0, count).narrow(1, 0, weight.size(0));
+        multiply(of_teacher.narrow(0, begin, count), weight.t(), products);
+        if (teacher.head->bias != nullptr) products.narrow(1, 0, vocabulary).add_(teacher.head->bias->value);
+        call(&CudaModule::distillation, "distillation", logits, logits.mutable_data_ptr(), products.const_data_ptr(),
+             stride, labels.labels.const_data_ptr<std::int64_t>() + begin, count, vocabulary, gradient ? 1 : 0,
+             static_cast<float>(how.temperature), static_cast<float>(how.alpha), kernel_view(denominator), losses,
+             type_of(logits));
+      });
+}
+
+Var distillation_loss(Tape* tape, const Var& student, const at::Tensor& teacher, const at::Tensor& labels,
+                      const Distillation& how, const Denominator& denominator) {
+  const std::int64_t rows = student.value.size(0), classes = student.value.size(1);
+  const std::int64_t stride = round_stride(classes);
+  const auto wide = student.value.options().dtype(at::kFloat);
+  const auto copied = [&](const at::Tensor& logits) {
+    const at::Tensor copy = at::empty({rows, stride}, wide);
+    copy.narrow(1, 0, classes).copy_(logits);
+    return copy;
+  };
+  const at::Tensor mine = copied(student.value), other = copied(teacher), losses = at::empty({rows}, wide);
+  const bool wanted = tape != nullptr && student.needs_grad();
+  call(&CudaModule::distillation, "distillation", mine, mine.mutable_data_ptr(), other.const_data_ptr(), stride,
+       labels.const_data_ptr<std::int64_t>(), rows, classes, wanted ? 1 : 0, static_cast<float>(how.temperature),
+       static_cast<float>(how.alpha), kernel_view(denominator), losses.mutable_data_ptr<float>(), type_of(mine));
+  const at::Tensor total = at::zeros({}, wide.dtype(at::kDouble));
+  call(&CudaModule::add_sum, "loss", total, losses.const_data_ptr<float>(), rows, kernel_view(denominator),
+       total.mutable_data_ptr<double>());
+  const at::Tensor value = total.to(at::kFloat);
+  if (!wanted) return Var(value);
+  const Var result = tape->track(value);
+  tape->record([slot = result.slot, student_slot = student.slot, gradient = mine.narrow(1, 0, classes),
+                type = student.value.scalar_type()] {
+    if (slot->grad.defined()) student_slot->add((gradient * slot->grad).to(type));
   });
   return result;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "worker/kernels/distillation.h"
 #include "worker/kernels/ops.h"
 
 namespace finesweep::worker::gpu {
@@ -32,6 +33,14 @@ Var mean_tokens(Tape* tape, const Var& x, const Layout& layout);
 
 Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
                          const Denominator& denominator, double scale);
+
+/// The teacher's logits on the same device. Nothing waits for the device.
+Var distillation_loss(Tape* tape, const Var& student, const at::Tensor& teacher, const at::Tensor& labels,
+                      const Distillation& how, const Denominator& denominator);
+/// The labels have an index.
+Var linear_distillation(Tape* tape, const Var& hidden, const LinearModule& head, const TeacherLogits& teacher,
+                        const TokenLabels& labels, const Distillation& how, const Denominator& denominator,
+                        double scale);
 
 /// `options` with everything filled in. Keys of no row overlap those of another.
 Var attention(Tape* tape, const AttentionInputs& inputs, const Layout& queries, const RowSpans& keys,
