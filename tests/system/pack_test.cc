@@ -37,9 +37,9 @@ class Packing : public ::testing::Test {
   }
   static void TearDownTestSuite() { delete workspace_; }
 
-  static std::vector<std::string> command(const std::string& out, const std::string& pack) {
+  static std::vector<std::string> command(const std::string& out, const std::string& pack, int steps = kSteps) {
     return mpirun(2, {finesweep_program(), "run", *workspace_ / "sweep.yaml", "--out", *workspace_ / out, "--set",
-                      "resources.pack=" + pack});
+                      "resources.pack=" + pack, "--set", "finetune.steps=" + std::to_string(steps)});
   }
   std::vector<Json> events(const std::string& out, const std::string& kind) const {
     std::vector<Json> found;
@@ -57,6 +57,7 @@ class Packing : public ::testing::Test {
       if (event.value("pack", 1) == size) jobs.insert(event["job"].get<std::string>());
     return jobs;
   }
+
   static Workspace* workspace_;
   static std::string alone_;  // results where every job trains alone
 };
@@ -113,7 +114,7 @@ TEST_F(Packing, a_runner_that_is_killed_under_a_pack_costs_no_job_anything) {
 }
 
 TEST_F(Packing, a_trial_that_is_cancelled_leaves_its_pack_and_the_others_go_on) {
-  Process run(command("cancelled", "4"), workspace_->path());
+  Process run(command("cancelled", "4", 1500), workspace_->path());
   ASSERT_TRUE(wait_for(
       [&] {
         const Json status = Json::parse(read_text(*workspace_ / "cancelled/status.json"), nullptr, false);

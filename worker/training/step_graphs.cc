@@ -12,7 +12,11 @@
 namespace finesweep::worker {
 
 StepGraphs::StepGraphs(Model& model, const TrainingLoss& loss, at::Tensor sum, const Options& options)
-    : model_(model), loss_(loss), options_(options), sum_(std::move(sum)), graphs_(sum_.device(), "a training step") {
+    : model_(model),
+      loss_(loss),
+      options_(options),
+      sum_(std::move(sum)),
+      graphs_(sum_.device(), "a training step") {
   numbers_ = at::empty({16}, sum_.options().dtype(at::kByte));
   denominator_ = numbers_.narrow(0, 0, 8).view(at::kDouble);
   step_ = numbers_.narrow(0, 8, 8).view(at::kLong);
