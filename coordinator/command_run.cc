@@ -71,6 +71,13 @@ int run_supervised(const RunOptions& options) {
     return 2;
   }
   const storage::RunDirectory run(run_directory_of(options.out, sweep->plan));
+  const int workers = options.workers > 0 ? options.workers
+                                          : default_workers(*devices, host, threads_of(run, sweep->plan, host),
+                                                            estimate_worker_memory_mb(sweep->plan), sweep->plan);
+  if (const Status enough = check_devices(sweep->plan, *devices, workers); !enough) {
+    std::cerr << "finesweep: " << enough.error().message << "\n";
+    return 2;
+  }
   if (const Status created = run.create(); !created) {
     std::cerr << "finesweep: " << created.error().message << "\n";
     return 4;
@@ -78,10 +85,7 @@ int run_supervised(const RunOptions& options) {
   SupervisorOptions supervisor;
   supervisor.program = options.program;
   supervisor.run_directory = run.path();
-  supervisor.workers = options.workers > 0 ? options.workers
-                                           : default_workers(*devices, host, threads_of(run, sweep->plan, host),
-                                                             estimate_worker_memory_mb(sweep->plan),
-                                                             static_cast<std::int64_t>(sweep->plan.jobs.size()));
+  supervisor.workers = workers;
   supervisor.arguments = {
       "run", fs::absolute(options.sweep).string(), "--out", run.path().string(), "--devices", options.devices};
   for (const std::string& override : options.overrides)
@@ -120,6 +124,8 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
                 "`finesweep run` alone, which starts mpirun itself");
   auto sweep = parse(options);
   if (!sweep) return 2;
+  if (world.size() - 1 < devices_needed(sweep->plan))
+    return fail(2, check_devices(sweep->plan, {"cpu"}, world.size() - 1).error().message);
   const HostResources host = read_host_resources();
   const storage::RunDirectory run(run_directory_of(options.out, sweep->plan));
   if (const Status created = run.create(); !created) return fail(4, created.error().message);

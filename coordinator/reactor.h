@@ -124,6 +124,12 @@ struct Publish {
 struct SendDispatch {
   WorkerId worker;
   std::vector<AttemptKey> pack;
+  /// Of a job on several devices: all of them, the worker's own first. Else empty.
+  std::vector<std::string> devices;
+};
+/// Another worker of its host works on this one's device.
+struct SendLend {
+  WorkerId worker;
 };
 struct SendAcknowledge {
   WorkerId worker;
@@ -146,8 +152,8 @@ struct SendRejoin {
 /// been sent Stop by then, and one that joins later is sent it too.
 struct SweepEnded {};
 
-using Effect = std::variant<RecordAttempt, RecordAttemptEnd, RecordJobEnd, Publish, SendDispatch, SendAcknowledge,
-                            SendRevoke, SendStop, SendRejoin, SweepEnded>;
+using Effect = std::variant<RecordAttempt, RecordAttemptEnd, RecordJobEnd, Publish, SendDispatch, SendLend,
+                            SendAcknowledge, SendRevoke, SendStop, SendRejoin, SweepEnded>;
 
 /// What the reactor shows of itself, for status, progress bars and tests.
 struct AttemptView {
@@ -182,6 +188,10 @@ struct Counts {
 ///   where the attempt had begun. A pack that crashes is split in halves, which run again; only a job that crashed
 ///   alone is charged.
 /// - Job::isolate on a CPU: alone among the workers of its host. See dispatch_policy.h for who gets what.
+/// - Job::gpus above 1: one worker holds the attempt, the devices of others of its host are lent to it meanwhile.
+/// Where
+///   one of these workers is lost, so is the attempt. A job that for two leases no host has workers enough for
+///   fails.
 /// - A worker that reports an interrupted attempt is about to leave: it gets nothing new for one lease.
 ///
 /// What workers say is never trusted to make sense: what does not is refused, not asserted.

@@ -120,6 +120,7 @@ std::vector<JobTraits> ReactorJobs::traits() const {
     if (model != job.context.end() && model->is_string()) name = model->get<std::string>();
     traits[i].model = models.emplace(std::move(name), static_cast<int>(models.size())).first->second;
     traits[i].isolate = job.isolate;
+    traits[i].gpus = job.gpus;
     if (job.kind == StepKind::finetune && !job.isolate && job.gpus == 1) traits[i].pack_key = traits[i].model;
   }
   return traits;

@@ -32,6 +32,8 @@ constexpr std::uint16_t kType<Rejoin> = 21;
 template <>
 constexpr std::uint16_t kType<Alive> = 22;
 template <>
+constexpr std::uint16_t kType<Lend> = 23;
+template <>
 constexpr std::uint16_t kType<RunnerReady> = 32;
 template <>
 constexpr std::uint16_t kType<Execute> = 33;
@@ -41,6 +43,8 @@ template <>
 constexpr std::uint16_t kType<Executed> = 35;
 template <>
 constexpr std::uint16_t kType<StopExecution> = 36;
+template <>
+constexpr std::uint16_t kType<Pulse> = 37;
 
 Json write(const Hello& m) {
   return {{"host", m.host}, {"pid", m.pid}, {"node_index", m.node_index}, {"device", m.device}};
@@ -90,13 +94,15 @@ void read(const Json& j, Welcome& m) {
 
 Json write(const Dispatch& m) {
   Json pack = Json::array();
-  for (const auto& entry : m.pack) pack.push_back({{"job", entry.job}, {"attempt", entry.attempt}});
+  for (const auto& entry : m.pack)
+    pack.push_back({{"job", entry.job}, {"attempt", entry.attempt}, {"devices", entry.devices}});
   return {{"worker", m.worker}, {"pack", std::move(pack)}};
 }
 void read(const Json& j, Dispatch& m) {
   m.worker = j.at("worker").get<WorkerId>();
   for (const Json& entry : j.at("pack"))
-    m.pack.push_back({entry.at("job").get<Job>(), checked_integer<AttemptNumber>(entry.at("attempt"))});
+    m.pack.push_back({entry.at("job").get<Job>(), checked_integer<AttemptNumber>(entry.at("attempt")),
+                      entry.at("devices").get<std::vector<std::string>>()});
 }
 
 Json write(const Acknowledge& m) {
@@ -125,6 +131,10 @@ Json write(const Alive&) {
   return Json::object();
 }
 void read(const Json&, Alive&) {}
+Json write(const Lend&) {
+  return Json::object();
+}
+void read(const Json&, Lend&) {}
 
 Json write(const RunnerReady& m) {
   return {{"device", m.device}};
@@ -141,7 +151,9 @@ Json write(const Execute& m) {
           {"earlier_checkpoints", m.earlier_checkpoints},
           {"log", m.log},
           {"threads", m.threads},
-          {"cache", m.cache}};
+          {"cache", m.cache},
+          {"devices", m.devices},
+          {"rank", m.rank}};
 }
 void read(const Json& j, Execute& m) {
   m = {j.at("job").get<Job>(),
@@ -151,7 +163,9 @@ void read(const Json& j, Execute& m) {
        j.at("earlier_checkpoints").get<std::vector<std::string>>(),
        j.at("log").get<std::string>(),
        checked_integer<int>(j.at("threads")),
-       j.at("cache").get<std::string>()};
+       j.at("cache").get<std::string>(),
+       j.at("devices").get<std::vector<std::string>>(),
+       checked_integer<int>(j.at("rank"))};
 }
 
 Json write(const ExecuteProgress& m) {
@@ -162,16 +176,20 @@ void read(const Json& j, ExecuteProgress& m) {
 }
 
 Json write(const Executed& m) {
-  return {{"attempt", m.attempt}, {"outcome", m.outcome}};
+  return {{"attempt", m.attempt}, {"outcome", m.outcome}, {"peer_lost", m.peer_lost}};
 }
 void read(const Json& j, Executed& m) {
-  m = {j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>()};
+  m = {j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>(), j.at("peer_lost").get<bool>()};
 }
 
 Json write(const StopExecution&) {
   return Json::object();
 }
 void read(const Json&, StopExecution&) {}
+Json write(const Pulse&) {
+  return Json::object();
+}
+void read(const Json&, Pulse&) {}
 
 /// Tries the alternatives of Message one after the other until one has the frame's type.
 template <std::size_t index = 0>

@@ -63,6 +63,9 @@ struct Welcome {
 struct Assignment {
   Job job;
   AttemptNumber attempt = 1;
+  /// Of a job on several devices: all of them, this worker's first; they are its own until the attempt has ended.
+  /// Else empty.
+  std::vector<std::string> devices;
 };
 
 /// Jobs to be run together, after what the worker holds already.
@@ -81,6 +84,10 @@ struct Acknowledge {
 struct Revoke {
   AttemptKey attempt;
 };
+
+/// The worker's device serves an attempt of another worker of its host: let go of what is kept loaded on it. Jobs
+/// that come after that one has ended are dispatched as ever.
+struct Lend {};
 
 /// Write a checkpoint, report what was interrupted, say Goodbye, end.
 struct Stop {};
@@ -110,6 +117,9 @@ struct Execute {
   std::string log;                               // the runner's standard error goes there
   int threads = 1;                               // of libtorch, on a CPU
   std::string cache;  // what can be made again stands there, shared by all jobs of the run
+  /// Of a job on several devices: all of them, and which one's process this is. Rank 0 leads.
+  std::vector<std::string> devices;
+  int rank = 0;
 };
 
 struct ExecuteProgress {
@@ -120,13 +130,19 @@ struct ExecuteProgress {
 struct Executed {
   AttemptKey attempt;
   Outcome outcome;
+  /// It failed only because another process of the job was lost.
+  bool peer_lost = false;
 };
+
+/// The process runs, whatever its computing thread does. Sent every second while it works with others on a job.
+struct Pulse {};
 
 /// Checkpoint and come back with an interrupted Outcome.
 struct StopExecution {};
 
-using Message = std::variant<Hello, Heartbeat, Finished, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop,
-                             Rejoin, Alive, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution>;
+using Message =
+    std::variant<Hello, Heartbeat, Finished, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop, Rejoin, Alive,
+                 Lend, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution, Pulse>;
 
 Bytes encode(const Message& message);
 

@@ -239,7 +239,8 @@ class Resolver {
   void finish_training(ResolvedStep& step) {
     Json& settings = step.settings;
     if (!settings.contains("epochs") && !settings.contains("steps")) settings["epochs"] = 3;
-    if (step.facts.method == "qlora" && !settings.contains("compute")) settings["compute"] = settings.at("precision");
+    if (step.facts.method == "qlora" && !settings.contains("compute"))
+      settings["compute"] = settings.at("precision");
     if (step.kind == StepKind::finetune && step.facts.method != "full" && out_.info) {
       // Named or default, in any order: the same adapter has the same id.
       const std::string& family = out_.info->family;

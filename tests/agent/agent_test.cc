@@ -46,6 +46,7 @@ class MadeUpRunner final : public JobRunner {
   void set_callbacks(Callbacks callbacks) override { callbacks_ = std::move(callbacks); }
   void start(const Execute& execute) override {
     attempt = AttemptKey{execute.job.id, execute.attempt};
+    devices = execute.devices;
     if (on_start) on_start();
   }
   void request_stop() override {}
@@ -55,6 +56,7 @@ class MadeUpRunner final : public JobRunner {
     outcome.error = reason;
     finish(outcome, true);
   }
+  void release_device() override { ++released; }
   void shut_down() override {}
 
   void progress(std::int64_t done) { callbacks_.progress(*attempt, {done, 10, "training", 0}); }
@@ -63,6 +65,8 @@ class MadeUpRunner final : public JobRunner {
   std::function<void()> on_start;
   std::optional<AttemptKey> attempt;
   std::string killed_because;
+  std::vector<std::string> devices;
+  int released = 0;
 
  private:
   Callbacks callbacks_;
@@ -154,6 +158,26 @@ TEST_F(AgentTest, what_a_worker_that_was_given_up_had_done_is_not_told_under_its
   work();
   EXPECT_EQ(results, 0);
   EXPECT_EQ(runner.killed_because, "this worker had been given up");
+}
+
+TEST_F(AgentTest, a_job_on_several_devices_is_given_them_and_a_lent_device_is_let_go_of) {
+  coordinator.receive();
+  coordinator.say(Welcome{kWorker, "/nowhere", 0.01, 60, 1});
+  coordinator.say(Lend{});
+  Dispatch dispatch{kWorker, {Assignment{}}};
+  dispatch.pack[0].job.id = job;
+  dispatch.pack[0].devices = {"cuda:1", "cuda:3"};
+  coordinator.say(dispatch);
+  runner.on_start = [&] { boost::asio::post(io, [&] { runner.finish(Outcome{}); }); };
+  coordinator.on_message = [&](const Message& message) {
+    if (const auto* said = std::get_if<Finished>(&message)) {
+      coordinator.say(Acknowledge{said->attempt, true});
+      coordinator.say(Stop{});
+    }
+  };
+  work();
+  EXPECT_EQ(runner.devices, (std::vector<std::string>{"cuda:1", "cuda:3"}));
+  EXPECT_EQ(runner.released, 1);
 }
 
 TEST_F(AgentTest, frames_that_make_no_sense_are_passed_over) {

@@ -154,12 +154,21 @@ void World::flush() {
   store_->apply(round, report_);
   boundary();
   bool over = false;
+  std::set<int> lent;
   for (const Effect& effect : round) {
     if (options_.trace) log("  effect " + describe(effect));
     if (const auto* result = std::get_if<Publish>(&effect)) publish(*result);
+    if (const auto* loan = std::get_if<SendLend>(&effect)) lent.insert(loan->worker.rank);
     if (const auto* dispatch = std::get_if<SendDispatch>(&effect)) {
       report_.packs += dispatch->pack.size() > 1;
       for (const AttemptKey& attempt : dispatch->pack) {
+        const auto devices = static_cast<std::size_t>(job(attempt.job).gpus);
+        require(dispatch->devices.size() == (devices > 1 ? devices : 0) && lent.size() == devices - 1,
+                "a job was dispatched with too few or too many devices");
+        for (const int rank : lent)
+          require(rank != dispatch->worker.rank && workers_[rank].host == workers_[dispatch->worker.rank].host,
+                  "a device of another host was lent");
+        lent_[attempt] = std::exchange(lent, {});
         require(store_->is_recorded(attempt, dispatch->worker), "an attempt was dispatched before it was durable");
         for (const JobId& need : needs_of(job(attempt.job)))
           require(store_->is_committed(need), "a job was dispatched before what it needs was committed");
@@ -212,6 +221,7 @@ void World::publish(const Publish& effect) {
           boundary();
           store_->commit(attempt, report_);
           check_isolation(attempt);
+          check_lent(attempt);
           boundary();
           handle(Published{attempt});
         });

@@ -57,12 +57,14 @@ void World::make_workers() {
 void World::make_jobs() {
   const int count = random_.between(1, 14);
   const double isolated = random_.chance(0.5) ? 0.3 : 0.0, dependent = random_.chance(0.7) ? 0.5 : 0.0;
+  const double large = random_.chance(0.4) ? 0.4 : 0.0;
   for (int i = 0; i < count; ++i) {
     Job job;
     job.id = JobId::of("job " + std::to_string(i));
     job.title = "job " + std::to_string(i);
     job.retries = random_.between(0, 3);
     job.isolate = random_.chance(isolated);
+    if (random_.chance(large)) job.gpus = random_.between(2, 3);
     job.context = {{"model", random_.chance(0.7) ? "/models/base" : "/models/other"}};
     for (int need = 0; i > 0 && need < 2; ++need)
       if (random_.chance(dependent)) job.inputs.push_back(jobs_[random_.between(0, i - 1)].id);
@@ -161,21 +163,39 @@ simulation::Report World::run() {
   return report_;
 }
 
-/// The committed attempt claims to have been alone on its host. Only workers that had been given up before, and do
-/// not know it, may have been at work beside it.
+const World::Run& World::run_of(const AttemptKey& committed) const {
+  const auto found =
+      std::find_if(runs_.begin(), runs_.end(), [&](const Run& run) { return run.attempt == committed; });
+  require(found != runs_.end() && found->end, "a result of an attempt that did not run");
+  return *found;
+}
+
+/// It was not at the same time, or its worker had been given up before and did not know it.
+bool World::may_have_run_beside(const Run& other, const Run& mine) const {
+  if (&other == &mine || (other.end && *other.end <= mine.begin) || other.begin >= *mine.end) return true;
+  const auto heard = heard_.find(store_->worker_of(other.attempt));
+  const bool silent = heard == heard_.end() || mine.begin - heard->second >= reactor_options_.lease;
+  return silent || store_->was_given_up(other.attempt);
+}
+
+/// The committed attempt claims to have been alone on its host.
 void World::check_isolation(const AttemptKey& committed) const {
   if (!job(committed.job).isolate) return;
-  const auto mine =
-      std::find_if(runs_.begin(), runs_.end(), [&](const Run& run) { return run.attempt == committed; });
-  require(mine != runs_.end() && mine->end, "a result of an attempt that did not run");
-  if (workers_[mine->rank].device != "cpu") return;
+  const Run& mine = run_of(committed);
+  if (workers_[mine.rank].device != "cpu") return;
   for (const Run& other : runs_) {
-    if (&other == &*mine || other.host != mine->host || (other.end && *other.end <= mine->begin) ||
-        other.begin >= *mine->end)
-      continue;
-    const auto heard = heard_.find(store_->worker_of(other.attempt));
-    const bool silent = heard == heard_.end() || mine->begin - heard->second >= reactor_options_.lease;
-    require(silent || store_->was_given_up(other.attempt), "an isolated job was not alone on its host");
+    if (other.host != mine.host) continue;
+    require(may_have_run_beside(other, mine), "an isolated job was not alone on its host");
+  }
+}
+
+/// The committed attempt claims to have had the devices of other workers.
+void World::check_lent(const AttemptKey& committed) const {
+  if (job(committed.job).gpus == 1) return;
+  const Run& mine = run_of(committed);
+  for (const Run& other : runs_) {
+    if (!lent_.at(committed).contains(other.rank)) continue;
+    require(may_have_run_beside(other, mine), "a worker ran a job on a device that it had lent");
   }
 }
 

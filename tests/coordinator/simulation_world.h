@@ -114,6 +114,9 @@ class World {
   void leave_if_done(int rank);
 
   void check_isolation(const AttemptKey& committed) const;
+  void check_lent(const AttemptKey& committed) const;
+  const Run& run_of(const AttemptKey& committed) const;
+  bool may_have_run_beside(const Run& other, const Run& mine) const;
   const Job& job(const JobId& id) const { return jobs_[index_.at(id)]; }
 
   simulation::Options options_;
@@ -140,6 +143,7 @@ class World {
   std::map<JobId, std::size_t> index_;
   std::optional<ModelStore> store_;
   std::vector<Run> runs_;
+  std::map<AttemptKey, std::set<int>> lent_;  // ranks
   std::set<AttemptKey> acknowledged_;  // a worker has forgotten this result since it was told that it is safe
 
   std::vector<Worker> workers_;

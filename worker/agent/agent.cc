@@ -118,6 +118,10 @@ struct Agent::Impl {
     }
   }
 
+  void receive(const Lend&) {
+    if (!running) runner.release_device();
+  }
+
   void receive(const Stop&) {
     stopping = true;
     queue.clear();
@@ -169,6 +173,7 @@ struct Agent::Impl {
     execute.log = directory.log(attempt).string();
     execute.threads = welcome->threads;
     execute.cache = directory.cache().string();
+    execute.devices = assignment.devices;
     runner.start(execute);
     crash_point("worker.started");
   }

@@ -8,10 +8,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/read.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <deque>
 #include <optional>
@@ -184,7 +186,10 @@ struct RunnerProcess : std::enable_shared_from_this<RunnerProcess> {
 };
 
 struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
-  Impl(boost::asio::io_context& io, Options options) : io(io), options(std::move(options)) {}
+  using Clock = std::chrono::steady_clock;
+
+  Impl(boost::asio::io_context& io, Options options)
+      : io(io), options(std::move(options)), watch_timer(io), grace_timer(io) {}
 
   boost::asio::io_context& io;
   Options options;
@@ -195,27 +200,59 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   std::string killed_because;
   bool closed = false;
 
+  /// The processes of an attempt on several devices, by rank; empty where it has one.
+  struct Member {
+    std::shared_ptr<RunnerProcess> process;
+    Clock::time_point heard{};
+    bool pulses = false;  // it has begun with the job
+    bool done = false;    // its part, well
+  };
+  std::vector<Member> members;
+  boost::asio::steady_timer watch_timer, grace_timer;
+  Clock::time_point watched{};
+  std::optional<Outcome> consequence;  // of another member's loss, which is not known yet
+
+  // A process loads libtorch before it can say anything.
+  static constexpr std::chrono::minutes kStart{3};
+  static constexpr std::chrono::seconds kWatchEvery{1}, kGrace{2};
+
   bool one_job_each() const { return options.device == "cpu"; }
 
-  std::shared_ptr<RunnerProcess> spawn() {
+  std::shared_ptr<RunnerProcess> spawn(const std::string& device) {
     auto process = std::make_shared<RunnerProcess>(io);
-    const Status status = process->spawn(options);
+    const Status status = process->spawn({.program = options.program, .device = device});
     if (!status) {
       spdlog::error("{}", status.error().message);
       return nullptr;
     }
     return process;
   }
+  std::shared_ptr<RunnerProcess> spawn() { return spawn(options.device); }
 
   void start(const Execute& execute) {
     attempt = AttemptKey{execute.job.id, execute.attempt};
     killed_because.clear();
+    consequence.reset();
     if (!active || active->pid <= 0) active = spare && spare->pid > 0 ? std::move(spare) : spawn();
     spare.reset();
-    if (!active) return finish_later(failed("the runner cannot be started: see the worker's log"), true);
-    active->on_message = [this](Message message) { receive(std::move(message)); };
-    active->on_end = [this](std::string why) { ended(std::move(why)); };
-    active->send(execute);
+    const int ranks = std::max<int>(1, static_cast<int>(execute.devices.size()));
+    std::vector<std::shared_ptr<RunnerProcess>> processes{active};
+    for (int rank = 1; rank < ranks; ++rank) processes.push_back(spawn(execute.devices[rank]));
+    if (ranks > 1)
+      for (const auto& process : processes) members.push_back({process, Clock::now()});
+    for (const auto& process : processes)
+      if (!process) return finish_later(failed("the runner cannot be started: see the worker's log"), true);
+    for (int rank = 0; rank < ranks; ++rank) {
+      processes[rank]->on_message = [this, rank](Message message) { receive(rank, std::move(message)); };
+      processes[rank]->on_end = [this, rank](std::string why) { ended(rank, std::move(why)); };
+      Execute part = execute;
+      part.rank = rank;
+      processes[rank]->send(part);
+    }
+    if (ranks > 1) {
+      watched = Clock::now();
+      watch();
+    }
     if (one_job_each() && !closed) spare = spawn();
   }
 
@@ -234,26 +271,92 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     if (!attempt) return;
     const AttemptKey key = *attempt;
     attempt.reset();
-    if (one_job_each() && active) {
+    const bool waits_for_others = !members.empty() && outcome.kind == OutcomeKind::failed;
+    dismiss_helpers();
+    if ((one_job_each() || waits_for_others) && active) {
       active->dismiss();
       active.reset();
     }
     if (callbacks.finished) callbacks.finished(key, std::move(outcome), crashed);
   }
 
-  void receive(Message message) {
+  void receive(int rank, Message message) {
+    if (!members.empty()) members[rank].heard = Clock::now();
     if (auto* progress = std::get_if<ExecuteProgress>(&message)) {
-      if (attempt && progress->attempt == *attempt && callbacks.progress)
+      if (rank == 0 && attempt && progress->attempt == *attempt && callbacks.progress)
         callbacks.progress(progress->attempt, progress->progress);
     } else if (auto* executed = std::get_if<Executed>(&message)) {
-      if (attempt && executed->attempt == *attempt) finish(std::move(executed->outcome), false);
+      if (attempt && executed->attempt == *attempt) take_result(rank, std::move(*executed));
+    } else if (std::holds_alternative<Pulse>(message) && !members.empty()) {
+      members[rank].pulses = true;
     }
   }
 
-  void ended(std::string why) {
-    active.reset();
-    if (!killed_because.empty()) why = killed_because;
+  void take_result(int rank, Executed executed) {
+    if (executed.outcome.kind == OutcomeKind::failed && executed.peer_lost && !members.empty()) {
+      lost_a_peer(std::move(executed.outcome));
+    } else if (rank == 0 || executed.outcome.kind == OutcomeKind::failed) {
+      finish(std::move(executed.outcome), false);
+    } else {
+      members[rank].done = true;
+    }
+  }
+
+  void ended(int rank, std::string why) {
+    if (rank == 0) active.reset();
+    if (!members.empty() && members[rank].done) return;
+    if (!killed_because.empty())
+      why = killed_because;
+    else if (!members.empty())
+      why = member_name(rank) + ": " + why;
     if (attempt) finish(failed(std::move(why)), true);
+  }
+
+  // ---- several processes ----
+
+  std::string member_name(int rank) const {
+    return "process " + std::to_string(rank + 1) + " of " + std::to_string(members.size()) + " of this job";
+  }
+
+  void dismiss_helpers() {
+    watch_timer.cancel();
+    grace_timer.cancel();
+    for (std::size_t rank = 1; rank < members.size(); ++rank)
+      if (members[rank].process) members[rank].process->dismiss();
+    members.clear();
+  }
+
+  /// What became of the one that was lost is about to be heard.
+  void lost_a_peer(Outcome outcome) {
+    if (consequence) return;
+    consequence = std::move(outcome);
+    grace_timer.expires_after(kGrace);
+    grace_timer.async_wait([self = weak_from_this(), key = *attempt](const boost::system::error_code& error) {
+      const auto pool = self.lock();
+      if (!error && pool && pool->attempt == key) pool->finish(std::move(*pool->consequence), false);
+    });
+  }
+
+  void watch() {
+    const auto now = Clock::now();
+    // Who did not look for long has not heard either.
+    if (now - watched > kWatchEvery + std::chrono::seconds(2))
+      for (Member& member : members) member.heard = now;
+    watched = now;
+    for (std::size_t rank = 0; rank < members.size(); ++rank) {
+      const Member& member = members[rank];
+      const Clock::duration limit = member.pulses ? Clock::duration(options.silence) : Clock::duration(kStart);
+      if (member.done || now - member.heard < limit) continue;
+      const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limit).count();
+      return finish(failed(member_name(static_cast<int>(rank)) + " gave no sign of life for " +
+                           std::to_string(seconds) + " s: it was stopped, or its machine does not get on"),
+                    true);
+    }
+    watch_timer.expires_after(kWatchEvery);
+    watch_timer.async_wait([self = weak_from_this()](const boost::system::error_code& error) {
+      const auto pool = self.lock();
+      if (!error && pool && pool->attempt) pool->watch();
+    });
   }
 
   void kill(const std::string& reason) {
@@ -261,6 +364,12 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     killed_because = reason;
     auto process = active;
     boost::asio::post(io, [process, reason] { process->gone(reason); });
+  }
+
+  void release_device() {
+    if (attempt || one_job_each() || !active) return;
+    active->dismiss();
+    active.reset();
   }
 };
 
@@ -284,9 +393,13 @@ void RunnerPool::request_stop() {
 void RunnerPool::kill(const std::string& reason) {
   impl_->kill(reason);
 }
+void RunnerPool::release_device() {
+  impl_->release_device();
+}
 void RunnerPool::shut_down() {
   impl_->closed = true;
   impl_->attempt.reset();
+  impl_->dismiss_helpers();
   for (auto* process : {&impl_->active, &impl_->spare}) {
     if (*process) (*process)->dismiss();
     process->reset();

@@ -238,7 +238,8 @@ Var Teacher::loss(Model& student, const Batch& batch, const Pass& pass, const De
   if (language == nullptr) {
     const Var logits = student.logits(batch, pass);
     const at::Tensor labels = pass.inputs != nullptr ? pass.inputs->labels : batch.labels.to(student.device());
-    return distillation_loss(pass.tape, logits, how_.alpha > 0 ? teacher() : logits.value, labels, how_, denominator);
+    return distillation_loss(pass.tape, logits, how_.alpha > 0 ? teacher() : logits.value, labels, how_,
+                             denominator);
   }
   const TokenOutputs mine = language->outputs(batch, pass);
   const TokenLabels labels(mine.labels, mine.counted);

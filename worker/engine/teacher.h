@@ -14,9 +14,9 @@
 #include "jobs/result.h"
 #include "worker/engine/job_model.h"
 #include "worker/engine/task_data.h"
+#include "worker/kernels/distillation.h"
 #include "worker/models/batch_graphs.h"
 #include "worker/models/forward_graphs.h"
-#include "worker/kernels/distillation.h"
 #include "worker/models/language_model.h"
 #include "worker/models/model.h"
 #include "worker/training/training_loss.h"
@@ -33,8 +33,8 @@ class TeacherPass {
  public:
   explicit TeacherPass(LanguageModel& teacher);
 
-  /// Of the tokens that count: [counted tokens, width], row after row, and how many each row has. Good until the next
-  /// call.
+  /// Of the tokens that count: [counted tokens, width], row after row, and how many each row has. Good until the
+  /// next call.
   struct Counted {
     at::Tensor hidden;
     std::vector<std::int64_t> of_row;
@@ -46,8 +46,8 @@ class TeacherPass {
   BatchGraphs graphs_;
 };
 
-/// Such states of the rows of a split. The rows of a group are computed together and once, whichever batch asks first,
-/// so that they do not depend on the order.
+/// Such states of the rows of a split. The rows of a group are computed together and once, whichever batch asks
+/// first, so that they do not depend on the order.
 class TeacherStates {
  public:
   /// Of these rows: [counted tokens, width], row after row.
@@ -73,10 +73,10 @@ class Teacher {
                                                Model& student, const TaskData& rows, const std::string& rows_key,
                                                c10::Device device);
 
-  /// Of a model that is there, frozen. `key` names what its states follow from, where they may be kept. `rows` outlive
-  /// it. The Error: the rows do not fit the model.
-  static Result<std::unique_ptr<Teacher>> of(const Distillation& how, std::unique_ptr<Model> model, const TaskData& rows,
-                                             const std::optional<std::string>& key);
+  /// Of a model that is there, frozen. `key` names what its states follow from, where they may be kept. `rows`
+  /// outlive it. The Error: the rows do not fit the model.
+  static Result<std::unique_ptr<Teacher>> of(const Distillation& how, std::unique_ptr<Model> model,
+                                             const TaskData& rows, const std::optional<std::string>& key);
 
   /// What `student` is trained by. This and the student must outlive it.
   TrainingLoss loss(Model& student);
@@ -91,10 +91,10 @@ class Teacher {
   Distillation how_;
   std::unique_ptr<Model> model_;
   const TaskData& rows_;
-  TeacherLogits head_;               // without hidden states
-  std::optional<TeacherPass> pass_;  // of a language model
+  TeacherLogits head_;                    // without hidden states
+  std::optional<TeacherPass> pass_;       // of a language model
   std::optional<ForwardGraphs> forward_;  // of a classifier
-  std::shared_ptr<TeacherStates> kept_;  // null: the teacher runs for every batch
+  std::shared_ptr<TeacherStates> kept_;   // null: the teacher runs for every batch
 };
 
 }  // namespace finesweep::worker

@@ -88,7 +88,8 @@ Var linear_distillation(Tape* tape, const Var& hidden, const LinearModule& head,
   const at::Tensor index = at::nonzero(labels.ne(-100)).squeeze(1);
   const at::Tensor counted_labels = at::index_select(labels, 0, index);
   if (on_gpu) {
-    return gpu::linear_distillation(tape, hidden, head, teacher, TokenLabels(counted_labels, index), how, given, scale);
+    return gpu::linear_distillation(tape, hidden, head, teacher, TokenLabels(counted_labels, index), how, given,
+                                    scale);
   }
   if (token_labels.index.defined() || !given.is_number()) {
     throw std::invalid_argument("counted tokens and denominators of a device are for its kernels");

@@ -23,7 +23,8 @@ Var distillation_loss(Tape* tape, const Var& student, const at::Tensor& teacher,
 
 /// What logits are a product of: scale · hidden Wᵀ + b.
 struct TeacherLogits {
-  at::Tensor hidden;  // [counted, width]: of the tokens that count alone; where labels have an index, of those in it
+  at::Tensor
+      hidden;  // [counted, width]: of the tokens that count alone; where labels have an index, of those in it
   const LinearModule* head = nullptr;
   double scale = 1;
 };

@@ -197,7 +197,7 @@ struct Packed {
 struct BatchGraphs::Shape {
   std::vector<std::int64_t> key;
   at::Tensor bytes, teacher;  // on the device: what the work reads
-  at::Tensor result;  // what it leaves
+  at::Tensor result;          // what it leaves
   std::optional<CapturedGraph> graph;
   bool warm = false, refused = false;
 };
@@ -224,7 +224,8 @@ at::Tensor BatchGraphs::run(const BatchInputs& inputs, const Work& work) {
   }
   shape.bytes.copy_(packed.package.pinned(), /*non_blocking=*/true);
   if (const at::Tensor& teacher = inputs.teacher; teacher.defined()) {
-    if (!shape.teacher.defined()) shape.teacher = at::zeros({packed.labelled(), teacher.size(1)}, teacher.options());
+    if (!shape.teacher.defined())
+      shape.teacher = at::zeros({packed.labelled(), teacher.size(1)}, teacher.options());
     shape.teacher.narrow(0, 0, teacher.size(0)).copy_(teacher);
   }
   const auto compute = [&] {

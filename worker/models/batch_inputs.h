@@ -24,8 +24,9 @@ struct BatchInputs {
   bool of_tokens = false;
   /// The labels of tokens are wanted with an index, however many there are.
   bool indexed = false;
-  /// Of a distillation, on the model's device from the start: final hidden states of the tokens that count, as many as
-  /// do ([counted tokens, width]; moved to the device as `counted` has them), or a classifier's logits [rows, labels].
+  /// Of a distillation, on the model's device from the start: final hidden states of the tokens that count, as many
+  /// as do ([counted tokens, width]; moved to the device as `counted` has them), or a classifier's logits [rows,
+  /// labels].
   at::Tensor teacher;
 };
 

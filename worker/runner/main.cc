@@ -14,11 +14,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <chrono>
 #include <condition_variable>
@@ -46,7 +48,8 @@ namespace {
 /// The socket to the worker, and the thread that owns it. send() and the waits may be called from any thread.
 class Channel {
  public:
-  explicit Channel(int fd) : socket_(io_, boost::asio::local::stream_protocol(), fd), guard_(io_.get_executor()) {
+  explicit Channel(int fd)
+      : socket_(io_, boost::asio::local::stream_protocol(), fd), guard_(io_.get_executor()), pulse_(io_) {
     read();
     thread_ = std::thread([this] { io_.run(); });
     thread_.detach();  // ends with the process
@@ -69,7 +72,30 @@ class Channel {
 
   bool stop_requested() const { return stop_; }
 
+  /// A sign of life every second, from the thread that does not compute.
+  void begin_pulse() {
+    boost::asio::post(io_, [this] {
+      pulsing_ = true;
+      pulse();
+    });
+  }
+  void end_pulse() {
+    boost::asio::post(io_, [this] {
+      pulsing_ = false;
+      pulse_.cancel();
+    });
+  }
+
  private:
+  void pulse() {
+    if (!pulsing_) return;
+    send(Pulse{});
+    pulse_.expires_after(std::chrono::seconds(1));
+    pulse_.async_wait([this](const boost::system::error_code& error) {
+      if (!error) pulse();
+    });
+  }
+
   void read() {
     socket_.async_read_some(boost::asio::buffer(chunk_),
                             [this](const boost::system::error_code& error, std::size_t bytes) {
@@ -118,6 +144,8 @@ class Channel {
   boost::asio::io_context io_;
   boost::asio::local::stream_protocol::socket socket_;
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> guard_;
+  boost::asio::steady_timer pulse_;
+  bool pulsing_ = false;
   std::thread thread_;
   std::array<std::uint8_t, 65536> chunk_;
   FrameReader reader_;
@@ -143,12 +171,15 @@ class Control final : public ExecutionControl {
   }
 
   bool stop_requested() override { return channel_.stop_requested(); }
+  void peer_lost() override { has_lost_peer_ = true; }
+  bool has_lost_peer() const { return has_lost_peer_; }
 
  private:
   Channel& channel_;
   AttemptKey attempt_;
   std::chrono::steady_clock::time_point sent_{};
   std::string phase_ = "\n";
+  bool has_lost_peer_ = false;
 };
 
 ExecutionRequest to_request(const Execute& execute, const std::string& device) {
@@ -162,6 +193,8 @@ ExecutionRequest to_request(const Execute& execute, const std::string& device) {
   request.device = device;
   request.threads = execute.threads;
   request.cache = execute.cache;
+  request.rank = execute.rank;
+  request.ranks = std::max<int>(1, static_cast<int>(execute.devices.size()));
   return request;
 }
 
@@ -194,12 +227,14 @@ Status load_cuda() {
     const AttemptKey attempt{execute.job.id, execute.attempt};
     Control control(channel, attempt);
     Outcome outcome;
+    if (execute.devices.size() > 1) channel.begin_pulse();
     if (cuda)
       outcome = worker::execute(to_request(execute, device), control);
     else
       outcome.error = cuda.error().message;
     crash_point("runner.before_result");
-    channel.send(Executed{attempt, std::move(outcome)});
+    channel.end_pulse();
+    channel.send(Executed{attempt, std::move(outcome), control.has_lost_peer()});
   }
 }
 

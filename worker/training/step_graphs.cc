@@ -8,11 +8,16 @@
 #include <utility>
 
 #include "worker/data/batch.h"
+#include "worker/training/gradient_sum.h"
 
 namespace finesweep::worker {
 
 StepGraphs::StepGraphs(Model& model, const TrainingLoss& loss, at::Tensor sum, const Options& options)
-    : model_(model), loss_(loss), options_(options), sum_(std::move(sum)), graphs_(sum_.device(), "a training step") {
+    : model_(model),
+      loss_(loss),
+      options_(options),
+      sum_(std::move(sum)),
+      graphs_(sum_.device(), "a training step") {
   numbers_ = at::empty({16}, sum_.options().dtype(at::kByte));
   denominator_ = numbers_.narrow(0, 0, 8).view(at::kDouble);
   step_ = numbers_.narrow(0, 8, 8).view(at::kLong);
@@ -30,6 +35,8 @@ void StepGraphs::run(const BatchInputs& inputs) {
   const at::NoGradGuard no_graph;
   Tape tape;
   tape.set_loss_is_end();
+  const bool watched = options_.gradients != nullptr && !options_.recompute_layers;
+  const auto watch = watched ? options_.gradients->watch(tape) : nullptr;
   Pass pass;
   pass.tape = &tape;
   pass.dropout = {true, options_.seed, 0, step_.const_data_ptr<std::int64_t>()};
@@ -37,6 +44,7 @@ void StepGraphs::run(const BatchInputs& inputs) {
   pass.inputs = &inputs;
   const Var loss = loss_.of(model_, Batch(), pass, Denominator(denominator_));
   backward(tape, loss);
+  if (options_.gradients != nullptr) options_.gradients->end_pass();
   sum_.add_(loss.value);
 }
 

@@ -1,7 +1,7 @@
 #include "worker/kernels/cuda/device.cuh"
 
-// Distillation over a large vocabulary: one block a token reads a student's and a teacher's logits. Where both rows fit
-// into shared memory each is read once, and the student's written once.
+// Distillation over a large vocabulary: one block a token reads a student's and a teacher's logits. Where both rows
+// fit into shared memory each is read once, and the student's written once.
 
 namespace finesweep::cuda {
 namespace {
@@ -21,7 +21,8 @@ struct Arguments {
   float* losses;
 };
 
-/// A row in vectors of 16 bytes, whose tail beyond the vocabulary counts nothing; in shared memory where it is kept.
+/// A row in vectors of 16 bytes, whose tail beyond the vocabulary counts nothing; in shared memory where it is
+/// kept.
 template <typename T, bool kStaged>
 struct Row {
   const T* global;
@@ -65,12 +66,14 @@ __global__ void __launch_bounds__(kThreads) distil(const Arguments a) {
   if (label < 0) {
     if (threadIdx.x == 0) a.losses[blockIdx.x] = 0;
     if (a.gradient) {
-      for (int i = threadIdx.x; i < vectors; i += kThreads) reinterpret_cast<uint4*>(out)[i] = make_uint4(0, 0, 0, 0);
+      for (int i = threadIdx.x; i < vectors; i += kThreads)
+        reinterpret_cast<uint4*>(out)[i] = make_uint4(0, 0, 0, 0);
     }
     return;
   }
   const Row<T, kStaged> student{out, stage, vocabulary};
-  const Row<T, kStaged> teacher{static_cast<const T*>(a.teacher) + blockIdx.x * a.stride, stage + vectors, vocabulary};
+  const Row<T, kStaged> teacher{static_cast<const T*>(a.teacher) + blockIdx.x * a.stride, stage + vectors,
+                                vocabulary};
 
   float most_student = -INFINITY, most_teacher = -INFINITY;
   for (int i = threadIdx.x; i < vectors; i += kThreads) {
@@ -88,7 +91,8 @@ __global__ void __launch_bounds__(kThreads) distil(const Arguments a) {
 
   // exp(x / T) as 2^(x · soft).
   const float soft = a.inverse_temperature * kLog2E;
-  const float hard_shift = most_student * kLog2E, soft_shift = most_student * soft, teacher_shift = most_teacher * soft;
+  const float hard_shift = most_student * kLog2E, soft_shift = most_student * soft,
+              teacher_shift = most_teacher * soft;
   float hard_sum = 0, soft_sum = 0, teacher_sum = 0, weighted = 0;
   for (int i = threadIdx.x; i < vectors; i += kThreads) {
     float s[n], t[n];
@@ -127,7 +131,8 @@ __global__ void __launch_bounds__(kThreads) distil(const Arguments a) {
     teacher.again(i, t);
 #pragma unroll
     for (int k = 0; k < n; ++k) {
-      d[k] = exp2f(fmaf(s[k], kLog2E, -hard_shift)) * hard_share + exp2f(fmaf(s[k], soft, -soft_shift)) * soft_share -
+      d[k] = exp2f(fmaf(s[k], kLog2E, -hard_shift)) * hard_share +
+             exp2f(fmaf(s[k], soft, -soft_shift)) * soft_share -
              exp2f(fmaf(t[k], soft, -teacher_shift)) * teacher_share;
       if (i * n + k == label) d[k] -= factor * (1 - alpha);
     }

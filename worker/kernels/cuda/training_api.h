@@ -103,12 +103,12 @@ int finesweep_mean_backward(const void* dy, const std::int32_t* starts, void* dx
 int finesweep_cross_entropy(void* logits, std::int64_t stride, const std::int64_t* labels, std::int64_t tokens,
                             std::int64_t vocabulary, int gradient, FinesweepNumber denominator, float* losses,
                             int type, void* stream);
-/// losses[t] = alpha T² KL(softmax(teacher[t] / T) ‖ softmax(student[t] / T)) + (1 - alpha) cross-entropy, 0 where a
-/// label is negative. With `gradient` the student's logits become its gradient / denominator, as above. Both have this
-/// stride, a multiple of 16 bytes.
+/// losses[t] = alpha T² KL(softmax(teacher[t] / T) ‖ softmax(student[t] / T)) + (1 - alpha) cross-entropy, 0 where
+/// a label is negative. With `gradient` the student's logits become its gradient / denominator, as above. Both have
+/// this stride, a multiple of 16 bytes.
 int finesweep_distillation(void* student, const void* teacher, std::int64_t stride, const std::int64_t* labels,
-                           std::int64_t tokens, std::int64_t vocabulary, int gradient, float temperature, float alpha,
-                           FinesweepNumber denominator, float* losses, int type, void* stream);
+                           std::int64_t tokens, std::int64_t vocabulary, int gradient, float temperature,
+                           float alpha, FinesweepNumber denominator, float* losses, int type, void* stream);
 /// total[0] += sum of values / denominator, in a fixed order.
 int finesweep_add_sum(const float* values, std::int64_t count, FinesweepNumber denominator, double* total,
                       void* stream);

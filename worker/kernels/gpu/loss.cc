@@ -14,6 +14,7 @@
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/gradient_watch.h"
 #include "worker/kernels/linear_pass.h"
 #include "worker/kernels/spare_rows.h"
 
@@ -63,10 +64,11 @@ std::int64_t round_stride(std::int64_t columns) {
   return (columns + 7) / 8 * 8;
 }
 
-/// A loss of logits [count, vocabulary], whose rows lie `stride` apart and have room up to there, of the tokens from
-/// `begin` on: each token's loss goes to `losses`, and with `gradient` the logits become the gradient of the whole.
-using ChunkLoss = std::function<void(const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient,
-                                     float* losses)>;
+/// A loss of logits [count, vocabulary], whose rows lie `stride` apart and have room up to there, of the tokens
+/// from `begin` on: each token's loss goes to `losses`, and with `gradient` the logits become the gradient of the
+/// whole.
+using ChunkLoss = std::function<void(const at::Tensor& logits, std::int64_t stride, std::int64_t begin,
+                                     bool gradient, float* losses)>;
 
 /// The sum of such losses of scale · hidden Wᵀ + b, without all logits at once: gradients are computed on the way
 /// forward.
@@ -112,8 +114,8 @@ Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const T
     if (bias_wanted) add_column_sums(gradients.bias, logits);
   }
   const at::Tensor total = at::zeros({}, wide.dtype(at::kDouble));
-  call(&CudaModule::add_sum, "loss", total, losses.const_data_ptr<float>(), tokens,
-       kernel_view(denominator), total.mutable_data_ptr<double>());
+  call(&CudaModule::add_sum, "loss", total, losses.const_data_ptr<float>(), tokens, kernel_view(denominator),
+       total.mutable_data_ptr<double>());
   const at::Tensor value = total.to(at::kFloat);
   if (!wanted) return Var(value);
 
@@ -130,6 +132,7 @@ Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const T
     if (scale != 1) d = d * scale;
     hidden_slot->add(index.defined() ? scattered(d, index, all) : d);
   });
+  adds_to(tape, {head.weight, head.bias});
   return result;
 }
 
@@ -161,10 +164,10 @@ Var linear_distillation(Tape* tape, const Var& hidden, const LinearModule& head,
         const at::Tensor products = buffer.narrow(0, 0, count).narrow(1, 0, weight.size(0));
         multiply(of_teacher.narrow(0, begin, count), weight.t(), products);
         if (teacher.head->bias != nullptr) products.narrow(1, 0, vocabulary).add_(teacher.head->bias->value);
-        call(&CudaModule::distillation, "distillation", logits, logits.mutable_data_ptr(), products.const_data_ptr(),
-             stride, labels.labels.const_data_ptr<std::int64_t>() + begin, count, vocabulary, gradient ? 1 : 0,
-             static_cast<float>(how.temperature), static_cast<float>(how.alpha), kernel_view(denominator), losses,
-             type_of(logits));
+        call(&CudaModule::distillation, "distillation", logits, logits.mutable_data_ptr(),
+             products.const_data_ptr(), stride, labels.labels.const_data_ptr<std::int64_t>() + begin, count,
+             vocabulary, gradient ? 1 : 0, static_cast<float>(how.temperature), static_cast<float>(how.alpha),
+             kernel_view(denominator), losses, type_of(logits));
       });
 }
 
