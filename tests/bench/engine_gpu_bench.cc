@@ -26,9 +26,9 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -264,16 +264,19 @@ class RandomRows final : public TaskData {
     return batches_[static_cast<std::size_t>(rows.front() / a_batch)];
   }
   std::int64_t evaluation_units(const EvaluateSettings&) const override { return 0; }
-  Result<std::optional<Metrics>> evaluate(Model&, const EvaluationRun&) const override { return Error{"no metrics"}; }
+  Result<std::optional<Metrics>> evaluate(Model&, const EvaluationRun&) const override {
+    return Error{"no metrics"};
+  }
 
  private:
   std::vector<Batch> batches_;
   std::int64_t length_;
 };
 
-/// A GPT-2-medium that teaches. Its states of the batches are kept, as in a job from the second epoch on; without a key
-/// it runs in every step.
-std::unique_ptr<Teacher> gpt2_medium(const TaskData& rows, const Case& what, const std::optional<std::string>& key) {
+/// A GPT-2-medium that teaches. Its states of the batches are kept, as in a job from the second epoch on; without a
+/// key it runs in every step.
+std::unique_ptr<Teacher> gpt2_medium(const TaskData& rows, const Case& what,
+                                     const std::optional<std::string>& key) {
   ModelOptions how;
   how.head = ModelHead::language_model;
   how.precision = what.precision;

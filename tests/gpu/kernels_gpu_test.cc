@@ -383,7 +383,8 @@ TEST_P(KernelsOnGpu, distillation_is_its_reference) {
         const Distillation how{2.5, alpha};
         Parameter weight = parameter(numbers({vocabulary, width}, 1) / 4, type(), trained);
         Parameter other = parameter(numbers({vocabulary, width}, 2) / 4, type(), false);
-        const LinearModule head{{"head"}, &weight, nullptr, {}, {}}, teacher_head{{"head"}, &other, nullptr, {}, {}};
+        const LinearModule head{{"head"}, &weight, nullptr, {}, {}},
+            teacher_head{{"head"}, &other, nullptr, {}, {}};
         at::Tensor labels = at::arange(tokens, at::kLong) * 13 % vocabulary;
         labels.masked_fill_((at::arange(tokens, at::kLong) % 3).eq(1), -100);
         const at::Tensor index = at::nonzero(labels.ne(-100)).squeeze(1);
