@@ -11,6 +11,7 @@
 #include <set>
 #include <thread>
 
+#include "coordinator/devices.h"
 #include "jobs/crash_point.h"
 
 namespace finesweep::coordinator {
@@ -79,12 +80,7 @@ int MpiWorld::node_index() const {
 }
 
 std::string MpiWorld::host() const {
-  // Several nodes of Slurm may share a host name; each has a name of its own.
-  if (const char* node = std::getenv("SLURMD_NODENAME"); node && *node) return node;
-  char name[MPI_MAX_PROCESSOR_NAME] = "";
-  int length = 0;
-  check(MPI_Get_processor_name(name, &length), "MPI_Get_processor_name");
-  return std::string(name, static_cast<std::size_t>(length));
+  return host_name();
 }
 
 void MpiWorld::exit(int exit_code) {

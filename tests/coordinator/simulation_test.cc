@@ -51,13 +51,14 @@ struct Totals : simulation::Report {
                               {&publish_failures, r.publish_failures},
                               {&isolated, r.isolated},
                               {&packs, r.packs},
-                              {&halved_packs, r.halved_packs}}) {
+                              {&halved_packs, r.halved_packs},
+                              {&answered_cancellations, r.answered_cancellations}}) {
       *sum += value;
     }
   }
   bool everything_happened() const {
     for (int happened : {coordinator_lives, committed, failed, cancelled, losses, failures, thefts, interruptions,
-                         refused_results, adopted_artifacts, publish_failures, isolated, packs, halved_packs}) {
+                         refused_results, adopted_artifacts, publish_failures, isolated, packs, halved_packs, answered_cancellations}) {
       if (happened == 0) return false;
     }
     return true;
