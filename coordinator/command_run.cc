@@ -208,8 +208,8 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
       seconds_of("FINESWEEP_LEASE_S", std::chrono::duration<double>(driver_options.reactor.lease).count())));
   if (joining) console.show(joining->record());
   Driver driver(
-      *store, &*lock, run, std::move(sweep->plan), both ? static_cast<WorkerLink&>(*both) : link, [&](const Json& record) { console.show(record); },
-      std::move(driver_options));
+      *store, &*lock, run, std::move(sweep->plan), both ? static_cast<WorkerLink&>(*both) : link,
+      [&](const Json& record) { console.show(record); }, std::move(driver_options));
   return driver.run();
 }
 

@@ -19,7 +19,8 @@ struct HostResources {
 };
 HostResources read_host_resources();
 
-/// Workers of one name share a machine. Slurm's name of the node where there is one: several nodes may share a host name.
+/// Workers of one name share a machine. Slurm's name of the node where there is one: several nodes may share a host
+/// name.
 std::string host_name();
 
 /// The devices of the workers of one host by `--devices`: "auto" (all GPUs, else the CPU), "cpu", or "0,1".

@@ -101,13 +101,13 @@ struct TcpLink::Impl {
 
     void read_payload(std::size_t size) {
       frame.resize(size);
-      boost::asio::async_read(
-          socket, boost::asio::buffer(frame.data() + kFrameHeaderBytes, size - kFrameHeaderBytes),
-          [self = shared_from_this()](const error_code& error, std::size_t) {
-            if (error) return self->cut_off();
-            self->owner.put({self->rank, std::exchange(self->frame, {})});
-            self->read_header();
-          });
+      boost::asio::async_read(socket,
+                              boost::asio::buffer(frame.data() + kFrameHeaderBytes, size - kFrameHeaderBytes),
+                              [self = shared_from_this()](const error_code& error, std::size_t) {
+                                if (error) return self->cut_off();
+                                self->owner.put({self->rank, std::exchange(self->frame, {})});
+                                self->read_header();
+                              });
     }
 
     void send(Bytes bytes) {

@@ -27,9 +27,9 @@ struct TcpLinkOptions {
 /// Frames to and from workers that join a running sweep over TCP. Listens, shakes hands (jobs/join.h), reads and
 /// writes in a thread of its own; the calls below are for one other thread and never wait for the network.
 ///
-/// Of a stranger nothing but the fixed-length answer to the greeting is read. A worker that sends what is no frame is
-/// cut off; damaged frames are passed on, for the driver to refuse. Who sends faster than receive() is called is read
-/// no further until then.
+/// Of a stranger nothing but the fixed-length answer to the greeting is read. A worker that sends what is no frame
+/// is cut off; damaged frames are passed on, for the driver to refuse. Who sends faster than receive() is called is
+/// read no further until then.
 class TcpLink final : public WorkerLink {
  public:
   /// The Error names the address.

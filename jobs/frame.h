@@ -11,8 +11,8 @@
 
 namespace finesweep {
 
-// Everything that processes of finesweep say to each other, over MPI, over TCP and over the socketpair to the runner,
-// travels in frames, little-endian:
+// Everything that processes of finesweep say to each other, over MPI, over TCP and over the socketpair to the
+// runner, travels in frames, little-endian:
 //
 //   offset  bytes
 //   0       4      magic "FSWP"

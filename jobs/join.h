@@ -10,15 +10,15 @@
 
 namespace finesweep {
 
-// A worker that was not started with the sweep joins it over TCP. Before the first frame coordinator and worker prove
-// to each other that they know the token of the run's join.json, which itself never travels:
+// A worker that was not started with the sweep joins it over TCP. Before the first frame coordinator and worker
+// prove to each other that they know the token of the run's join.json, which itself never travels:
 //
 //   coordinator → worker   greeting       "FSWJ", kFrameVersion (2 bytes, little-endian), 2 zero bytes, nonce C
 //   worker → coordinator   answer         the same beginning, nonce W, HMAC-SHA256(token, "worker" C W)
 //   coordinator → worker   confirmation   HMAC-SHA256(token, "coordinator" C W)
 //
-// Nonces and token have 32 bytes. Who does not know the token learns nothing from what travels, and can neither join
-// nor pass for the coordinator. What follows is frames (jobs/frame.h), neither encrypted nor signed.
+// Nonces and token have 32 bytes. Who does not know the token learns nothing from what travels, and can neither
+// join nor pass for the coordinator. What follows is frames (jobs/frame.h), neither encrypted nor signed.
 
 using Secret = std::array<std::uint8_t, 32>;
 

@@ -36,7 +36,8 @@ class TcpCoordinatorLinkTest : public testing::Test {
     if (thread_.joinable()) thread_.join();
   }
   Result<std::unique_ptr<TcpCoordinatorLink>> connect(std::chrono::milliseconds limit = 10s) {
-    return TcpCoordinatorLink::connect(io, {"127.0.0.1", acceptor_.local_endpoint().port(), token, "/nowhere"}, limit);
+    return TcpCoordinatorLink::connect(io, {"127.0.0.1", acceptor_.local_endpoint().port(), token, "/nowhere"},
+                                       limit);
   }
   bool run_until(const std::function<bool()>& condition) {
     const auto until = std::chrono::steady_clock::now() + 20s;
@@ -148,7 +149,9 @@ TEST_F(TcpCoordinatorLinkTest, one_that_says_nothing_is_waited_for_only_so_long)
 TEST_F(TcpCoordinatorLinkTest, where_nobody_listens_the_place_is_named) {
   const int port = [] {
     boost::asio::io_context other;
-    return tcp::acceptor(other, tcp::endpoint(boost::asio::ip::make_address("127.0.0.1"), 0)).local_endpoint().port();
+    return tcp::acceptor(other, tcp::endpoint(boost::asio::ip::make_address("127.0.0.1"), 0))
+        .local_endpoint()
+        .port();
   }();
   const auto link = TcpCoordinatorLink::connect(io, {"127.0.0.1", port, token, "/nowhere"}, 5s);
   ASSERT_FALSE(link);

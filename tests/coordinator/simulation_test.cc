@@ -57,8 +57,9 @@ struct Totals : simulation::Report {
     }
   }
   bool everything_happened() const {
-    for (int happened : {coordinator_lives, committed, failed, cancelled, losses, failures, thefts, interruptions,
-                         refused_results, adopted_artifacts, publish_failures, isolated, packs, halved_packs, answered_cancellations}) {
+    for (int happened :
+         {coordinator_lives, committed, failed, cancelled, losses, failures, thefts, interruptions, refused_results,
+          adopted_artifacts, publish_failures, isolated, packs, halved_packs, answered_cancellations}) {
       if (happened == 0) return false;
     }
     return true;

@@ -190,7 +190,8 @@ TEST_F(TcpLinkTest, an_answer_that_was_recorded_is_of_no_use) {
 TEST_F(TcpLinkTest, frames_before_the_token_garbage_and_nothing_at_all_are_refused) {
   listen();
   const Bytes frame = encode(Hello{std::string(100, 'x'), 1, 0, "cpu"});
-  const std::string request = "GET / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: something long enough to be read\r\n\r\n";
+  const std::string request =
+      "GET / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: something long enough to be read\r\n\r\n";
   for (const Bytes& bytes : {frame, Bytes(request.begin(), request.end()), Bytes(1 << 20, 0xff)}) {
     Client stranger(link->port());
     stranger.greeting();

@@ -100,8 +100,8 @@ TEST_F(JoinTest, what_is_no_ticket_is_refused_with_its_file) {
   ASSERT_TRUE(parse_join_ticket(text("1", good), "f"));
   for (const std::string& bad :
        {std::string(), std::string("[]"), std::string("{}"), text("0", good), text("65536", good), text("-1", good),
-        text("\"1\"", good), text("1.5", good), text("1", ""), text("1", good + "00"), text("1", std::string(64, 'g')),
-        text("1", good.substr(2) + " 1")}) {
+        text("\"1\"", good), text("1.5", good), text("1", ""), text("1", good + "00"),
+        text("1", std::string(64, 'g')), text("1", good.substr(2) + " 1")}) {
     const auto ticket = parse_join_ticket(bad, "some/join.json");
     ASSERT_FALSE(ticket) << bad;
     EXPECT_THAT(ticket.error().message, HasSubstr("some/join.json")) << bad;

@@ -48,7 +48,8 @@ class Joining : public ::testing::Test {
           name = joined[count - 1].value("worker", "");
           const Json status = Json::parse(read_text(run_ / "status.json"), nullptr, false);
           for (const Json& worker : status.is_object() ? status.value("workers", Json::array()) : Json::array())
-            if (std::to_string(worker.value("rank", 0)) == name.substr(0, name.find('/')) && worker.contains("attempt"))
+            if (std::to_string(worker.value("rank", 0)) == name.substr(0, name.find('/')) &&
+                worker.contains("attempt"))
               return true;
           return false;
         },
@@ -116,7 +117,8 @@ TEST_F(Joining, a_worker_joins_the_coordinator_that_follows_one_that_was_killed)
   at_work(2);
   const std::string first_ticket = read_text(ticket_);
   ASSERT_EQ(kill(coordinator(), SIGKILL), 0);
-  EXPECT_TRUE(wait_for([&] { return events("sweep_started").size() == 2 && events("worker_joined").size() == 4; }, 60s))
+  EXPECT_TRUE(
+      wait_for([&] { return events("sweep_started").size() == 2 && events("worker_joined").size() == 4; }, 60s))
       << run.output() << early.output();
   EXPECT_NE(read_text(ticket_), first_ticket) << "a token is used by one coordinator";
   EXPECT_EQ(run.wait(300s), 0) << run.output();

@@ -81,8 +81,8 @@ struct Agent::Impl {
     });
   }
 
-  /// The coordinator died under a launcher that keeps the other ranks (srun), or this worker had joined it. What runs
-  /// goes on from its checkpoint in the sweep's next life.
+  /// The coordinator died under a launcher that keeps the other ranks (srun), or this worker had joined it. What
+  /// runs goes on from its checkpoint in the sweep's next life.
   void desert(const char* why) {
     spdlog::error("{}: this worker lets go of its jobs", why);
     deserted = true;

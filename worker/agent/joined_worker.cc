@@ -99,9 +99,10 @@ class JoinedWorker {
       if (!leaving_) pause();
     }
     if (!failure.hopeless)
-      failure.message = "no coordinator was found within " +
-                        std::to_string(std::chrono::duration_cast<std::chrono::seconds>(options_.patience).count()) +
-                        " s: " + failure.message + ". Does the sweep run, with --join-port?";
+      failure.message =
+          "no coordinator was found within " +
+          std::to_string(std::chrono::duration_cast<std::chrono::seconds>(options_.patience).count()) +
+          " s: " + failure.message + ". Does the sweep run, with --join-port?";
     return nullptr;
   }
 
@@ -117,8 +118,9 @@ class JoinedWorker {
     const auto there = storage::RunDirectory(ticket->run_directory).join_file();
     std::error_code ignored;
     if (!std::filesystem::exists(there, ignored) && std::filesystem::exists(options_.ticket, ignored)) {
-      failure = {ticket->run_directory + ": not seen from this host; the run directory must be shared, at the same path",
-                 true};
+      failure = {
+          ticket->run_directory + ": not seen from this host; the run directory must be shared, at the same path",
+          true};
       return nullptr;
     }
     auto link = TcpCoordinatorLink::connect(loop_->io, *ticket, kHandshakeLimit);

@@ -59,8 +59,8 @@ struct TcpCoordinatorLink::Impl : std::enable_shared_from_this<Impl> {
     error = finish(until, [&](auto done) { boost::asio::async_write(socket, boost::asio::buffer(*answer), done); });
     if (error) return Error{error.message()};
     Confirmation confirmation;
-    error = finish(until,
-                   [&](auto done) { boost::asio::async_read(socket, boost::asio::buffer(confirmation), done); });
+    error =
+        finish(until, [&](auto done) { boost::asio::async_read(socket, boost::asio::buffer(confirmation), done); });
     if (error) return Error{"it did not take the token (" + error.message() + ")"};
     return check_confirmation(ticket.token, greeting, *answer, confirmation);
   }
@@ -79,8 +79,7 @@ struct TcpCoordinatorLink::Impl : std::enable_shared_from_this<Impl> {
 
   void read_payload(std::size_t size) {
     frame.resize(size);
-    boost::asio::async_read(socket,
-                            boost::asio::buffer(frame.data() + kFrameHeaderBytes, size - kFrameHeaderBytes),
+    boost::asio::async_read(socket, boost::asio::buffer(frame.data() + kFrameHeaderBytes, size - kFrameHeaderBytes),
                             [self = shared_from_this()](const error_code& error, std::size_t) {
                               if (error) return self->close();
                               self->inbox.push_back(std::exchange(self->frame, {}));
