@@ -139,14 +139,16 @@ TEST_F(TcpLinkTest, frames_travel_both_ways_whole_and_in_order_and_ranks_are_not
     Bytes received;
     while (received.size() < sent.size()) {
       const auto frame = next();
-      ASSERT_EQ(frame.rank, rank);
-      ASSERT_FALSE(frame.closed);
+      EXPECT_EQ(frame.rank, rank);
+      if (frame.closed || frame.frame.empty()) break;
       received.insert(received.end(), frame.frame.begin(), frame.frame.end());
       link->send(rank, frame.frame);
     }
     EXPECT_EQ(received, sent);
     EXPECT_EQ(worker.read(sent.size()), sent);
     writing.join();
+    link->forget(rank);
+    EXPECT_TRUE(next().closed);
   }
 }
 
