@@ -7,6 +7,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <future>
 #include <map>
 #include <thread>
 #include <utility>
@@ -250,6 +251,19 @@ struct Driver::Impl {
     return reports::write_reports(*data, run.reports());
   }
 
+  /// Those of a huge sweep take minutes: beside them the lock is held, and status.json shows that this process
+  /// lives. The store is the writing thread's meanwhile.
+  Status write_last_reports() {
+    auto writing = std::async(std::launch::async, [this] { return write_all_reports(); });
+    Every status(kStatusEvery), holding(kLockEvery);
+    while (writing.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready) {
+      if (status.due(now())) put_status(StatusSnapshot::State::running, std::nullopt);
+      if (lock && holding.due(now()))
+        if (const Status held = lock->heartbeat(); !held) spdlog::warn("{}", held.error().message);
+    }
+    return writing.get();
+  }
+
   // ---- who is there ----
 
   /// A launcher that keeps the other ranks when one dies tells nobody: workers hear that the coordinator lives, and
@@ -381,7 +395,7 @@ struct Driver::Impl {
     const auto state = complete ? StatusSnapshot::State::finished : StatusSnapshot::State::interrupted;
     const StatusSnapshot last = snapshot(state, exit_code);
     crash_point("reports.before_write");
-    const Status reported = write_all_reports();
+    const Status reported = write_last_reports();
     crash_point("reports.written");
     Json ended{{"event", "sweep_ended"},
                {"state", std::string(storage::status_state_name(state))},

@@ -25,7 +25,9 @@ class MpiWorld {
   int node_index() const;
   std::string host() const;
 
-  /// MPI_Finalize with a deadline; then the process exits with `exit_code`, whatever MPI does. Never returns.
+  /// MPI_Finalize with a deadline; then the process exits with `exit_code`, whatever MPI does. Never returns. A
+  /// worker that ends well waits there for the coordinator, which may have long reports to write: plain mpirun ends
+  /// all ranks where one exits without the others.
   [[noreturn]] void exit(int exit_code);
 
  private:

@@ -31,8 +31,9 @@ class TcpCoordinatorLinkTest : public testing::Test {
       if (!error) behave(socket);
     });
   }
-  void TearDown() override {
-    acceptor_.close();
+  void TearDown() override { finish(); }
+  /// Until who listened is done with what the test lent it.
+  void finish() {
     if (thread_.joinable()) thread_.join();
   }
   Result<std::unique_ptr<TcpCoordinatorLink>> connect(std::chrono::milliseconds limit = 10s) {
@@ -95,6 +96,7 @@ TEST_F(TcpCoordinatorLinkTest, frames_travel_both_ways_and_a_closed_connection_i
     for (const Bytes& frame : (*link)->receive()) frames += frame == alive;
     return (*link)->closed();
   }));
+  finish();
   EXPECT_EQ(frames, 3);
   EXPECT_EQ(heard, hello);
 }
@@ -111,7 +113,7 @@ TEST_F(TcpCoordinatorLinkTest, one_that_passes_for_the_coordinator_gets_neither_
   const auto link = connect();
   ASSERT_FALSE(link);
   EXPECT_THAT(link.error().message, HasSubstr("does not know the token"));
-  TearDown();
+  finish();
   EXPECT_EQ(heard.size(), kAnswerBytes);
   EXPECT_EQ(std::search(heard.begin(), heard.end(), token.begin(), token.begin() + 4), heard.end());
 }
@@ -135,6 +137,7 @@ TEST_F(TcpCoordinatorLinkTest, other_programs_and_other_versions_are_named) {
   const auto link = connect();
   ASSERT_FALSE(link);
   EXPECT_THAT(link.error().message, HasSubstr("does not speak finesweep's protocol"));
+  finish();
 }
 
 TEST_F(TcpCoordinatorLinkTest, one_that_says_nothing_is_waited_for_only_so_long) {

@@ -59,9 +59,9 @@ class Cluster {
 
   void run() {
     const std::int64_t before = resident_kib();
-    auto jobs = make_jobs(job_count_);
+    const auto jobs = make_jobs(job_count_);
     const auto started = std::chrono::steady_clock::now();
-    reactor_.emplace(ReactorOptions{}, std::move(jobs), std::map<JobId, JobHistory>{});
+    reactor_.emplace(ReactorOptions{}, jobs, std::map<JobId, JobHistory>{});
     const std::chrono::duration<double> construction = std::chrono::steady_clock::now() - started;
     for (int i = 0; i < static_cast<int>(workers_.size()); ++i) join(i);
     while (!reactor_->ended() && !schedule_.empty()) {
