@@ -10,6 +10,7 @@
 #include <chrono>
 #include <filesystem>
 #include <iostream>
+#include <thread>
 
 #include "coordinator/commands.h"
 #include "coordinator/devices.h"
@@ -51,8 +52,12 @@ int worker_main(coordinator::MpiWorld& world, const std::string& device, const f
   agent.start();
   io.run();
   if (!agent.deserted()) return 0;
-  // One worker of each node is enough.
-  if (world.node_index() > 0 || agent.run_directory().empty()) return 4;
+  if (agent.run_directory().empty()) return 4;
+  if (world.node_index() > 0) {
+    // One worker of each node is enough; but where another exits without the rest, Slurm's PMIx ends the whole step.
+    std::this_thread::sleep_for(std::chrono::seconds(60));
+    return 4;
+  }
   return coordinator::slurm_life_command({"desert", agent.run_directory(), 0});
 }
 
