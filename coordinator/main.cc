@@ -54,7 +54,8 @@ int worker_main(coordinator::MpiWorld& world, const std::string& device, const f
   if (!agent.deserted()) return 0;
   if (agent.run_directory().empty()) return 4;
   if (world.node_index() > 0) {
-    // One worker of each node is enough; but where another exits without the rest, Slurm's PMIx ends the whole step.
+    // One worker of each node is enough; but where another exits without the rest, Slurm's PMIx ends the whole
+    // step.
     std::this_thread::sleep_for(std::chrono::seconds(60));
     return 4;
   }

@@ -21,14 +21,6 @@ namespace {
 constexpr int kTag = 1;
 /// Messages that one call takes.
 constexpr std::size_t kMostAtOnce = 512;
-/// How long MPI_Finalize may take: waiting for ranks that may be dead, and of a worker for the coordinator's
-/// reports.
-constexpr std::chrono::seconds kOthersEnd{3}, kCoordinatorsEnd{600};
-
-bool under_srun() {
-  return std::getenv("SLURM_STEP_ID") != nullptr;
-}
-
 /// Every MPI call passes here: the code in words, the call and the rank. Without MPI nothing of ours can go on, so
 /// an error ends the process; the sweep is resumed from the store.
 void check(int code, const char* call) {
@@ -92,12 +84,11 @@ std::string MpiWorld::host() const {
 
 void MpiWorld::exit(int exit_code) {
   fflush(nullptr);
-  // MPI_Finalize waits for the other ranks, and for ever where one of them is dead and the launcher (srun) keeps
-  // the others.
+  // MPI_Finalize waits for the other ranks, and for ever where one of them is dead.
   const bool awaits_coordinator = impl_->rank > 0 && exit_code == 0;
-  if (!awaits_coordinator || under_srun())
-    std::thread([exit_code, deadline = awaits_coordinator ? kCoordinatorsEnd : kOthersEnd] {
-      std::this_thread::sleep_for(deadline);
+  if (!awaits_coordinator)
+    std::thread([exit_code] {
+      std::this_thread::sleep_for(std::chrono::seconds(3));
       _exit(exit_code);
     }).detach();
   MPI_Finalize();
