@@ -36,7 +36,7 @@ volatile std::sig_atomic_t stop_wanted = 0;
 // How often, in seconds.
 constexpr double kTickEvery = 0.25;
 constexpr double kProgressEvery = 0.25;
-constexpr double kStatusEvery = 1;
+constexpr double kStatusEvery = 1, kStatusMeanwhile = 5;
 constexpr double kControlEvery = 0.5;
 constexpr double kLockEvery = 2;
 // MPI cannot wake a thread: the link is looked at this seldom when all is quiet.
@@ -255,7 +255,7 @@ struct Driver::Impl {
   /// lives. The store is the writing thread's meanwhile.
   Status write_last_reports() {
     auto writing = std::async(std::launch::async, [this] { return write_all_reports(); });
-    Every status(kStatusEvery), holding(kLockEvery);
+    Every status(kStatusMeanwhile), holding(kLockEvery);
     while (writing.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready) {
       if (status.due(now())) put_status(StatusSnapshot::State::running, std::nullopt);
       if (lock && holding.due(now()))
