@@ -6,6 +6,8 @@
 #include <csignal>
 #include <cstdlib>
 #include <iostream>
+#include <memory>
+#include <optional>
 #include <thread>
 
 #include "coordinator/commands.h"
@@ -14,9 +16,12 @@
 #include "coordinator/driver.h"
 #include "coordinator/local_scratch.h"
 #include "coordinator/mpi_link.h"
+#include "coordinator/split_link.h"
 #include "coordinator/supervisor.h"
 #include "coordinator/sweep_input.h"
+#include "coordinator/tcp_link.h"
 #include "coordinator/unix_time.h"
+#include "jobs/join.h"
 #include "jobs/messages.h"
 #include "slurm/allocation.h"
 #include "storage/coordinator_lock.h"
@@ -90,6 +95,9 @@ int run_supervised(const RunOptions& options) {
       "run", fs::absolute(options.sweep).string(), "--out", run.path().string(), "--devices", options.devices};
   for (const std::string& override : options.overrides)
     supervisor.arguments.insert(supervisor.arguments.end(), {"--set", override});
+  if (options.join_port >= 0)
+    supervisor.arguments.insert(supervisor.arguments.end(), {"--join-port", std::to_string(options.join_port),
+                                                             "--join-address", options.join_address});
   Console console(options.json                 ? ConsoleMode::json
                   : isatty(STDOUT_FILENO) == 1 ? ConsoleMode::bars
                                                : ConsoleMode::lines);
@@ -117,6 +125,47 @@ int fail(int exit_code, const std::string& message) {
   return exit_code;
 }
 
+/// Lets workers join while it lives: listens, and says in join.json where and with which token.
+class Joining {
+ public:
+  static Result<std::unique_ptr<Joining>> allow(const RunOptions& options, const storage::RunDirectory& run,
+                                                int first_rank) {
+    const auto token = random_secret();
+    if (!token) return token.error();
+    TcpLinkOptions link_options;
+    link_options.address = options.join_address;
+    link_options.port = options.join_port;
+    link_options.first_rank = first_rank;
+    auto link = TcpLink::listen(link_options, *token);
+    if (!link) return Error{"--join-port: " + link.error().message};
+    JoinTicket ticket{options.join_address, (*link)->port(), *token, run.path().string()};
+    if (options.join_address == "0.0.0.0" || options.join_address == "::") ticket.host = host_name();
+    auto joining = std::unique_ptr<Joining>(new Joining(run.join_file(), std::move(*link)));
+    if (const Status written = storage::write_file_atomically(run.join_file(), write_join_ticket(ticket), 0600);
+        !written)
+      return written.error();
+    joining->record_ = {{"event", "joining_allowed"},
+                        {"host", ticket.host},
+                        {"port", ticket.port},
+                        {"file", run.join_file().string()}};
+    return joining;
+  }
+  ~Joining() {
+    std::error_code ignored;
+    fs::remove(file_, ignored);
+  }
+
+  TcpLink& link() { return *link_; }
+  const Json& record() const { return record_; }
+
+ private:
+  Joining(fs::path file, std::unique_ptr<TcpLink> link) : file_(std::move(file)), link_(std::move(link)) {}
+
+  fs::path file_;
+  std::unique_ptr<TcpLink> link_;
+  Json record_;
+};
+
 int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   if (world.size() < 2)
     return fail(2,
@@ -143,6 +192,17 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   if (const Status written = storage::write_file_atomically(run.sweep_file(), sweep->resolved_text); !written)
     return fail(4, written.error().message);
 
+  std::unique_ptr<Joining> joining;
+  std::optional<SplitLink> both;
+  std::error_code ignored;
+  fs::remove(run.join_file(), ignored);  // of a coordinator that was killed
+  if (options.join_port >= 0) {
+    auto allowed = Joining::allow(options, run, world.size());
+    if (!allowed) return fail(2, allowed.error().message);
+    joining = std::move(*allowed);
+    both.emplace(link, joining->link(), world.size());
+  }
+
   Console console(supervised() ? ConsoleMode::wire : options.json ? ConsoleMode::json : ConsoleMode::lines);
   DriverOptions driver_options;
   driver_options.threads = sweep->plan.resources.threads;
@@ -152,9 +212,10 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   driver_options.no_progress_s = seconds_of("FINESWEEP_NO_PROGRESS_S", driver_options.no_progress_s);
   driver_options.reactor.lease = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(
       seconds_of("FINESWEEP_LEASE_S", std::chrono::duration<double>(driver_options.reactor.lease).count())));
+  if (joining) console.show(joining->record());
   Driver driver(
-      *store, &*lock, run, std::move(sweep->plan), link, [&](const Json& record) { console.show(record); },
-      std::move(driver_options));
+      *store, &*lock, run, std::move(sweep->plan), both ? static_cast<WorkerLink&>(*both) : link,
+      [&](const Json& record) { console.show(record); }, std::move(driver_options));
   return driver.run();
 }
 

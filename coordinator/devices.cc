@@ -1,6 +1,7 @@
 #include "coordinator/devices.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -55,6 +56,13 @@ HostResources read_host_resources() {
   host.available_memory_mb = available_memory_mb();
   host.gpus = visible_gpus();
   return host;
+}
+
+std::string host_name() {
+  if (const char* node = std::getenv("SLURMD_NODENAME"); node && *node) return node;
+  char name[256] = "";
+  gethostname(name, sizeof name - 1);
+  return name;
 }
 
 Result<std::vector<std::string>> choose_devices(const std::string& devices, const HostResources& host) {

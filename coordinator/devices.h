@@ -19,6 +19,10 @@ struct HostResources {
 };
 HostResources read_host_resources();
 
+/// Workers of one name share a machine. Slurm's name of the node where there is one: several nodes may share a host
+/// name.
+std::string host_name();
+
 /// The devices of the workers of one host by `--devices`: "auto" (all GPUs, else the CPU), "cpu", or "0,1".
 /// Each entry is "cpu" or "cuda:<index>"; a worker whose index is beyond the list of GPUs has no device.
 Result<std::vector<std::string>> choose_devices(const std::string& devices, const HostResources& host);

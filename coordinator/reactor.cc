@@ -237,8 +237,8 @@ struct Reactor::Impl : ReactorState {
   }
 };
 
-Reactor::Reactor(ReactorOptions options, std::vector<Job> jobs, const std::map<JobId, JobHistory>& history)
-    : impl_(std::make_unique<Impl>(options, std::move(jobs), history)) {}
+Reactor::Reactor(ReactorOptions options, const std::vector<Job>& jobs, const std::map<JobId, JobHistory>& history)
+    : impl_(std::make_unique<Impl>(options, jobs, history)) {}
 
 Reactor::~Reactor() = default;
 

@@ -199,9 +199,11 @@ struct Counts {
 /// Work per event is proportional to what changes, not to the number of jobs.
 class Reactor {
  public:
-  /// `jobs` in plan order (inputs first); earlier jobs are dispatched first. `history` for jobs known from before.
-  /// Throws std::invalid_argument where a job occurs twice or stands before one that it needs.
-  Reactor(ReactorOptions options, std::vector<Job> jobs, const std::map<JobId, JobHistory>& history);
+  /// `jobs` in plan order (inputs first), which outlive the reactor; earlier jobs are dispatched first. `history`
+  /// for jobs known from before. Throws std::invalid_argument where a job occurs twice or stands before one that it
+  /// needs.
+  Reactor(ReactorOptions options, const std::vector<Job>& jobs, const std::map<JobId, JobHistory>& history);
+  Reactor(ReactorOptions options, std::vector<Job>&& jobs, const std::map<JobId, JobHistory>& history) = delete;
   ~Reactor();
 
   std::vector<Effect> handle(const Event& event, Instant now);

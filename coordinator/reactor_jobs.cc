@@ -27,8 +27,8 @@ std::int64_t& count(Counts& counts, JobPhase phase) {
 }
 }  // namespace
 
-ReactorJobs::ReactorJobs(std::vector<Job> jobs, const std::map<JobId, JobHistory>& history)
-    : jobs_(std::move(jobs)), states_(jobs_.size()), needs_(jobs_.size()) {
+ReactorJobs::ReactorJobs(const std::vector<Job>& jobs, const std::map<JobId, JobHistory>& history)
+    : jobs_(jobs), states_(jobs_.size()), needs_(jobs_.size()) {
   index_.reserve(jobs_.size());
   counts_.waiting = size();
   first_dependent_.assign(jobs_.size() + 1, 0);

@@ -8,10 +8,10 @@ namespace finesweep::coordinator {
 
 using EndReason = RecordAttemptEnd::Reason;
 
-ReactorState::ReactorState(ReactorOptions options, std::vector<Job> plan,
+ReactorState::ReactorState(ReactorOptions options, const std::vector<Job>& plan,
                            const std::map<JobId, JobHistory>& history)
     : options(options),
-      jobs(std::move(plan), history),
+      jobs(plan, history),
       policy({options.backlog, options.max_backlog_jobs, options.max_pack_jobs}, jobs.traits()) {
   recover(history);
 }

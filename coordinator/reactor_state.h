@@ -34,7 +34,7 @@ struct ReactorState {
     bool told_to_stop = false;
   };
 
-  ReactorState(ReactorOptions options, std::vector<Job> plan, const std::map<JobId, JobHistory>& history);
+  ReactorState(ReactorOptions options, const std::vector<Job>& plan, const std::map<JobId, JobHistory>& history);
 
   ReactorOptions options;
   ReactorJobs jobs;

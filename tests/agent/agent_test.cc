@@ -27,6 +27,7 @@ class MadeUpCoordinator final : public CoordinatorLink {
     if (on_message) on_message(*message);
   }
   std::vector<Bytes> receive() override { return std::exchange(frames_, {}); }
+  bool closed() const override { return is_closed && frames_.empty(); }
 
   void dispatch(const JobId& job, AttemptNumber attempt) {
     Dispatch message{kWorker, {Assignment{}}};
@@ -36,6 +37,7 @@ class MadeUpCoordinator final : public CoordinatorLink {
   }
 
   std::function<void(const Message&)> on_message;
+  bool is_closed = false;
 
  private:
   std::vector<Bytes> frames_;
@@ -49,7 +51,11 @@ class MadeUpRunner final : public JobRunner {
     devices = execute.devices;
     if (on_start) on_start();
   }
-  void request_stop() override {}
+  void request_stop() override {
+    Outcome outcome;
+    outcome.kind = OutcomeKind::interrupted;
+    finish(outcome);
+  }
   void kill(const std::string& reason) override {
     killed_because = reason;
     Outcome outcome;
@@ -81,9 +87,8 @@ class AgentTest : public testing::Test {
     coordinator.say(Welcome{kWorker, "/nowhere", 0.01, no_progress_s, 1});
     coordinator.dispatch(job, 1);
   }
-  /// Until the agent has said Goodbye.
+  /// Until the agent has said Goodbye, or has been deserted.
   void work() {
-    Agent agent(io, coordinator, runner, {Hello{"node", 1, 0, "cpu"}});
     agent.start();
     io.run_for(std::chrono::seconds(20));
     EXPECT_TRUE(io.stopped());
@@ -93,6 +98,7 @@ class AgentTest : public testing::Test {
   boost::asio::io_context io;
   MadeUpCoordinator coordinator;
   MadeUpRunner runner;
+  Agent agent{io, coordinator, runner, {Hello{"node", 1, 0, "cpu"}}};
 };
 
 TEST_F(AgentTest, a_runner_that_makes_no_progress_is_ended_and_its_attempt_reported_as_crashed) {
@@ -192,6 +198,37 @@ TEST_F(AgentTest, frames_that_make_no_sense_are_passed_over) {
     }
   };
   work();
+}
+
+TEST_F(AgentTest, one_that_is_to_leave_checkpoints_what_runs_waits_for_its_acknowledgement_and_says_goodbye) {
+  coordinator.dispatch(storage::sample_id("waits"), 1);
+  runner.on_start = [&] { boost::asio::post(io, [&] { agent.leave(); }); };
+  std::vector<std::string> said;
+  coordinator.on_message = [&](const Message& message) {
+    if (const auto* finished = std::get_if<Finished>(&message)) {
+      said.emplace_back(outcome_kind_name(finished->outcome.kind));
+      if (said.size() == 3) coordinator.say(Acknowledge{finished->attempt, true});
+    }
+    if (std::holds_alternative<Goodbye>(message)) said.emplace_back("goodbye");
+  };
+  work();
+  EXPECT_EQ(said, (std::vector<std::string>{"interrupted", "interrupted", "interrupted", "goodbye"}));
+  EXPECT_FALSE(agent.deserted());
+}
+
+TEST_F(AgentTest, where_the_link_closes_it_is_deserted_at_once) {
+  runner.on_start = [&] { coordinator.is_closed = true; };
+  work();
+  EXPECT_TRUE(agent.deserted());
+}
+
+TEST_F(AgentTest, a_link_that_closes_behind_the_coordinators_stop_deserts_nobody) {
+  coordinator.receive();
+  coordinator.say(Welcome{kWorker, "/nowhere", 0.01, 60, 1});
+  coordinator.say(Stop{});
+  coordinator.is_closed = true;
+  work();
+  EXPECT_FALSE(agent.deserted());
 }
 
 }  // namespace

@@ -33,7 +33,8 @@ class ReactorTest : public testing::Test {
   using History = std::map<JobId, JobHistory>;
 
   void start(std::vector<Job> jobs, const History& history = {}) {
-    reactor_.emplace(options_, std::move(jobs), history);
+    jobs_ = std::move(jobs);
+    reactor_.emplace(options_, jobs_, history);
     last_.clear();
   }
 
@@ -113,6 +114,7 @@ class ReactorTest : public testing::Test {
 
   ReactorOptions options_;
   Instant now_{0};
+  std::vector<Job> jobs_;
   std::optional<Reactor> reactor_;
   std::vector<Effect> last_;
   std::map<JobId, AttemptKey> newest_;

@@ -127,10 +127,33 @@ void World::receive_next() {
 void World::tick(int life) {
   if (life != life_) return;
   if (now_ < asleep_until_) return at(asleep_until_, [this, life] { tick(life); });
-  when_awake([this] { handle(Tick{}); });
+  when_awake([this] {
+    handle(Tick{});
+    answer_cancellations();
+  });
   if (life != life_) return;
   const Instant next = now_ + random_.between(50ms, 500ms);
   at(std::min(next, reactor_->next_deadline().value_or(next)), [this, life] { tick(life); });
+}
+
+/// As the driver does: decided and recorded at once, answered when nothing of it is being published.
+void World::answer_cancellations() {
+  for (CancelRequest& request : cancel_requests_) {
+    if (request.taken_in_life == life_) continue;
+    handle(CancelRequested{request.jobs});
+    flush();
+    if (!reactor_ || ended_) return;
+    request.taken_in_life = life_;
+  }
+  std::erase_if(cancel_requests_, [this](const CancelRequest& request) {
+    for (const JobId& job : request.jobs)
+      if (reactor_->view(job).phase == JobPhase::publishing) return false;
+    for (const JobId& job : request.jobs)
+      require(store_->is_over(job), "a request to cancel a job was answered before that was durable");
+    told_cancelled_.insert(request.jobs.begin(), request.jobs.end());
+    ++report_.answered_cancellations;
+    return true;
+  });
 }
 
 void World::handle(const Event& event) {
@@ -170,6 +193,7 @@ void World::flush() {
                   "a device of another host was lent");
         lent_[attempt] = std::exchange(lent, {});
         require(store_->is_recorded(attempt, dispatch->worker), "an attempt was dispatched before it was durable");
+        require(!told_cancelled_.contains(attempt.job), "a job was dispatched that was said to be cancelled");
         for (const JobId& need : needs_of(job(attempt.job)))
           require(store_->is_committed(need), "a job was dispatched before what it needs was committed");
       }

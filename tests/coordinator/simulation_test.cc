@@ -52,14 +52,16 @@ struct Totals : simulation::Report {
                               {&isolated, r.isolated},
                               {&packs, r.packs},
                               {&halved_packs, r.halved_packs},
-                              {&on_several_devices, r.on_several_devices}}) {
+                              {&on_several_devices, r.on_several_devices},
+                              {&answered_cancellations, r.answered_cancellations}}) {
       *sum += value;
     }
   }
   bool everything_happened() const {
     for (int happened :
          {coordinator_lives, committed, failed, cancelled, losses, failures, thefts, interruptions, refused_results,
-          adopted_artifacts, publish_failures, isolated, packs, halved_packs, on_several_devices}) {
+          adopted_artifacts, publish_failures, isolated, packs, halved_packs, on_several_devices,
+          answered_cancellations}) {
       if (happened == 0) return false;
     }
     return true;

@@ -33,7 +33,7 @@ void World::make_weather() {
   w.stalls = some(3);
   w.interruptions = some(3);
   w.spikes = some(4);
-  w.cancel = random_.chance(0.15);
+  w.cancellations = random_.chance(0.2) ? random_.between(1, 3) : 0;
   w.stop = random_.chance(0.15);
   w.failure = share(0.4);
   w.permanent = share(0.1);
@@ -108,13 +108,13 @@ void World::schedule_faults() {
       spike_ = random_.between(100ms, 5s);
       spike_until_ = now_ + random_.between(100ms, 4s);
     });
-  if (weather_.cancel)
+  for (int i = 0; i < weather_.cancellations; ++i)
     at(some_time(), [this] {
-      if (!reactor_) return;
-      CancelRequested request;
+      CancelRequest request;
+      const bool everything = random_.chance(0.1);
       for (const Job& job : jobs_)
-        if (random_.chance(0.3)) request.jobs.push_back(job.id);
-      when_awake([this, request] { handle(request); });
+        if (everything || random_.chance(0.2)) request.jobs.push_back(job.id);
+      cancel_requests_.push_back(std::move(request));
     });
   if (weather_.stop)
     at(some_time(), [this] {
@@ -154,6 +154,8 @@ simulation::Report World::run() {
       ++report_.events;
     }
     store_->check_end(jobs_);
+    for (const JobId& job : told_cancelled_)
+      require(store_->is_over(job), "a job was said to be cancelled that is not over");
     for (const AttemptKey& attempt : acknowledged_)
       require(store_->is_committed(attempt), "an acknowledged result is lost");
   } catch (const std::exception& violation) {

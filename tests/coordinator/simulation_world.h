@@ -24,7 +24,8 @@ struct Killed {};
 struct Weather {
   Instant faults_until{};
   int kills = 0, freezes = 0, coordinator_kills = 0, stalls = 0, interruptions = 0, spikes = 0;
-  bool cancel = false, stop = false;
+  int cancellations = 0;
+  bool stop = false;
   double failure = 0, permanent = 0, crash = 0, publish_failure = 0, twice = 0;
   bool short_jobs = false;
 };
@@ -62,6 +63,7 @@ class World {
   void send_to_coordinator(int rank, ToCoordinator message);
   void receive_next();
   void tick(int life);
+  void answer_cancellations();
   void handle(const Event& event);
   void flush();
   void publish(const Publish& effect);
@@ -145,6 +147,14 @@ class World {
   std::vector<Run> runs_;
   std::map<AttemptKey, std::set<int>> lent_;  // ranks
   std::set<AttemptKey> acknowledged_;  // a worker has forgotten this result since it was told that it is safe
+
+  /// A request to cancel jobs: a file that stands until it is answered, whoever dies meanwhile.
+  struct CancelRequest {
+    std::vector<JobId> jobs;
+    int taken_in_life = 0;
+  };
+  std::vector<CancelRequest> cancel_requests_;
+  std::set<JobId> told_cancelled_;  // by an answered request
 
   std::vector<Worker> workers_;
   Instant spike_until_{};
