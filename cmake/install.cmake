@@ -20,7 +20,7 @@ set(left_to_machine
 
 set(gpu_benches "")
 if(TARGET engine_gpu_bench)
-  set(gpu_benches engine_gpu_bench engine_generate_bench)
+  set(gpu_benches engine_gpu_bench engine_generate_bench engine_scaling_bench)
 endif()
 
 foreach(program ${programs} ${gpu_tests} ${gpu_benches})

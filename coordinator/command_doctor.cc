@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 
@@ -84,6 +85,21 @@ struct Checkup {
   }
 };
 
+/// How the processes of a training on several GPUs reach each other.
+void check_nccl(Checkup& checkup, const std::string& version) {
+  const char* interface = std::getenv("NCCL_SOCKET_IFNAME");
+  checkup.line(true, "NCCL",
+               version.empty() ? "not found: no training on several GPUs"
+                               : fmt::format("{}, on interface {}", version, interface ? interface : "lo"));
+}
+
+/// Which sockets of ours and of the libraries listen while a sweep runs.
+void say_what_listens(Checkup& checkup) {
+  checkup.line(
+      true, "listening",
+      "MPI's ranks, for each other; with resources.gpus > 1 Gloo on 127.0.0.1, and NCCL on lo; nothing else");
+}
+
 void check_runner(Checkup& checkup, const fs::path& runner, const HostResources& host) {
   if (access(runner.c_str(), X_OK) != 0) {
     checkup.line(false, "runner", runner.string() + " is missing", "build it: scripts/build");
@@ -104,10 +120,12 @@ void check_runner(Checkup& checkup, const fs::path& runner, const HostResources&
     checkup.line(true, "gpu", "none found: sweeps run on the CPU");
     return;
   }
+  std::string nccl;
   for (const std::string& gpu : host.gpus) {
     const Output output =
         run_quietly("CUDA_VISIBLE_DEVICES=" + shell_word(gpu) + " " + shell_word(runner) + " --describe cuda:0");
     const Json device = Json::parse(output.text, nullptr, false);
+    if (device.is_object()) nccl = device.value("nccl", nccl);
     if (output.exit_code == 0 && device.is_object())
       checkup.line(true, "gpu " + gpu,
                    fmt::format("{}, {} MB, CUDA {}", device.value("name", "?"), device.value("memory_mb", 0),
@@ -117,6 +135,7 @@ void check_runner(Checkup& checkup, const fs::path& runner, const HostResources&
           false, "gpu " + gpu, first_line(output.text),
           "is the driver new enough (nvidia-smi), and libtorch with its CUDA libraries installed (scripts/setup)?");
   }
+  if (host.gpus.size() > 1) check_nccl(checkup, nccl);
 }
 
 void check_directory(Checkup& checkup, fs::path directory) {
@@ -155,6 +174,7 @@ int doctor_command(const DoctorOptions& options) {
   check_runner(checkup, options.program.parent_path() / "finesweep-runner", host);
   const Output slurm = run_quietly("sbatch --version");
   checkup.line(true, "Slurm", slurm.exit_code == 0 ? first_line(slurm.text) : "not here");
+  say_what_listens(checkup);
   check_directory(checkup, options.directory);
   return checkup.healthy ? 0 : 4;
 }

@@ -1,6 +1,7 @@
 #include <iostream>
 
 #include "coordinator/commands.h"
+#include "coordinator/devices.h"
 #include "coordinator/sweep_input.h"
 #include "sweeps/describe.h"
 
@@ -14,6 +15,12 @@ int plan_command(const PlanOptions& options) {
     std::cout << sweeps::plan_json(sweep->plan, *files).dump(2) << std::endl;
   else
     std::cout << sweeps::plan_text(sweep->plan, *files) << std::flush;
+  const HostResources host = read_host_resources();
+  if (const auto devices = choose_devices("auto", host); devices && !host.gpus.empty()) {
+    const int workers = static_cast<int>(devices->size());
+    if (const Status enough = check_devices(sweep->plan, *devices, workers); !enough)
+      std::cerr << "finesweep: on this machine it would not run: " << enough.error().message << "\n";
+  }
   return 0;
 }
 

@@ -6,6 +6,8 @@
 #include <csignal>
 #include <cstdlib>
 #include <iostream>
+#include <memory>
+#include <optional>
 #include <thread>
 
 #include "coordinator/commands.h"
@@ -14,9 +16,12 @@
 #include "coordinator/driver.h"
 #include "coordinator/local_scratch.h"
 #include "coordinator/mpi_link.h"
+#include "coordinator/split_link.h"
 #include "coordinator/supervisor.h"
 #include "coordinator/sweep_input.h"
+#include "coordinator/tcp_link.h"
 #include "coordinator/unix_time.h"
+#include "jobs/join.h"
 #include "jobs/messages.h"
 #include "slurm/allocation.h"
 #include "storage/coordinator_lock.h"
@@ -78,6 +83,13 @@ int run_supervised(const RunOptions& options) {
     return 2;
   }
   const storage::RunDirectory run(run_directory_of(options.out, sweep->plan));
+  const int workers = options.workers > 0 ? options.workers
+                                          : default_workers(*devices, host, threads_of(run, sweep->plan, host),
+                                                            estimate_worker_memory_mb(sweep->plan), sweep->plan);
+  if (const Status enough = check_devices(sweep->plan, *devices, workers); !enough) {
+    std::cerr << "finesweep: " << enough.error().message << "\n";
+    return 2;
+  }
   if (const Status created = run.create(); !created) {
     std::cerr << "finesweep: " << created.error().message << "\n";
     return 4;
@@ -85,14 +97,14 @@ int run_supervised(const RunOptions& options) {
   SupervisorOptions supervisor;
   supervisor.program = options.program;
   supervisor.run_directory = run.path();
-  supervisor.workers = options.workers > 0 ? options.workers
-                                           : default_workers(*devices, host, threads_of(run, sweep->plan, host),
-                                                             estimate_worker_memory_mb(sweep->plan),
-                                                             static_cast<std::int64_t>(sweep->plan.jobs.size()));
+  supervisor.workers = workers;
   supervisor.arguments = {
       "run", fs::absolute(options.sweep).string(), "--out", run.path().string(), "--devices", options.devices};
   for (const std::string& override : options.overrides)
     supervisor.arguments.insert(supervisor.arguments.end(), {"--set", override});
+  if (options.join_port >= 0)
+    supervisor.arguments.insert(supervisor.arguments.end(), {"--join-port", std::to_string(options.join_port),
+                                                             "--join-address", options.join_address});
   Console console(options.json                 ? ConsoleMode::json
                   : isatty(STDOUT_FILENO) == 1 ? ConsoleMode::bars
                                                : ConsoleMode::lines);
@@ -120,6 +132,47 @@ int fail(int exit_code, const std::string& message) {
   return exit_code;
 }
 
+/// Lets workers join while it lives: listens, and says in join.json where and with which token.
+class Joining {
+ public:
+  static Result<std::unique_ptr<Joining>> allow(const RunOptions& options, const storage::RunDirectory& run,
+                                                int first_rank) {
+    const auto token = random_secret();
+    if (!token) return token.error();
+    TcpLinkOptions link_options;
+    link_options.address = options.join_address;
+    link_options.port = options.join_port;
+    link_options.first_rank = first_rank;
+    auto link = TcpLink::listen(link_options, *token);
+    if (!link) return Error{"--join-port: " + link.error().message};
+    JoinTicket ticket{options.join_address, (*link)->port(), *token, run.path().string()};
+    if (options.join_address == "0.0.0.0" || options.join_address == "::") ticket.host = host_name();
+    auto joining = std::unique_ptr<Joining>(new Joining(run.join_file(), std::move(*link)));
+    if (const Status written = storage::write_file_atomically(run.join_file(), write_join_ticket(ticket), 0600);
+        !written)
+      return written.error();
+    joining->record_ = {{"event", "joining_allowed"},
+                        {"host", ticket.host},
+                        {"port", ticket.port},
+                        {"file", run.join_file().string()}};
+    return joining;
+  }
+  ~Joining() {
+    std::error_code ignored;
+    fs::remove(file_, ignored);
+  }
+
+  TcpLink& link() { return *link_; }
+  const Json& record() const { return record_; }
+
+ private:
+  Joining(fs::path file, std::unique_ptr<TcpLink> link) : file_(std::move(file)), link_(std::move(link)) {}
+
+  fs::path file_;
+  std::unique_ptr<TcpLink> link_;
+  Json record_;
+};
+
 int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   if (world.size() < 2)
     return fail(2,
@@ -127,6 +180,8 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
                 "`finesweep run` alone, which starts mpirun itself");
   auto sweep = parse(options);
   if (!sweep) return 2;
+  if (world.size() - 1 < devices_needed(sweep->plan))
+    return fail(2, check_devices(sweep->plan, {"cpu"}, world.size() - 1).error().message);
   const HostResources host = read_host_resources();
   const storage::RunDirectory run(run_directory_of(options.out, sweep->plan));
   if (const Status created = run.create(); !created) return fail(4, created.error().message);
@@ -144,6 +199,17 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   if (const Status written = storage::write_file_atomically(run.sweep_file(), sweep->resolved_text); !written)
     return fail(4, written.error().message);
 
+  std::unique_ptr<Joining> joining;
+  std::optional<SplitLink> both;
+  std::error_code ignored;
+  fs::remove(run.join_file(), ignored);  // of a coordinator that was killed
+  if (options.join_port >= 0) {
+    auto allowed = Joining::allow(options, run, world.size());
+    if (!allowed) return fail(2, allowed.error().message);
+    joining = std::move(*allowed);
+    both.emplace(link, joining->link(), world.size());
+  }
+
   Console console(supervised() ? ConsoleMode::wire : options.json ? ConsoleMode::json : ConsoleMode::lines);
   DriverOptions driver_options;
   driver_options.threads = sweep->plan.resources.threads;
@@ -157,9 +223,10 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   driver_options.packing = packing_of(sweep->plan);
   driver_options.reactor.lease = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(
       seconds_of("FINESWEEP_LEASE_S", std::chrono::duration<double>(driver_options.reactor.lease).count())));
+  if (joining) console.show(joining->record());
   Driver driver(
-      *store, &*lock, run, std::move(sweep->plan), link, [&](const Json& record) { console.show(record); },
-      std::move(driver_options));
+      *store, &*lock, run, std::move(sweep->plan), both ? static_cast<WorkerLink&>(*both) : link,
+      [&](const Json& record) { console.show(record); }, std::move(driver_options));
   return driver.run();
 }
 

@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <iostream>
 
 #include "coordinator/commands.h"
+#include "coordinator/devices.h"
 #include "coordinator/slurm_record.h"
 #include "coordinator/sweep_input.h"
 #include "coordinator/unix_time.h"
@@ -62,6 +64,12 @@ int submit_command(const SubmitOptions& options) {
   const storage::RunDirectory run(run_directory_of(options.out, sweep->plan));
   const slurm::BatchJob job = batch_job(options, run, sweep->plan);
   if (const Status checked = slurm::check(job); !checked) return fail(2, checked.error().message);
+  const int workers = options.gpus_per_node > 0 ? options.gpus_per_node : std::max(1, options.workers);
+  if (workers < devices_needed(sweep->plan))
+    return fail(
+        2, fmt::format("{} {}: a training of this sweep needs {} devices of one node together (resources.gpus)",
+                       options.gpus_per_node > 0 ? "--gpus-per-node" : "--workers", workers,
+                       devices_needed(sweep->plan)));
   const std::string script = slurm::batch_script(job);
   if (options.dry_run) {
     std::cout << script;

@@ -24,7 +24,10 @@ struct RunOptions {
   int workers = 0;                     // 0: as devices, cores and memory allow
   std::string devices = "auto";        // auto, cpu, or indices of GPUs: "0,1"
   bool json = false;
-  std::filesystem::path program;  // this executable
+  /// Workers may join over TCP at this port (0: any that is free); -1: they may not.
+  int join_port = -1;
+  std::string join_address = "127.0.0.1";  // an IP address of this host, or 0.0.0.0
+  std::filesystem::path program;           // this executable
 };
 
 /// The ranks that are workers; the program brings it, since the coordinator knows nothing of the worker's code.
@@ -33,6 +36,13 @@ using WorkerMain = std::function<int(MpiWorld& world, const std::string& device)
 /// Under an MPI launcher: rank 0 coordinates, the others are workers (never returns there). Otherwise starts mpirun
 /// and watches over it.
 int run_command(const RunOptions& options, const WorkerMain& worker_main);
+
+struct WorkerOptions {
+  std::filesystem::path ticket;  // DIR/join.json
+  std::string device = "auto";   // auto, cpu, or the index of a GPU
+  int patience_s = 120;          // how long a coordinator is looked for
+  std::filesystem::path program;
+};
 
 struct PlanOptions {
   std::filesystem::path sweep;

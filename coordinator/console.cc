@@ -68,6 +68,10 @@ std::string event_line(const Json& record) {
                        record.value("device", ""));
   if (event == "worker_lost")
     return fmt::format("worker {} is gone: {}", record.value("worker", ""), record.value("reason", ""));
+  if (event == "worker_left") return fmt::format("worker {} left", record.value("worker", ""));
+  if (event == "joining_allowed")
+    return fmt::format("workers may join by {}, port {}: finesweep worker --join {}", record.value("host", ""),
+                       record.value("port", 0), record.value("file", ""));
   if (event == "attempt_started") {
     const int attempt = record.value("attempt", 1);
     return fmt::format("started    {}{}{} on worker {}", title,

@@ -1,6 +1,7 @@
 #include "coordinator/devices.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -57,6 +58,13 @@ HostResources read_host_resources() {
   return host;
 }
 
+std::string host_name() {
+  if (const char* node = std::getenv("SLURMD_NODENAME"); node && *node) return node;
+  char name[256] = "";
+  gethostname(name, sizeof name - 1);
+  return name;
+}
+
 Result<std::vector<std::string>> choose_devices(const std::string& devices, const HostResources& host) {
   if (devices == "cpu" || (devices == "auto" && host.gpus.empty())) return std::vector<std::string>{"cpu"};
   std::vector<std::string> chosen;
@@ -84,15 +92,37 @@ int default_threads(int cores) {
   return cores <= 8 ? 1 : 4;
 }
 
+int devices_needed(const Plan& plan) {
+  int most = 1;
+  for (const Job& job : plan.jobs) most = std::max(most, job.gpus);
+  return most;
+}
+
+Status check_devices(const Plan& plan, const std::vector<std::string>& devices, int workers) {
+  const int needed = devices_needed(plan);
+  const bool cpu = devices.front() == "cpu";
+  const int there = cpu ? workers : std::min(workers, static_cast<int>(devices.size()));
+  if (there >= needed) return {};
+  return Error{"resources.gpus: a training needs " + std::to_string(needed) +
+               " devices of one machine together, and here " +
+               (there == 1 ? "is 1 " : "are " + std::to_string(there) + " ") + (cpu ? "worker" : "GPU") +
+               (there == 1 ? "" : "s") + ": run it where there are " + std::to_string(needed) +
+               ", or use --set resources.gpus=" + std::to_string(std::max(1, there))};
+}
+
 int default_workers(const std::vector<std::string>& devices, const HostResources& host, int threads,
-                    std::int64_t memory_mb, std::int64_t jobs) {
+                    std::int64_t memory_mb, const Plan& plan) {
   std::int64_t workers = static_cast<std::int64_t>(devices.size());
   if (devices.front() == "cpu") {
     workers = host.cores / std::max(1, threads);
     if (host.available_memory_mb > 0)
       workers = std::min(workers, host.available_memory_mb / std::max<std::int64_t>(1, memory_mb));
   }
-  return static_cast<int>(std::max<std::int64_t>(1, std::min(workers, jobs)));
+  std::int64_t useful = 0;
+  for (const Job& job : plan.jobs) useful += job.gpus;
+  workers = std::min(workers, useful);
+  if (devices.front() == "cpu") workers = std::max<std::int64_t>(workers, devices_needed(plan));
+  return static_cast<int>(std::max<std::int64_t>(1, workers));
 }
 
 std::int64_t estimate_worker_memory_mb(const Plan& plan) {

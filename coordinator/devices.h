@@ -19,6 +19,10 @@ struct HostResources {
 };
 HostResources read_host_resources();
 
+/// Workers of one name share a machine. Slurm's name of the node where there is one: several nodes may share a host
+/// name.
+std::string host_name();
+
 /// The devices of the workers of one host by `--devices`: "auto" (all GPUs, else the CPU), "cpu", or "0,1".
 /// Each entry is "cpu" or "cuda:<index>"; a worker whose index is beyond the list of GPUs has no device.
 Result<std::vector<std::string>> choose_devices(const std::string& devices, const HostResources& host);
@@ -27,9 +31,14 @@ Result<std::vector<std::string>> choose_devices(const std::string& devices, cons
 int default_threads(int cores);
 
 /// Workers where the user does not say: one for each GPU; on a CPU cores ÷ threads, as far as memory allows with
-/// `memory_mb` for each, at least one and never more than there are jobs.
+/// `memory_mb` for each, at least as many as a job needs together and never more than all jobs do.
 int default_workers(const std::vector<std::string>& devices, const HostResources& host, int threads,
-                    std::int64_t memory_mb, std::int64_t jobs);
+                    std::int64_t memory_mb, const Plan& plan);
+
+/// Devices of one host that the plan's most demanding job needs together.
+int devices_needed(const Plan& plan);
+/// The Error says that a host with so many workers, on these devices, cannot run all jobs of the plan.
+Status check_devices(const Plan& plan, const std::vector<std::string>& devices, int workers);
 
 /// A generous guess of what a worker's runner needs on a CPU: libtorch, the weights four times over (values,
 /// gradients, moments of a full fine-tune), activations.

@@ -14,7 +14,9 @@ constexpr int kTheftCandidates = 8;
 }  // namespace
 
 DispatchPolicy::DispatchPolicy(DispatchOptions options, std::vector<JobTraits> jobs)
-    : options_(options), jobs_(std::move(jobs)) {}
+    : options_(options), jobs_(std::move(jobs)) {
+  has_gangs_ = std::any_of(jobs_.begin(), jobs_.end(), [](const JobTraits& job) { return job.gpus > 1; });
+}
 
 // ---- workers and hosts ----
 
@@ -37,6 +39,8 @@ void DispatchPolicy::remove_worker(int worker) {
   if (!removed.packs.empty()) throw std::logic_error("a worker was removed with work in its queue");
   set_unconfirmed(worker, 0);
   set_leaving(worker, true);
+  take_back_lent(worker);
+  if (removed.leader >= 0) workers_.at(removed.leader).lent.erase(worker);
   const int host = removed.host;
   by_load_.erase({0, worker});
   workers_.erase(worker);
@@ -49,6 +53,7 @@ void DispatchPolicy::set_leaving(int worker, bool leaving) {
   if (changed.leaving == leaving) return;
   changed.leaving = leaving;
   active_workers_ += leaving ? -1 : 1;
+  if (changed.claimed_for >= 0) unclaim(changed.claimed_for);
   relist(worker);
   relist_host(changed.host);
 }
@@ -57,7 +62,9 @@ void DispatchPolicy::set_unconfirmed(int worker, int jobs) {
   Worker& changed = workers_.at(worker);
   hosts_[changed.host].busy += jobs - changed.unconfirmed;
   changed.unconfirmed = jobs;
+  if (jobs == 0 && changed.lent_pack == 0) take_back_lent(worker);
   relist_host(changed.host);
+  if (changed.claimed_for >= 0) look_at_claim(changed.claimed_for);
 }
 
 int DispatchPolicy::backlog_packs(const Worker& worker) const {
@@ -83,8 +90,8 @@ void DispatchPolicy::relist(int number) {
   }
   worker.listed_load = load;
   worker.listed_model = worker.model;
-  worker.open = !worker.leaving && hosts_[worker.host].reserved_for < 0 &&
-                load < 1 + static_cast<std::size_t>(backlog_packs(worker));
+  worker.open = !worker.leaving && hosts_[worker.host].reserved_for < 0 && worker.claimed_for < 0 &&
+                worker.leader < 0 && load < 1 + static_cast<std::size_t>(backlog_packs(worker));
   if (worker.open) {
     open_[device].insert({load, number});
     open_by_model_[device][worker.model].insert({load, number});
@@ -96,14 +103,16 @@ void DispatchPolicy::relist_host(int number) {
   if (host.listed) reservable_.erase(*host.listed);
   host.listed.reset();
   drained_.erase(number);
-  const bool usable = std::any_of(host.workers.begin(), host.workers.end(),
-                                  [this](int worker) { return can_isolate(workers_.at(worker)); });
+  if (has_gangs_) relist_sizes(number);
+  const int wanted = host.reserved_for < 0 ? 1 : jobs_[host.reserved_for].gpus;
+  const bool usable = std::count_if(host.workers.begin(), host.workers.end(),
+                                    [this](int worker) { return can_isolate(workers_.at(worker)); }) >= wanted;
   if (host.reserved_for < 0) {
     if (!usable) return;
     host.listed = {host.busy, host.workers.size(), number};
     reservable_.insert(*host.listed);
   } else if (!host.isolating) {
-    if (usable && host.busy == 0) drained_.insert(number);
+    if (usable && host.busy == 0 && host.claims == 0) drained_.insert(number);
     if (!usable) {
       const int job = host.reserved_for;
       release(number);
@@ -131,11 +140,20 @@ void DispatchPolicy::release(int number) {
 // ---- ready jobs ----
 
 void DispatchPolicy::add_ready(int job) {
+  if (jobs_[job].gpus > 1) {
+    ready_gangs_[jobs_[job].gpus].insert(job);
+    return;
+  }
   ready_.insert(job);
   if (jobs_[job].pack.key >= 0) ready_by_group_[{jobs_[job].group, jobs_[job].pack.key}].insert(job);
 }
 
 void DispatchPolicy::erase_ready(int job) {
+  if (const auto gangs = ready_gangs_.find(jobs_[job].gpus); gangs != ready_gangs_.end()) {
+    gangs->second.erase(job);
+    if (gangs->second.empty()) ready_gangs_.erase(gangs);
+    return;
+  }
   ready_.erase(job);
   const auto group = ready_by_group_.find({jobs_[job].group, jobs_[job].pack.key});
   if (group == ready_by_group_.end()) return;
@@ -143,7 +161,14 @@ void DispatchPolicy::erase_ready(int job) {
   if (group->second.empty()) ready_by_group_.erase(group);
 }
 
+bool DispatchPolicy::waits(int job) const {
+  const auto gangs = ready_gangs_.find(jobs_[job].gpus);
+  return ready_.contains(job) || reserved_host_.contains(job) || claims_.contains(job) ||
+         (gangs != ready_gangs_.end() && gangs->second.contains(job));
+}
+
 void DispatchPolicy::remove_ready(int job) {
+  if (claims_.contains(job)) unclaim(job);
   const auto reserved = reserved_host_.find(job);
   if (reserved != reserved_host_.end()) {
     release(reserved->second);
@@ -221,12 +246,20 @@ std::optional<DispatchPolicy::Choice> DispatchPolicy::start_isolated(Instant now
   }
   host.isolating = true;
   reserved_host_.erase(job);
-  return place(chosen, {job}, now);
+  Choice choice = place(chosen, {job}, now);
+  // The others of the host are idle as it is.
+  for (auto other = host.workers.begin(); static_cast<int>(choice.lent.size()) < jobs_[job].gpus - 1; ++other) {
+    if (*other != chosen && can_isolate(workers_.at(*other))) choice.lent.push_back(*other);
+  }
+  return choice;
 }
 
 std::optional<DispatchPolicy::Choice> DispatchPolicy::next(Instant now) {
   while (true) {
     if (auto isolated = start_isolated(now)) return isolated;
+    if (auto gang = start_gang(now)) return gang;
+    const auto gang = first_gang();
+    if (gang && (ready_.empty() || *gang < *ready_.begin()) && claim(*gang)) continue;
     if (ready_.empty()) return std::nullopt;
     const int job = *ready_.begin();
     const bool isolate = jobs_[job].isolate;
@@ -241,6 +274,152 @@ std::optional<DispatchPolicy::Choice> DispatchPolicy::next(Instant now) {
   }
 }
 
+// ---- jobs on several devices ----
+
+/// Brings the host's place by its numbers of workers up to date.
+void DispatchPolicy::relist_sizes(int number) {
+  Host& host = hosts_[number];
+  usable_.erase({host.usable, number});
+  claimable_.erase({host.claimable, number});
+  host.usable = host.claimable = 0;
+  for (const int worker_number : host.workers) {
+    const Worker& worker = workers_.at(worker_number);
+    if (worker.leaving) continue;
+    ++host.usable;
+    if (worker.claimed_for < 0 && host.reserved_for < 0) ++host.claimable;
+  }
+  usable_.insert({host.usable, number});
+  claimable_.insert({host.claimable, number});
+}
+
+int DispatchPolicy::largest_host() const {
+  return usable_.empty() ? 0 : usable_.rbegin()->first;
+}
+
+bool DispatchPolicy::has_unplaceable() const {
+  return !ready_gangs_.empty() && ready_gangs_.rbegin()->first > largest_host();
+}
+
+std::vector<int> DispatchPolicy::unplaceable() const {
+  std::vector<int> jobs;
+  for (auto gangs = ready_gangs_.upper_bound(largest_host()); gangs != ready_gangs_.end(); ++gangs)
+    jobs.insert(jobs.end(), gangs->second.begin(), gangs->second.end());
+  return jobs;
+}
+
+std::optional<int> DispatchPolicy::job_on_lent(int worker) const {
+  const int leader = workers_.at(worker).leader;
+  if (leader < 0 || workers_.at(leader).lent_pack == 0) return std::nullopt;
+  return packs_.at(workers_.at(leader).lent_pack).jobs.front();
+}
+
+bool DispatchPolicy::is_idle(const Worker& worker) const {
+  return worker.packs.empty() && worker.unconfirmed == 0 && worker.leader < 0 && worker.lent.empty();
+}
+
+/// The first in plan order of those that some host is large enough for.
+std::optional<int> DispatchPolicy::first_gang() const {
+  std::optional<int> first;
+  for (const auto& [gpus, jobs] : ready_gangs_) {
+    if (gpus > largest_host()) break;
+    first = std::min(first.value_or(*jobs.begin()), *jobs.begin());
+  }
+  return first;
+}
+
+/// False where too few workers are without a claim.
+bool DispatchPolicy::claim(int job) {
+  int chosen = -1;
+  for (auto at = claimable_.lower_bound({jobs_[job].gpus, 0}); at != claimable_.end(); ++at) {
+    if (chosen < 0 || hosts_[at->second].busy < hosts_[chosen].busy) chosen = at->second;
+  }
+  if (chosen < 0) return false;
+  Host& host = hosts_[chosen];
+  if (jobs_[job].isolate && workers_.at(*host.workers.begin()).on_cpu) {
+    erase_ready(job);
+    reserve(chosen, job);
+    return true;
+  }
+  std::set<std::pair<std::size_t, int>> by_work;
+  for (const int number : host.workers) {
+    const Worker& worker = workers_.at(number);
+    if (worker.leaving || worker.claimed_for >= 0) continue;
+    by_work.insert({worker.packs.size() + (worker.leader >= 0 || !worker.lent.empty() ? 1 : 0), number});
+  }
+  Claim& claim = claims_[job];
+  claim.host = chosen;
+  for (auto worker = by_work.begin(); static_cast<int>(claim.workers.size()) < jobs_[job].gpus; ++worker)
+    claim.workers.insert(worker->second);
+  erase_ready(job);
+  ++host.claims;
+  for (const int number : claim.workers) {
+    workers_.at(number).claimed_for = job;
+    relist(number);
+  }
+  relist_host(chosen);
+  look_at_claim(job);
+  return true;
+}
+
+/// The job is ready as before.
+void DispatchPolicy::unclaim(int job) {
+  const Claim claim = claims_.at(job);
+  claims_.erase(job);
+  startable_.erase(job);
+  --hosts_[claim.host].claims;
+  for (const int number : claim.workers) {
+    workers_.at(number).claimed_for = -1;
+    relist(number);
+  }
+  relist_host(claim.host);
+  add_ready(job);
+}
+
+void DispatchPolicy::look_at_claim(int job) {
+  const auto& workers = claims_.at(job).workers;
+  if (std::all_of(workers.begin(), workers.end(), [this](int number) { return is_idle(workers_.at(number)); }))
+    startable_.insert(job);
+}
+
+std::optional<DispatchPolicy::Choice> DispatchPolicy::start_gang(Instant now) {
+  if (startable_.empty()) return std::nullopt;
+  const int job = *startable_.begin();
+  const Claim claim = claims_.at(job);
+  claims_.erase(job);
+  startable_.erase(job);
+  --hosts_[claim.host].claims;
+  const auto has_model = [&](int number) { return workers_.at(number).model == jobs_[job].model; };
+  const auto best = std::find_if(claim.workers.begin(), claim.workers.end(), has_model);
+  const int leader = best == claim.workers.end() ? *claim.workers.begin() : *best;
+  std::vector<int> others;
+  for (const int number : claim.workers) {
+    Worker& worker = workers_.at(number);
+    worker.claimed_for = -1;
+    if (number == leader) continue;
+    worker.leader = leader;
+    worker.model = -1;  // it lets go of what it has loaded
+    workers_.at(leader).lent.insert(number);
+    others.push_back(number);
+    relist(number);
+  }
+  workers_.at(leader).lent_pack = next_pack_;
+  Choice choice = place(leader, {job}, now);
+  choice.lent = std::move(others);
+  return choice;
+}
+
+void DispatchPolicy::take_back_lent(int leader) {
+  Worker& worker = workers_.at(leader);
+  worker.lent_pack = 0;
+  for (const int number : std::exchange(worker.lent, {})) {
+    Worker& lent = workers_.at(number);
+    lent.leader = -1;
+    relist(number);
+    if (lent.claimed_for >= 0) look_at_claim(lent.claimed_for);
+  }
+  if (worker.claimed_for >= 0) look_at_claim(worker.claimed_for);
+}
+
 DispatchPolicy::Choice DispatchPolicy::place(int number, std::vector<int> jobs, Instant now) {
   Worker& worker = workers_.at(number);
   const PackNumber pack = next_pack_++;
@@ -253,7 +432,7 @@ DispatchPolicy::Choice DispatchPolicy::place(int number, std::vector<int> jobs, 
   ++hosts_[worker.host].busy;
   relist(number);
   relist_host(worker.host);
-  return {number, std::move(jobs)};
+  return {number, std::move(jobs), {}};
 }
 
 std::optional<DispatchPolicy::Choice> DispatchPolicy::theft(Instant now) const {
@@ -268,7 +447,7 @@ std::optional<DispatchPolicy::Choice> DispatchPolicy::theft(Instant now) const {
     const auto limit = static_cast<double>(options_.backlog.count());
     const bool soon = victim.mean_ns && *victim.mean_ns * static_cast<double>(candidate->first - 1) < limit &&
                       static_cast<double>((now - victim.head_since).count()) < limit;
-    if (!soon) return Choice{candidate->second, last.jobs};
+    if (!soon) return Choice{candidate->second, last.jobs, {}};
   }
   return std::nullopt;
 }
@@ -291,7 +470,12 @@ void DispatchPolicy::close_pack(PackNumber number, Instant now) {
   packs_.erase(number);
   Host& host = hosts_[worker.host];
   --host.busy;
+  if (number == worker.lent_pack) {
+    worker.lent_pack = 0;
+    if (worker.unconfirmed == 0) take_back_lent(worker_number);
+  }
   relist(worker_number);
+  if (worker.claimed_for >= 0) look_at_claim(worker.claimed_for);
   if (host.isolating) {
     release(worker.host);
   } else {
@@ -357,6 +541,13 @@ void DispatchPolicy::sanity_check() const {
     require(!worker.open || open_[worker.on_cpu ? 0 : 1].contains({worker.packs.size(), number}),
             "an open worker is not listed");
     require(!worker.open || hosts_[worker.host].reserved_for < 0, "a worker of a reserved host is open");
+    require(!worker.open || (worker.claimed_for < 0 && worker.leader < 0), "a claimed or lent worker is open");
+    require(worker.claimed_for < 0 || claims_.at(worker.claimed_for).workers.contains(number),
+            "a worker is claimed for a job that does not claim it");
+    require(worker.leader < 0 || (worker.packs.empty() && workers_.at(worker.leader).lent.contains(number)),
+            "a lent worker works, or its leader does not know it");
+    require(worker.lent_pack == 0 || worker.packs.contains(worker.lent_pack), "workers are lent for nothing");
+    for (int lent : worker.lent) require(workers_.at(lent).leader == number, "a worker is lent to another one");
     std::size_t jobs = 0;
     for (PackNumber pack : worker.packs) {
       require(packs_.at(pack).worker == number, "a pack is in another worker's queue");
@@ -381,6 +572,16 @@ void DispatchPolicy::sanity_check() const {
     if (host.reserved_for >= 0 && !host.isolating)
       require(!ready_.contains(host.reserved_for) && !placed_.contains(host.reserved_for),
               "a job that waits for its host is somewhere else too");
+  }
+  for (const auto& [job, claim] : claims_) {
+    require(!placed_.contains(job), "a job that waits for its workers is placed");
+    bool idle = true;
+    for (int number : claim.workers) {
+      require(workers_.at(number).claimed_for == job, "a claim is not known to its worker");
+      require(!workers_.at(number).leaving, "a claimed worker leaves");
+      idle &= is_idle(workers_.at(number));
+    }
+    require(idle == startable_.contains(job), "a job that could start is not listed, or one that could not is");
   }
   for (const auto& [job, pack] : placed_) {
     const auto& jobs = packs_.at(pack).jobs;

@@ -33,6 +33,8 @@ struct JobTraits {
   /// 0, or the part of a crashed pack that it belongs to: only jobs of one group share a pack.
   int group = 0;
   bool isolate = false;
+  /// Devices of one host that it needs together.
+  int gpus = 1;
 };
 
 /// Decides which worker gets which ready jobs next. It knows the ready jobs, the workers' queues and their hosts,
@@ -53,7 +55,15 @@ struct JobTraits {
 ///   A reserved host gets no new work; once it has run empty the job goes there, and the host opens again when
 ///   the job has left. So neither kind of job can be overtaken for ever. On a GPU it is merely alone in its pack.
 ///
-/// Every call costs O(log n); reserving or opening a host costs that for each of its workers.
+/// - A job on several devices (gang scheduling): when it is the first ready job, so many workers of one host are
+/// claimed
+///   for it, the least busy ones. A claimed worker gets no new work; once all have run empty the job goes to one of
+///   them, which leads, and the others are lent to it until it has left. Such jobs claim in plan order, and a claim
+///   waits only for what was placed or claimed before: so they neither starve nor wait for each other for ever.
+///   With `isolate` on a CPU the host is reserved, as above.
+///
+/// Every call costs O(log n); reserving or opening a host, or claiming of it, costs that for each of its workers,
+/// and finding a host for a job on several devices a look at each host.
 class DispatchPolicy {
  public:
   DispatchPolicy(DispatchOptions options, std::vector<JobTraits> jobs);
@@ -75,6 +85,8 @@ class DispatchPolicy {
   struct Choice {
     int worker = -1;
     std::vector<int> jobs;  // one pack
+    /// The other workers whose devices the job gets: gpus - 1 of them.
+    std::vector<int> lent;
   };
   /// The next pack and its worker, which now holds it; nullopt when nothing is to be placed.
   std::optional<Choice> next(Instant now);
@@ -97,8 +109,16 @@ class DispatchPolicy {
   /// What the worker holds, in the order in which it runs them.
   std::vector<int> queue(int worker) const;
 
-  /// Ready, or waiting for its host to run empty.
-  bool waits(int job) const { return ready_.contains(job) || reserved_host_.contains(job); }
+  /// Ready, or waiting for its host or workers to run empty.
+  bool waits(int job) const;
+
+  /// The most workers of one host, where jobs on several devices are about.
+  int largest_host() const;
+  /// Ready jobs on more devices than any host has workers.
+  bool has_unplaceable() const;
+  std::vector<int> unplaceable() const;
+  /// The job that runs on the device of this worker, which is lent to another one.
+  std::optional<int> job_on_lent(int worker) const;
 
   /// Throws std::logic_error where the state contradicts itself.
   void sanity_check() const;
@@ -115,6 +135,10 @@ class DispatchPolicy {
     bool on_cpu = true;
     double memory_mb = 0;
     bool leaving = false;
+    int claimed_for = -1;      // a job on several devices
+    int leader = -1;           // the worker that this one is lent to
+    std::set<int> lent;        // the workers lent to this one,
+    PackNumber lent_pack = 0;  // for this pack; 0: it has left, but may still be running
     int unconfirmed = 0;
     int model = -1;
     std::set<PackNumber> packs;
@@ -128,10 +152,16 @@ class DispatchPolicy {
   };
   struct Host {
     std::set<int> workers;
-    int busy = 0;  // packs and unconfirmed jobs
+    int busy = 0;    // packs and unconfirmed jobs
+    int claims = 0;  // jobs on several devices that wait for workers of it
     int reserved_for = -1;
     bool isolating = false;  // that job is there
     std::optional<std::tuple<int, std::size_t, int>> listed;
+    int usable = 0, claimable = 0;  // workers, as listed below
+  };
+  struct Claim {
+    int host = -1;
+    std::set<int> workers;
   };
   using ByLoad = std::set<std::pair<std::size_t, int>>;  // (packs, worker)
 
@@ -143,6 +173,14 @@ class DispatchPolicy {
   void release(int host);
   std::optional<int> pick_worker(int job) const;
   std::optional<Choice> start_isolated(Instant now);
+  void relist_sizes(int host);
+  bool is_idle(const Worker& worker) const;
+  std::optional<int> first_gang() const;
+  bool claim(int job);
+  void unclaim(int job);
+  void look_at_claim(int job);
+  std::optional<Choice> start_gang(Instant now);
+  void take_back_lent(int leader);
   int max_pack_jobs(bool on_cpu) const { return on_cpu ? options_.max_pack_jobs_on_cpu : options_.max_pack_jobs; }
   int usual_pack_jobs(int job, bool on_cpu) const;
   std::vector<int> take_pack(int job, const Worker& worker);
@@ -156,6 +194,11 @@ class DispatchPolicy {
   std::set<int> ready_;
   std::map<std::pair<int, int>, std::set<int>> ready_by_group_;  // (group, pack key); of those that have a key
   std::unordered_map<int, int> reserved_host_;                   // of a job that waits for its host
+  bool has_gangs_ = false;                                       // among the jobs are some on several devices:
+  std::map<int, std::set<int>> ready_gangs_;                     // the ready ones, by their number of devices
+  std::map<int, Claim> claims_;                                  // of those that wait for their workers
+  std::set<int> startable_;                                      // those whose workers have run empty
+  std::set<std::pair<int, int>> usable_, claimable_;             // (workers, host), with such jobs only
   std::unordered_map<int, PackNumber> placed_;
   std::unordered_map<PackNumber, Pack> packs_;
   PackNumber next_pack_ = 1;

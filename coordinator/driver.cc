@@ -7,6 +7,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <future>
 #include <map>
 #include <thread>
 #include <utility>
@@ -35,7 +36,7 @@ volatile std::sig_atomic_t stop_wanted = 0;
 // How often, in seconds.
 constexpr double kTickEvery = 0.25;
 constexpr double kProgressEvery = 0.25;
-constexpr double kStatusEvery = 1;
+constexpr double kStatusEvery = 1, kStatusMeanwhile = 5;
 constexpr double kControlEvery = 0.5;
 constexpr double kLockEvery = 2;
 // MPI cannot wake a thread: the link is looked at this seldom when all is quiet.
@@ -44,7 +45,9 @@ constexpr std::chrono::microseconds kLongestNap{2000};
 // How long farewells are waited for at the end, and interrupted jobs when stopping.
 constexpr std::chrono::seconds kFarewell{3};
 constexpr std::chrono::seconds kStopDeadline{90};
-// Frames that make no sense: so many are told one by one.
+// How long the answer to a request to cancel waits for results that are being published; who asked waits 15 s.
+constexpr std::chrono::seconds kPublishingAwaited{10};
+// Frames that make no sense, and connections that are refused: so many are told one by one.
 constexpr std::int64_t kRefusalsTold = 20;
 
 Instant now() {
@@ -103,7 +106,8 @@ struct Driver::Impl {
   EffectRunner runner;
   std::vector<Effect> effects;  // decided, not yet carried out
   std::int64_t started_ms = unix_ms();
-  std::int64_t refused_frames = 0;
+  std::int64_t refused_frames = 0, refused_connections = 0;
+  std::map<std::string, std::pair<Cancellation, Instant>> cancelling;  // by request; answered by then at the latest
   bool stopping = false;
   std::string broken;  // why the store or the lock failed: nothing can go on
 
@@ -125,6 +129,26 @@ struct Driver::Impl {
     if (++refused_frames > kRefusalsTold) return;
     spdlog::warn("a frame from rank {} was refused: {}", rank, why);
     runner.remark({{"event", "frame_refused"}, {"rank", rank}, {"reason", why}});
+  }
+
+  void tell_refusals() {
+    for (const std::string& why : link.refused()) {
+      if (++refused_connections > kRefusalsTold) continue;
+      spdlog::warn("a connection was refused: {}", why);
+      runner.remark({{"event", "connection_refused"}, {"reason", why}});
+    }
+  }
+
+  /// A worker that had joined vanished, or was ended without a goodbye.
+  void connection_closed(int rank) {
+    const auto worker = workers.find(rank);
+    if (worker == workers.end()) return;
+    const WorkerId id = worker->second.id;
+    const std::string reason = "its connection closed";
+    runner.remark({{"event", "worker_lost"}, {"worker", to_string(id)}, {"reason", reason}});
+    workers.erase(worker);
+    presence.left(rank);
+    handle(WorkerLost{id, reason});
   }
 
   void receive(int rank, const Hello& hello) {
@@ -158,6 +182,7 @@ struct Driver::Impl {
 
   void receive(int rank, const Goodbye& goodbye) {
     if (!spoken_by(rank, goodbye.worker)) return;
+    if (!stopping) runner.remark({{"event", "worker_left"}, {"worker", to_string(goodbye.worker)}});
     workers.erase(rank);
     presence.left(rank);
     handle(WorkerLost{goodbye.worker, "it left"});
@@ -179,38 +204,64 @@ struct Driver::Impl {
     auto requests = storage::pending_requests(run.control());
     if (!requests) return;
     for (const auto& request : *requests) {
-      const Json answer = carry_out(request);
-      if (const Status answered = storage::answer_request(run.control(), request.id, answer); !answered)
+      const auto answer = carry_out(request);
+      if (!answer) continue;
+      if (const Status answered = storage::answer_request(run.control(), request.id, *answer); !answered)
         spdlog::warn("{}", answered.error().message);
     }
   }
 
-  Json carry_out(const storage::ControlRequest& request) {
+  /// Absent where it is not to be answered yet; the request is found again.
+  std::optional<Json> carry_out(const storage::ControlRequest& request) {
     if (request.kind == "report") {
       const Status written = write_all_reports();
       return written ? Json{{"ok", true}} : Json{{"ok", false}, {"error", written.error().message}};
     }
-    if (request.kind == "cancel") return cancel(request.payload);
-    return {{"ok", false}, {"error", "this finesweep knows no request '" + request.kind + "'"}};
+    if (request.kind == "cancel") return cancel(request);
+    return Json{{"ok", false}, {"error", "this finesweep knows no request '" + request.kind + "'"}};
   }
 
-  /// Answered once it is recorded.
-  Json cancel(const Json& payload) {
-    std::vector<std::string> wanted;
-    for (const Json& trial : payload.value("trials", Json::array()))
-      if (trial.is_string()) wanted.push_back(trial.get<std::string>());
-    auto cancellation =
-        plan_cancellation(plan, wanted, [this](const JobId& id) { return reactor->view(id).phase; });
-    handle(CancelRequested{std::move(cancellation.jobs)});
-    flush();
-    if (!broken.empty()) return {{"ok", false}, {"error", broken}};
-    return std::move(cancellation.answer);
+  /// Answered once it is recorded. A job whose result is being published may still succeed, and would be run again
+  /// where this coordinator died meanwhile: so long the request stands unanswered, for the next one to find.
+  std::optional<Json> cancel(const storage::ControlRequest& request) {
+    if (!cancelling.contains(request.id)) {
+      std::vector<std::string> wanted;
+      for (const Json& trial : request.payload.value("trials", Json::array()))
+        if (trial.is_string()) wanted.push_back(trial.get<std::string>());
+      auto cancellation =
+          plan_cancellation(plan, wanted, [this](const JobId& id) { return reactor->view(id).phase; });
+      handle(CancelRequested{cancellation.jobs});
+      flush();
+      if (!broken.empty()) return Json{{"ok", false}, {"error", broken}};
+      cancelling[request.id] = {std::move(cancellation), now() + kPublishingAwaited};
+    }
+    auto& [cancellation, until] = cancelling.at(request.id);
+    const bool undecided = std::any_of(cancellation.jobs.begin(), cancellation.jobs.end(), [this](const JobId& id) {
+      return reactor->view(id).phase == JobPhase::publishing;
+    });
+    if (undecided && now() < until) return std::nullopt;
+    Json answer = std::move(cancellation.answer);
+    cancelling.erase(request.id);
+    return answer;
   }
 
   Status write_all_reports() {
     auto data = reports::read_run_data(store, run);
     if (!data) return data.error();
     return reports::write_reports(*data, run.reports());
+  }
+
+  /// Those of a huge sweep take minutes: beside them the lock is held, and status.json shows that this process
+  /// lives. The store is the writing thread's meanwhile.
+  Status write_last_reports() {
+    auto writing = std::async(std::launch::async, [this] { return write_all_reports(); });
+    Every status(kStatusMeanwhile), holding(kLockEvery);
+    while (writing.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready) {
+      if (status.due(now())) put_status(StatusSnapshot::State::running, std::nullopt);
+      if (lock && holding.due(now()))
+        if (const Status held = lock->heartbeat(); !held) spdlog::warn("{}", held.error().message);
+    }
+    return writing.get();
   }
 
   // ---- who is there ----
@@ -227,7 +278,7 @@ struct Driver::Impl {
       workers.erase(worker);
     }
     for (const auto& [rank, worker] : workers) link.send(rank, encode(Alive{}));
-    return !presence.deserted(time);
+    return !presence.deserted(time) || reactor->counts().publishing > 0;
   }
 
   // ---- output ----
@@ -294,7 +345,8 @@ struct Driver::Impl {
     SteadyClock::time_point stop_by{};
     while (!reactor->ended() && broken.empty()) {
       const auto received = link.receive();
-      for (const auto& [rank, frame] : received) take(rank, frame);
+      for (const auto& [rank, frame, closed] : received) closed ? connection_closed(rank) : take(rank, frame);
+      tell_refusals();
       if (stop_wanted && !stopping) {
         stopping = true;
         stop_by = SteadyClock::now() + kStopDeadline;
@@ -343,7 +395,7 @@ struct Driver::Impl {
     const auto state = complete ? StatusSnapshot::State::finished : StatusSnapshot::State::interrupted;
     const StatusSnapshot last = snapshot(state, exit_code);
     crash_point("reports.before_write");
-    const Status reported = write_all_reports();
+    const Status reported = write_last_reports();
     crash_point("reports.written");
     Json ended{{"event", "sweep_ended"},
                {"state", std::string(storage::status_state_name(state))},
@@ -354,6 +406,7 @@ struct Driver::Impl {
                {"pending", last.trials.pending + last.trials.running},
                {"report", reported ? (run.reports() / "report.md").string() : ""}};
     if (refused_frames > 0) ended["refused_frames"] = refused_frames;
+    if (refused_connections > 0) ended["refused_connections"] = refused_connections;
     if (!reported) spdlog::error("{}", reported.error().message);
     if (complete && reported)
       if (auto data = reports::read_run_data(store, run))
@@ -374,9 +427,9 @@ struct Driver::Impl {
       if (!incarnations.contains(rank)) link.send(rank, encode(Stop{}));
     const auto until = SteadyClock::now() + kFarewell;
     while (!workers.empty() && SteadyClock::now() < until) {
-      for (const auto& [rank, frame] : link.receive()) {
-        auto message = decode(frame.data(), frame.size());
-        if (message && std::holds_alternative<Goodbye>(*message)) workers.erase(rank);
+      for (const auto& [rank, frame, closed] : link.receive()) {
+        const auto message = decode(frame.data(), frame.size());
+        if (closed || (message && std::holds_alternative<Goodbye>(*message))) workers.erase(rank);
       }
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     }

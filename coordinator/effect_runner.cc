@@ -179,8 +179,12 @@ void EffectRunner::send(const WorkerId& worker, const Message& message, Round& r
 
 void EffectRunner::add(const Reactor& reactor, const SendDispatch& e, Round& round) {
   Dispatch dispatch{e.worker, {}};
-  for (const AttemptKey& attempt : e.pack) dispatch.pack.push_back({reactor.job(attempt.job), attempt.number});
+  for (const AttemptKey& attempt : e.pack)
+    dispatch.pack.push_back({reactor.job(attempt.job), attempt.number, e.devices});
   send(e.worker, dispatch, round);
+}
+void EffectRunner::add(const Reactor&, const SendLend& e, Round& round) {
+  send(e.worker, Lend{}, round);
 }
 void EffectRunner::add(const Reactor&, const SendAcknowledge& e, Round& round) {
   if (!e.accepted)

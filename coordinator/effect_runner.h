@@ -56,6 +56,7 @@ class EffectRunner {
   void add(const Reactor&, const RecordJobEnd&, Round&);
   void add(const Reactor&, const Publish&, Round&);
   void add(const Reactor&, const SendDispatch&, Round&);
+  void add(const Reactor&, const SendLend&, Round&);
   void add(const Reactor&, const SendAcknowledge&, Round&);
   void add(const Reactor&, const SendRevoke&, Round&);
   void add(const Reactor&, const SendStop&, Round&);

@@ -7,13 +7,17 @@
 
 #include <CLI/CLI.hpp>
 #include <boost/asio/io_context.hpp>
+#include <chrono>
 #include <filesystem>
 #include <iostream>
+#include <thread>
 
 #include "coordinator/commands.h"
+#include "coordinator/devices.h"
 #include "jobs/lifeline.h"
 #include "jobs/version.h"
 #include "worker/agent/agent.h"
+#include "worker/agent/joined_worker.h"
 #include "worker/agent/runner_pool.h"
 
 namespace finesweep {
@@ -48,9 +52,33 @@ int worker_main(coordinator::MpiWorld& world, const std::string& device, const f
   agent.start();
   io.run();
   if (!agent.deserted()) return 0;
-  // One worker of each node is enough.
-  if (world.node_index() > 0 || agent.run_directory().empty()) return 4;
+  if (agent.run_directory().empty()) return 4;
+  if (world.node_index() > 0) {
+    // One worker of each node is enough; but where another exits without the rest, Slurm's PMIx ends the whole
+    // step.
+    std::this_thread::sleep_for(std::chrono::seconds(60));
+    return 4;
+  }
   return coordinator::slurm_life_command({"desert", agent.run_directory(), 0});
+}
+
+int join_main(const coordinator::WorkerOptions& options) {
+  const auto devices = coordinator::choose_devices(options.device, coordinator::read_host_resources());
+  if (!devices) {
+    std::cerr << "finesweep: " << devices.error().message << "\n";
+    return 2;
+  }
+  if (devices->size() > 1 && options.device != "auto") {
+    std::cerr << "finesweep: --device: a worker has one device; start one worker for each\n";
+    return 2;
+  }
+  worker::JoinedWorkerOptions joined;
+  joined.ticket = fs::absolute(options.ticket);
+  joined.host = coordinator::host_name();
+  joined.device = devices->front();
+  joined.runner = (options.program.parent_path() / "finesweep-runner").string();
+  joined.patience = std::chrono::seconds(options.patience_s);
+  return worker::work_joined(joined);
 }
 
 fs::path this_program() {
@@ -65,6 +93,7 @@ constexpr const char* kFooter = R"(Examples:
   finesweep run sweep.yaml --set finetune.epochs=1       with another value for one setting
   mpirun -n 5 finesweep run sweep.yaml                   one coordinator and four workers
   finesweep submit sweep.yaml --gpus-per-node 4          as a job of Slurm
+  finesweep worker --join runs/my-sweep/join.json        one more worker for a sweep that runs with --join-port
   finesweep status runs/my-sweep --watch                 how a sweep stands, from any terminal
   finesweep cancel runs/my-sweep 1a2b3c4d.0              end a trial, or without one the sweep
   finesweep report runs/my-sweep                         its tables and plots, made anew
@@ -148,6 +177,23 @@ void add_evaluate(CLI::App& app, coordinator::EvaluateOptions& options, int& exi
   command->callback([&] { exit_code = coordinator::evaluate_command(options); });
 }
 
+void add_worker(CLI::App& app, coordinator::WorkerOptions& options, int& exit_code) {
+  auto* command = app.add_subcommand("worker", "Join a running sweep as one more worker.");
+  command->add_option("--join", options.ticket, "join.json of the run directory: the sweep runs with --join-port")
+      ->required();
+  command->add_option("--device", options.device,
+                      "auto (the first GPU, else the CPU), cpu, or the index of a GPU (default: auto)");
+  command
+      ->add_option("--patience", options.patience_s,
+                   "Seconds for which a coordinator that is not there is looked for (default: 120)")
+      ->check(CLI::Range(0, 1000000));
+  command->footer(
+      "Ctrl-C: what runs writes a checkpoint, then the worker leaves; again: it ends at once.\n"
+      "Exit codes: 0 the sweep ended or the worker left, 2 the input is wrong, 3 ended at once, 4 no coordinator.\n"
+      "Example:\n  finesweep worker --join runs/quickstart/join.json --device cpu");
+  command->callback([&] { exit_code = join_main(options); });
+}
+
 void add_submit(CLI::App& app, coordinator::SubmitOptions& options, int& exit_code) {
   auto* command = app.add_subcommand("submit", "Run a sweep as a job of Slurm, or go on with one.");
   command->add_option("sweep", options.sweep, "The sweep file")->required();
@@ -202,12 +248,22 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(1, 100000));
   run_app->add_option("--devices", run.devices, "auto, cpu, or indices of GPUs such as 0,1");
   run_app->add_flag("--json", run.json, "One JSON object for each event");
+  run_app
+      ->add_option("--join-port", run.join_port,
+                   "Let workers join by `finesweep worker` at this port, 0: any free one (default: none may join)")
+      ->check(CLI::Range(0, 65535));
+  run_app->add_option("--join-address", run.join_address,
+                      "IP address to listen on for them; 0.0.0.0: all of this host's (default: 127.0.0.1)");
   run_app->footer("Example:\n  finesweep run examples/quickstart.yaml --workers 2");
   run_app->callback([&] {
     exit_code = coordinator::run_command(run, [&](coordinator::MpiWorld& world, const std::string& device) {
       return worker_main(world, device, program);
     });
   });
+
+  coordinator::WorkerOptions worker;
+  worker.program = program;
+  add_worker(app, worker, exit_code);
 
   coordinator::PlanOptions plan;
   auto* plan_app = app.add_subcommand("plan", "Show trials, shared jobs and estimated memory; start nothing.");

@@ -11,6 +11,7 @@
 #include <set>
 #include <thread>
 
+#include "coordinator/devices.h"
 #include "jobs/crash_point.h"
 
 namespace finesweep::coordinator {
@@ -20,7 +21,6 @@ namespace {
 constexpr int kTag = 1;
 /// Messages that one call takes.
 constexpr std::size_t kMostAtOnce = 512;
-
 /// Every MPI call passes here: the code in words, the call and the rank. Without MPI nothing of ours can go on, so
 /// an error ends the process; the sweep is resumed from the store.
 void check(int code, const char* call) {
@@ -79,21 +79,18 @@ int MpiWorld::node_index() const {
 }
 
 std::string MpiWorld::host() const {
-  // Several nodes of Slurm may share a host name; each has a name of its own.
-  if (const char* node = std::getenv("SLURMD_NODENAME"); node && *node) return node;
-  char name[MPI_MAX_PROCESSOR_NAME] = "";
-  int length = 0;
-  check(MPI_Get_processor_name(name, &length), "MPI_Get_processor_name");
-  return std::string(name, static_cast<std::size_t>(length));
+  return host_name();
 }
 
 void MpiWorld::exit(int exit_code) {
   fflush(nullptr);
   // MPI_Finalize waits for the other ranks, and for ever where one of them is dead.
-  std::thread([exit_code] {
-    std::this_thread::sleep_for(std::chrono::seconds(3));
-    _exit(exit_code);
-  }).detach();
+  const bool awaits_coordinator = impl_->rank > 0 && exit_code == 0;
+  if (!awaits_coordinator)
+    std::thread([exit_code] {
+      std::this_thread::sleep_for(std::chrono::seconds(3));
+      _exit(exit_code);
+    }).detach();
   MPI_Finalize();
   _exit(exit_code);
 }

@@ -25,7 +25,9 @@ class MpiWorld {
   int node_index() const;
   std::string host() const;
 
-  /// MPI_Finalize with a deadline; then the process exits with `exit_code`, whatever MPI does. Never returns.
+  /// MPI_Finalize with a deadline; then the process exits with `exit_code`, whatever MPI does. Never returns. A
+  /// worker that ends well, or has nothing to do, waits there for the coordinator as long as that takes: mpirun,
+  /// and Slurm's PMIx too, end all ranks where one exits without the others.
   [[noreturn]] void exit(int exit_code);
 
  private:

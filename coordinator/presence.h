@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "coordinator/instant.h"
@@ -18,14 +19,13 @@ class Presence {
   void left(int rank);
   /// Those lost since the last call; one that is heard again is there again.
   std::vector<int> lost(Instant now);
-  /// No worker is there, some were, and the last one was lost long ago.
+  /// No worker has been there for long: the last one was lost or left, or none has come since the first look.
   bool deserted(Instant now) const;
 
  private:
   Duration silence_;
   std::map<int, Instant> heard_;
-  Instant last_looked_{};
-  bool somebody_was_lost_ = false;
+  std::optional<Instant> last_looked_;
   Instant alone_since_{};
 };
 

@@ -202,7 +202,12 @@ struct Reactor::Impl : ReactorState {
   void dispatch(Instant now) {
     while (!stopping && !ended) {
       if (const auto choice = policy.next(now)) {
-        SendDispatch dispatch{workers.at(choice->worker).id, {}};
+        SendDispatch dispatch{workers.at(choice->worker).id, {}, {}};
+        if (!choice->lent.empty()) dispatch.devices.push_back(workers.at(choice->worker).device);
+        for (const int lent : choice->lent) {
+          dispatch.devices.push_back(workers.at(lent).device);
+          effects.emplace_back(SendLend{workers.at(lent).id});
+        }
         for (int job : choice->jobs) {
           ++jobs[job].attempts;
           jobs.set_phase(job, JobPhase::running);
@@ -233,9 +238,9 @@ struct Reactor::Impl : ReactorState {
   }
 };
 
-Reactor::Reactor(ReactorOptions options, std::vector<Job> jobs, const std::map<JobId, JobHistory>& history,
+Reactor::Reactor(ReactorOptions options, const std::vector<Job>& jobs, const std::map<JobId, JobHistory>& history,
                  const std::vector<PackTraits>& packing)
-    : impl_(std::make_unique<Impl>(options, std::move(jobs), history, packing)) {}
+    : impl_(std::make_unique<Impl>(options, jobs, history, packing)) {}
 
 Reactor::~Reactor() = default;
 
@@ -245,6 +250,7 @@ std::vector<Effect> Reactor::handle(const Event& event, Instant now) {
   impl_->expire_leases(now);
   std::visit([&](const auto& alternative) { impl_->on(alternative, now); }, event);
   impl_->dispatch(now);
+  impl_->end_unplaceable(now);
   impl_->end_if_over();
   return std::exchange(impl_->effects, {});
 }
@@ -284,7 +290,9 @@ bool Reactor::ended() const {
 
 std::optional<Instant> Reactor::next_deadline() const {
   if (impl_->deadlines.empty()) return std::nullopt;
-  return impl_->deadlines.begin()->first;
+  const Instant lease = impl_->deadlines.begin()->first;
+  if (!impl_->unplaceable_since) return lease;
+  return std::min(lease, *impl_->unplaceable_since + impl_->unplaceable_patience());
 }
 
 void Reactor::sanity_check() const {

@@ -130,6 +130,12 @@ struct Publish {
 struct SendDispatch {
   WorkerId worker;
   std::vector<AttemptKey> pack;
+  /// Of a job on several devices: all of them, the worker's own first. Else empty.
+  std::vector<std::string> devices;
+};
+/// Another worker of its host works on this one's device.
+struct SendLend {
+  WorkerId worker;
 };
 struct SendAcknowledge {
   WorkerId worker;
@@ -152,8 +158,8 @@ struct SendRejoin {
 /// been sent Stop by then, and one that joins later is sent it too.
 struct SweepEnded {};
 
-using Effect = std::variant<RecordAttempt, RecordAttemptEnd, RecordJobEnd, Publish, SendDispatch, SendAcknowledge,
-                            SendRevoke, SendStop, SendRejoin, SweepEnded>;
+using Effect = std::variant<RecordAttempt, RecordAttemptEnd, RecordJobEnd, Publish, SendDispatch, SendLend,
+                            SendAcknowledge, SendRevoke, SendStop, SendRejoin, SweepEnded>;
 
 /// What the reactor shows of itself, for status, progress bars and tests.
 struct AttemptView {
@@ -190,6 +196,10 @@ struct Counts {
 ///   where the attempt had begun. A pack that crashes is split in halves, which run again; only a job that crashed
 ///   alone is charged.
 /// - Job::isolate on a CPU: alone among the workers of its host. See dispatch_policy.h for who gets what.
+/// - Job::gpus above 1: one worker holds the attempt, the devices of others of its host are lent to it meanwhile.
+/// Where
+///   one of these workers is lost, so is the attempt. A job that for two leases no host has workers enough for
+///   fails.
 /// - A worker that reports an interrupted attempt is about to leave: it gets nothing new for one lease.
 ///
 /// What workers say is never trusted to make sense: what does not is refused, not asserted.
@@ -197,11 +207,13 @@ struct Counts {
 /// Work per event is proportional to what changes, not to the number of jobs.
 class Reactor {
  public:
-  /// `jobs` in plan order (inputs first); earlier jobs are dispatched first. `history` for jobs known from before.
-  /// `packing` says for each job how it may share a pack; empty: none may. Throws std::invalid_argument where a job
-  /// occurs twice or stands before one that it needs.
-  Reactor(ReactorOptions options, std::vector<Job> jobs, const std::map<JobId, JobHistory>& history,
+  /// `jobs` in plan order (inputs first), which outlive the reactor; earlier jobs are dispatched first. `history`
+  /// for jobs known from before. `packing` says for each job how it may share a pack; empty: none may. Throws
+  /// std::invalid_argument where a job occurs twice or stands before one that it needs.
+  Reactor(ReactorOptions options, const std::vector<Job>& jobs, const std::map<JobId, JobHistory>& history,
           const std::vector<PackTraits>& packing = {});
+  Reactor(ReactorOptions options, std::vector<Job>&& jobs, const std::map<JobId, JobHistory>& history,
+          const std::vector<PackTraits>& packing = {}) = delete;
   ~Reactor();
 
   std::vector<Effect> handle(const Event& event, Instant now);

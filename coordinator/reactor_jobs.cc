@@ -27,8 +27,8 @@ std::int64_t& count(Counts& counts, JobPhase phase) {
 }
 }  // namespace
 
-ReactorJobs::ReactorJobs(std::vector<Job> jobs, const std::map<JobId, JobHistory>& history)
-    : jobs_(std::move(jobs)), states_(jobs_.size()), needs_(jobs_.size()) {
+ReactorJobs::ReactorJobs(const std::vector<Job>& jobs, const std::map<JobId, JobHistory>& history)
+    : jobs_(jobs), states_(jobs_.size()), needs_(jobs_.size()) {
   index_.reserve(jobs_.size());
   counts_.waiting = size();
   first_dependent_.assign(jobs_.size() + 1, 0);
@@ -122,6 +122,7 @@ std::vector<JobTraits> ReactorJobs::traits(const std::vector<PackTraits>& packin
     if (model != job.context.end() && model->is_string()) name = model->get<std::string>();
     traits[i].model = models.emplace(std::move(name), static_cast<int>(models.size())).first->second;
     traits[i].isolate = job.isolate;
+    traits[i].gpus = job.gpus;
     if (!packing.empty() && !job.isolate && job.gpus == 1) traits[i].pack = packing[i];
   }
   return traits;

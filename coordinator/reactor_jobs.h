@@ -27,8 +27,8 @@ class ReactorJobs {
   };
 
   /// Phases as history has them: succeeded, failed and cancelled stay; all else waits. Throws std::invalid_argument
-  /// where a job occurs twice or stands before one that it needs.
-  ReactorJobs(std::vector<Job> jobs, const std::map<JobId, JobHistory>& history);
+  /// where a job occurs twice or stands before one that it needs. `jobs` outlive it.
+  ReactorJobs(const std::vector<Job>& jobs, const std::map<JobId, JobHistory>& history);
 
   int size() const { return static_cast<int>(jobs_.size()); }
   /// -1: no such job.
@@ -58,7 +58,7 @@ class ReactorJobs {
   void sanity_check() const;
 
  private:
-  std::vector<Job> jobs_;
+  const std::vector<Job>& jobs_;  // the plan's
   std::vector<State> states_;
   std::vector<std::vector<int>> needs_;  // without repetition
   // Who needs job i: dependents_[first_dependent_[i]] up to those of job i + 1.

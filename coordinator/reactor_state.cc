@@ -8,10 +8,10 @@ namespace finesweep::coordinator {
 
 using EndReason = RecordAttemptEnd::Reason;
 
-ReactorState::ReactorState(ReactorOptions options, std::vector<Job> plan,
+ReactorState::ReactorState(ReactorOptions options, const std::vector<Job>& plan,
                            const std::map<JobId, JobHistory>& history, const std::vector<PackTraits>& packing)
     : options(options),
-      jobs(std::move(plan), history),
+      jobs(plan, history),
       policy({options.backlog, options.max_backlog_jobs, options.max_pack_jobs, options.max_pack_jobs_on_cpu},
              jobs.traits(packing)) {
   recover(history);
@@ -129,6 +129,7 @@ void ReactorState::add_worker(const WorkerId& id, const WorkerInfo& info, Instan
   const int number = next_worker++;
   Worker& worker = workers[number];
   worker.id = id;
+  worker.device = info.device;
   worker.heard = now;
   worker_of_rank[id.rank] = number;
   std::erase_if(told_to_rejoin, [&](const auto& told) { return told.first.rank == id.rank; });
@@ -173,6 +174,12 @@ void ReactorState::confirm(int number, const std::function<bool(const AttemptKey
 }
 
 void ReactorState::give_up(int number, const std::string& reason, Instant now) {
+  if (const auto job = policy.job_on_lent(number)) {
+    revoke(*job, now);
+    ++jobs[*job].losses;
+    record_end(*job, EndReason::lost, "one of its devices was lost: " + reason);
+    go_on_after_loss(*job, true);
+  }
   const std::vector<int> held = policy.queue(number);
   std::vector<bool> begun;
   for (int job : held) begun.push_back(policy.begun(job));
@@ -210,6 +217,22 @@ void ReactorState::expire_leases(Instant now) {
     } else {
       give_up(number, "the worker stopped answering", now);
     }
+  }
+}
+
+void ReactorState::end_unplaceable(Instant now) {
+  if (stopping || workers.empty() || !policy.has_unplaceable()) {
+    unplaceable_since.reset();
+    return;
+  }
+  if (!unplaceable_since) unplaceable_since = now;
+  if (now - *unplaceable_since < unplaceable_patience()) return;
+  for (const int job : policy.unplaceable()) {
+    policy.remove_ready(job);
+    const std::string needed = std::to_string(jobs.job(job).gpus);
+    end_job(job, JobPhase::failed,
+            "it needs " + needed + " devices of one machine at once, and no machine of this run has so many " +
+                "workers: run it where there are " + needed + ", or make resources.gpus smaller");
   }
 }
 

@@ -26,6 +26,7 @@ struct ReactorState {
   /// One stay of a worker. Numbered from 0 as they come; numbers are not used again.
   struct Worker {
     WorkerId id;
+    std::string device;
     Instant heard{};            // when it last gave a sign of life
     Instant listed_deadline{};  // its place in deadlines
     std::optional<Instant> leaving_since;
@@ -33,7 +34,7 @@ struct ReactorState {
     bool told_to_stop = false;
   };
 
-  ReactorState(ReactorOptions options, std::vector<Job> plan, const std::map<JobId, JobHistory>& history,
+  ReactorState(ReactorOptions options, const std::vector<Job>& plan, const std::map<JobId, JobHistory>& history,
                const std::vector<PackTraits>& packing);
 
   ReactorOptions options;
@@ -51,6 +52,7 @@ struct ReactorState {
   std::map<WorkerId, Instant> told_to_rejoin;
   int next_worker = 0;
   int next_group = 1;
+  std::optional<Instant> unplaceable_since;  // ready jobs need more devices than any host has
   Instant last_now = Instant::min();
   bool stopping = false;
   bool ended = false;
@@ -82,6 +84,9 @@ struct ReactorState {
   void confirm(int number, const std::function<bool(const AttemptKey&)>& is_over);
   /// Gives up the workers whose leases have run out.
   void expire_leases(Instant now);
+  /// Ends jobs that have waited long enough for a host with so many devices.
+  void end_unplaceable(Instant now);
+  Duration unplaceable_patience() const { return 2 * options.lease; }
 
   /// Throws std::logic_error where the parts contradict each other.
   void sanity_check() const;

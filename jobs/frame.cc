@@ -71,6 +71,12 @@ Result<Frame> decode_frame(const std::uint8_t* data, std::size_t bytes) {
   return std::move(**frame);
 }
 
+Result<std::size_t> frame_size(const std::uint8_t* bytes) {
+  const auto header = read_header(bytes);
+  if (!header) return header.error();
+  return kFrameHeaderBytes + header->length;
+}
+
 void FrameReader::append(const std::uint8_t* data, std::size_t bytes) {
   if (begin_ == buffer_.size()) {
     buffer_.clear();

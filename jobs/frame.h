@@ -11,8 +11,8 @@
 
 namespace finesweep {
 
-// Everything that processes of finesweep say to each other, over MPI and over the socketpair to the runner, travels
-// in frames, little-endian:
+// Everything that processes of finesweep say to each other, over MPI, over TCP and over the socketpair to the
+// runner, travels in frames, little-endian:
 //
 //   offset  bytes
 //   0       4      magic "FSWP"
@@ -37,6 +37,9 @@ Bytes encode_frame(std::uint16_t type, const Bytes& payload);
 
 /// Decodes one whole frame, as MPI delivers it; trailing or missing bytes are an Error.
 Result<Frame> decode_frame(const std::uint8_t* data, std::size_t bytes);
+
+/// Bytes of the whole frame that begins with these kFrameHeaderBytes. The Error: no frame of this build begins so.
+Result<std::size_t> frame_size(const std::uint8_t* header);
 
 /// Takes a byte stream apart into frames, as a socket delivers it. After an Error the stream is unusable.
 class FrameReader {

@@ -32,6 +32,8 @@ constexpr std::uint16_t kType<Rejoin> = 21;
 template <>
 constexpr std::uint16_t kType<Alive> = 22;
 template <>
+constexpr std::uint16_t kType<Lend> = 23;
+template <>
 constexpr std::uint16_t kType<RunnerReady> = 32;
 template <>
 constexpr std::uint16_t kType<Execute> = 33;
@@ -41,6 +43,8 @@ template <>
 constexpr std::uint16_t kType<Executed> = 35;
 template <>
 constexpr std::uint16_t kType<StopExecution> = 36;
+template <>
+constexpr std::uint16_t kType<Pulse> = 37;
 
 Json write(const Hello& m) {
   return {{"host", m.host},
@@ -94,13 +98,15 @@ void read(const Json& j, Welcome& m) {
 
 Json write(const Dispatch& m) {
   Json pack = Json::array();
-  for (const auto& entry : m.pack) pack.push_back({{"job", entry.job}, {"attempt", entry.attempt}});
+  for (const auto& entry : m.pack)
+    pack.push_back({{"job", entry.job}, {"attempt", entry.attempt}, {"devices", entry.devices}});
   return {{"worker", m.worker}, {"pack", std::move(pack)}};
 }
 void read(const Json& j, Dispatch& m) {
   m.worker = j.at("worker").get<WorkerId>();
   for (const Json& entry : j.at("pack"))
-    m.pack.push_back({entry.at("job").get<Job>(), checked_integer<AttemptNumber>(entry.at("attempt"))});
+    m.pack.push_back({entry.at("job").get<Job>(), checked_integer<AttemptNumber>(entry.at("attempt")),
+                      entry.at("devices").get<std::vector<std::string>>()});
 }
 
 Json write(const Acknowledge& m) {
@@ -129,6 +135,10 @@ Json write(const Alive&) {
   return Json::object();
 }
 void read(const Json&, Alive&) {}
+Json write(const Lend&) {
+  return Json::object();
+}
+void read(const Json&, Lend&) {}
 
 Json write(const RunnerReady& m) {
   return {{"device", m.device}};
@@ -146,7 +156,11 @@ Json write(const Execute& m) {
                     {"artifacts", member.artifacts},
                     {"earlier_checkpoints", member.earlier_checkpoints},
                     {"log", member.log}});
-  return {{"pack", std::move(pack)}, {"threads", m.threads}, {"cache", m.cache}};
+  return {{"pack", std::move(pack)},
+          {"threads", m.threads},
+          {"cache", m.cache},
+          {"devices", m.devices},
+          {"rank", m.rank}};
 }
 void read(const Json& j, Execute& m) {
   for (const Json& member : j.at("pack"))
@@ -157,6 +171,8 @@ void read(const Json& j, Execute& m) {
   if (m.pack.empty()) throw std::invalid_argument("a pack of no jobs");
   m.threads = checked_integer<int>(j.at("threads"));
   m.cache = j.at("cache").get<std::string>();
+  m.devices = j.at("devices").get<std::vector<std::string>>();
+  m.rank = checked_integer<int>(j.at("rank"));
 }
 
 Json write(const ExecuteProgress& m) {
@@ -167,10 +183,10 @@ void read(const Json& j, ExecuteProgress& m) {
 }
 
 Json write(const Executed& m) {
-  return {{"attempt", m.attempt}, {"outcome", m.outcome}};
+  return {{"attempt", m.attempt}, {"outcome", m.outcome}, {"peer_lost", m.peer_lost}};
 }
 void read(const Json& j, Executed& m) {
-  m = {j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>()};
+  m = {j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>(), j.at("peer_lost").get<bool>()};
 }
 
 Json write(const StopExecution& m) {
@@ -179,6 +195,10 @@ Json write(const StopExecution& m) {
 void read(const Json& j, StopExecution& m) {
   m.attempts = j.at("attempts").get<std::vector<AttemptKey>>();
 }
+Json write(const Pulse&) {
+  return Json::object();
+}
+void read(const Json&, Pulse&) {}
 
 /// Tries the alternatives of Message one after the other until one has the frame's type.
 template <std::size_t index = 0>

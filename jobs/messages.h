@@ -65,6 +65,9 @@ struct Welcome {
 struct Assignment {
   Job job;
   AttemptNumber attempt = 1;
+  /// Of a job on several devices: all of them, this worker's first; they are its own until the attempt has ended.
+  /// Else empty.
+  std::vector<std::string> devices;
 };
 
 /// Jobs to be run together, after what the worker holds already.
@@ -83,6 +86,10 @@ struct Acknowledge {
 struct Revoke {
   AttemptKey attempt;
 };
+
+/// The worker's device serves an attempt of another worker of its host: let go of what is kept loaded on it. Jobs
+/// that come after that one has ended are dispatched as ever.
+struct Lend {};
 
 /// Write a checkpoint, report what was interrupted, say Goodbye, end.
 struct Stop {};
@@ -116,6 +123,10 @@ struct Execute {
   std::vector<Member> pack;  // at least one
   int threads = 1;           // of libtorch, on a CPU
   std::string cache;         // what can be made again stands there, shared by all jobs of the run
+  /// Of a job on several devices, which is alone in its pack: all of them, and which one's process this is. Rank 0
+  /// leads.
+  std::vector<std::string> devices;
+  int rank = 0;
 };
 
 struct ExecuteProgress {
@@ -126,7 +137,12 @@ struct ExecuteProgress {
 struct Executed {
   AttemptKey attempt;
   Outcome outcome;
+  /// It failed only because another process of the job was lost.
+  bool peer_lost = false;
 };
+
+/// The process runs, whatever its computing thread does. Sent every second while it works with others on a job.
+struct Pulse {};
 
 /// Checkpoint and come back with an interrupted Outcome; the rest of the pack goes on.
 struct StopExecution {
@@ -134,8 +150,9 @@ struct StopExecution {
   std::vector<AttemptKey> attempts;
 };
 
-using Message = std::variant<Hello, Heartbeat, Finished, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop,
-                             Rejoin, Alive, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution>;
+using Message =
+    std::variant<Hello, Heartbeat, Finished, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop, Rejoin, Alive,
+                 Lend, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution, Pulse>;
 
 Bytes encode(const Message& message);
 

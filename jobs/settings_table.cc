@@ -123,7 +123,8 @@ constexpr Setting kTable[] = {
             "one."},
 
     {.sections = only(resources), .key = "gpus", .type = integer, .fallback = "1", .minimum = 1, .maximum = 64,
-     .doc = "GPUs of one host that a training job uses together."},
+     .doc = "GPUs of one host that a training job uses together (on CPUs: workers). Each computes its share of every "
+            "batch; other steps use one."},
     {.sections = only(resources), .key = "pack", .type = integer_or_choice, .fallback = R"("auto")",
      .minimum = 1, .maximum = 4096, .choices = kPack, .in_hash = false,
      .doc = "How many jobs with the same frozen base train together ([packs](packing.md)): as many as keep a GPU busy, one, or "

@@ -75,10 +75,10 @@ Result<std::string> read_file(const fs::path& path) {
   return bytes;
 }
 
-Status write_file_atomically(const fs::path& path, std::string_view bytes) {
+Status write_file_atomically(const fs::path& path, std::string_view bytes, unsigned mode) {
   const fs::path temporary = beside(path);
   crash_point("file.before_write");
-  Descriptor file = open_file(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW);
+  Descriptor file = open_file(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
   if (!file.ok()) return system_error("write", path);
   bool whole = write_all(file.get(), bytes.data(), bytes.size());
   crash_point("file.written");

@@ -12,8 +12,8 @@ namespace finesweep::storage {
 Result<std::string> read_file(const std::filesystem::path& path);
 
 /// Write beside, sync, rename over `path`, sync the folder: afterwards `path` holds the old bytes or the new,
-/// whatever happens in between.
-Status write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
+/// whatever happens in between. `mode`: permissions of the file, less the umask; it has them from the first moment.
+Status write_file_atomically(const std::filesystem::path& path, std::string_view bytes, unsigned mode = 0666);
 
 /// fsync of a file or folder.
 Status sync_path(const std::filesystem::path& path);

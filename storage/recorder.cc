@@ -160,7 +160,8 @@ struct Recorder::Impl {
   }
 
   void operator()(const AttemptStarted& change) {
-    const auto& [job, number] = change.attempt;
+    const JobId& job = change.attempt.job;
+    const AttemptNumber number = change.attempt.number;
     const std::int64_t row = row_of(job);
     if (Use(start_job).run(row, number) == 0) refuse(job, "attempt " + std::to_string(number));
     Use(start_attempt).run(row, number, change.worker_rank, change.host, change.time_ms);
@@ -172,7 +173,8 @@ struct Recorder::Impl {
   }
 
   void operator()(const AttemptEnded& change) {
-    const auto& [job, number] = change.attempt;
+    const JobId& job = change.attempt.job;
+    const AttemptNumber number = change.attempt.number;
     const std::int64_t row = row_of(job);
     const std::string reason(attempt_end_name(change.reason));
     const std::string error = as_utf8(change.error);
@@ -186,7 +188,8 @@ struct Recorder::Impl {
   }
 
   void operator()(const JobSucceeded& change) {
-    const auto& [job, number] = change.attempt;
+    const JobId& job = change.attempt.job;
+    const AttemptNumber number = change.attempt.number;
     if (change.outcome.kind != OutcomeKind::succeeded) refuse(job, "an outcome that is no success");
     const std::int64_t row = row_of(job);
     if (Use(succeed_job).run(row, number) == 0) refuse(job, "the result of attempt " + std::to_string(number));

@@ -222,6 +222,8 @@ class Checker {
     const std::string& method = step.facts.method;
     if (method == "qlora") check_block_size(step);
     if (method == "full" || !info || info->tensors.empty()) return;
+    // The default follows from the sweep's model: where that cannot be read, which is reported, there is none.
+    if (!step.settings.contains("targets")) return;
     std::int64_t width = std::numeric_limits<std::int64_t>::max();
     std::string narrowest;
     const auto targets = step.settings.at("targets").get<std::vector<std::string>>();

@@ -105,7 +105,8 @@ std::string job_table(const Plan& plan, const Uses& uses, ModelCatalog& models) 
     const std::string epochs = job.settings.contains("epochs") && (job.keep_training_state || job.continues)
                                    ? ", " + plural(job.settings["epochs"].get<std::size_t>(), "epoch")
                                    : "";
-    const std::string title = job.title + epochs;
+    const std::string devices = job.gpus > 1 ? ", on " + plural(static_cast<std::size_t>(job.gpus), "device") : "";
+    const std::string title = job.title + epochs + devices;
     const auto [entry, is_new] = lines.emplace(title, Line{});
     if (is_new) order.push_back(title);
     Line& line = entry->second;

@@ -60,10 +60,7 @@ std::vector<JobDescription> describe_jobs(const SweepDeclaration& declaration, c
           description.settings[key] = info->checksums;
     description.data = describe_data(step, resolved, trained, data);
     const bool trains = step.kind == StepKind::finetune || step.kind == StepKind::distill;
-    const bool benchmarks_training =
-        step.kind == StepKind::benchmark &&
-        std::ranges::find(step.settings["mode"], Json("train")) != step.settings["mode"].end();
-    if (trains || benchmarks_training) description.gpus = declaration.resources.gpus;
+    if (trains) description.gpus = declaration.resources.gpus;
     descriptions.push_back(std::move(description));
     if (makes_model(step.kind)) from_base = false;
     trained = trained || trains;

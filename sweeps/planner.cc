@@ -17,6 +17,10 @@ namespace finesweep::sweeps {
 
 namespace {
 
+/// Notes of configurations that are the same as another one; an axis of a setting that is dropped makes as many as
+/// it has values.
+constexpr std::size_t kMostMergesTold = 10;
+
 /// A configuration that is run, after merging those that mean the same.
 struct Configuration {
   std::string hash;  // 64 hex digits
@@ -228,12 +232,15 @@ class Planner {
                             std::string(use_phrase(use)) + " use" + (is_plural(use_phrase(use)) ? "" : "s") +
                             " it");
     }
+    std::size_t merging = 0;
     for (const Configuration& configuration : configurations_)
-      if (configuration.merged > 0)
+      if (configuration.merged > 0 && ++merging <= kMostMergesTold)
         plan_.notes.push_back(std::to_string(configuration.merged) + " further configuration" +
                               (configuration.merged > 1 ? "s are" : " is") + " the same as '" +
                               configuration.label + "' and " + (configuration.merged > 1 ? "run" : "runs") +
                               " once with it");
+    if (merging > kMostMergesTold)
+      plan_.notes.push_back("so it is with " + std::to_string(merging - kMostMergesTold) + " more");
   }
 
   static bool is_plural(std::string_view phrase) {
@@ -244,15 +251,18 @@ class Planner {
   /// Every configuration gets a label of its own.
   void finish_labels() {
     std::map<std::string, const Configuration*> used;
+    std::unordered_map<std::string, int> last_number;
     for (Configuration& configuration : configurations_) {
       auto [known, is_new] = used.emplace(configuration.label, &configuration);
       if (!is_new && configuration.labelled && known->second->labelled && !diagnostics_.has_errors())
         diagnostics_.error(configuration.mark, "label",
                            "'" + configuration.label + "' names two configurations that differ");
-      for (int number = 2; !is_new; ++number) {
-        const std::string label = configuration.label + " #" + std::to_string(number);
-        is_new = used.emplace(label, &configuration).second;
-        if (is_new) configuration.label = label;
+      if (!is_new) {
+        int& number = last_number.try_emplace(configuration.label, 1).first->second;
+        std::string label;
+        do label = configuration.label + " #" + std::to_string(++number);
+        while (!used.emplace(label, &configuration).second);
+        configuration.label = label;
       }
       for (std::size_t trial : configuration.trials) plan_.trials[trial].label = configuration.label;
     }
@@ -301,9 +311,10 @@ class Planner {
     std::vector<std::string> all;
     for (const Configuration& configuration : configurations_) all.push_back(configuration.label);
     std::size_t shown = 0;
+    auto next = matching.begin();  // in the order of the configurations
     for (const Configuration& configuration : configurations_) {
-      if (!matching.empty() && std::find(matching.begin(), matching.end(), &configuration) == matching.end())
-        continue;
+      if (!matching.empty() && (next == matching.end() || *next != &configuration)) continue;
+      if (!matching.empty()) ++next;
       if (++shown <= 10) labels += (labels.empty() ? "" : ", ") + ("'" + configuration.label + "'");
     }
     if (shown > 10) labels += ", …";

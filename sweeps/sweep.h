@@ -21,7 +21,7 @@ struct SweepRequest {
   /// Relative paths in overrides start here; empty: the current folder.
   std::filesystem::path override_base;
   /// More trials than this are refused.
-  std::size_t most_trials = 100'000;
+  std::size_t most_trials = 1'000'000;
 };
 
 struct ParsedSweep {

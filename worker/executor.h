@@ -28,6 +28,9 @@ struct ExecutionRequest {
   std::string device = "cpu";
   /// libtorch's intra-op threads on a CPU.
   int threads = 1;
+  /// Of the processes that train together, job.gpus of them: rank 0 leads, the others help it and leave no
+  /// artifact.
+  int rank = 0, ranks = 1;
   /// A folder that jobs share, for rows once tokenised (worker/data/tokenized_cache.h). Empty: none.
   std::filesystem::path cache = {};
 };
@@ -40,6 +43,8 @@ class ExecutionControl {
   virtual void progress(const Progress& progress) = 0;
   /// True once the runner was told to stop: write a checkpoint at the next step boundary and return `interrupted`.
   virtual bool stop_requested() = 0;
+  /// This attempt fails only because another process of it was lost: what became of that one is the cause.
+  virtual void peer_lost() {}
 };
 
 /// Runs the job to its end on the calling thread. Never throws: a library's exception, an out-of-memory or a

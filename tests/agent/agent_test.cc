@@ -34,6 +34,7 @@ class MadeUpCoordinator final : public CoordinatorLink {
     if (on_message) on_message(*message);
   }
   std::vector<Bytes> receive() override { return std::exchange(frames_, {}); }
+  bool closed() const override { return is_closed && frames_.empty(); }
 
   void dispatch(const std::vector<JobId>& pack) {
     Dispatch message{kWorker, {}};
@@ -42,6 +43,7 @@ class MadeUpCoordinator final : public CoordinatorLink {
   }
 
   std::function<void(const Message&)> on_message;
+  bool is_closed = false;
 
  private:
   std::vector<Bytes> frames_;
@@ -54,10 +56,17 @@ class MadeUpRunner final : public JobRunner {
   void start(const Execute& execute) override {
     EXPECT_TRUE(running.empty());
     for (const auto& member : execute.pack) running.push_back(member.key());
+    devices = execute.devices;
     ++packs;
     if (on_start) on_start();
   }
-  void request_stop(const std::vector<AttemptKey>& attempts) override { stops.push_back(attempts); }
+  void request_stop(const std::vector<AttemptKey>& attempts) override {
+    stops.push_back(attempts);
+    if (!obeys_stop) return;
+    Outcome outcome;
+    outcome.kind = OutcomeKind::interrupted;
+    for (const AttemptKey& attempt : std::vector(running)) finish(attempt, outcome);
+  }
   void kill(const std::string& reason) override {
     killed_because = reason;
     Outcome outcome;
@@ -67,6 +76,7 @@ class MadeUpRunner final : public JobRunner {
       for (const AttemptKey& attempt : std::vector(running)) finish(attempt, outcome, true);
     });
   }
+  void release_device() override { ++released; }
   void shut_down() override {}
 
   void ready(const Json& device) { callbacks_.ready(device); }
@@ -84,7 +94,10 @@ class MadeUpRunner final : public JobRunner {
   std::vector<AttemptKey> running;  // what is not done
   int packs = 0;
   std::vector<std::vector<AttemptKey>> stops;
+  bool obeys_stop = false;
   std::string killed_because;
+  std::vector<std::string> devices;
+  int released = 0;
 
  private:
   boost::asio::io_context& io_;
@@ -100,9 +113,13 @@ class AgentTest : public testing::Test {
     coordinator.say(Welcome{kWorker, "/nowhere", 0.01, no_progress_s, 1});
     coordinator.dispatch({job});
   }
-  /// Until the agent has said Goodbye.
-  void work(const std::string& device = "cpu") {
-    Agent agent(io, coordinator, runner, {Hello{"node", 1, 0, device}});
+  /// Until the agent has said Goodbye, or has been deserted.
+  void work() { work(agent); }
+  void work_on(const std::string& device) {
+    Agent another(io, coordinator, runner, {Hello{"node", 1, 0, device}});
+    work(another);
+  }
+  void work(Agent& agent) {
     agent.start();
     io.run_for(std::chrono::seconds(20));
     EXPECT_TRUE(io.stopped());
@@ -112,6 +129,7 @@ class AgentTest : public testing::Test {
   boost::asio::io_context io;
   MadeUpCoordinator coordinator;
   MadeUpRunner runner{io};
+  Agent agent{io, coordinator, runner, {Hello{"node", 1, 0, "cpu"}}};
 };
 
 TEST_F(AgentTest, a_runner_that_makes_no_progress_is_ended_and_its_attempt_reported_as_crashed) {
@@ -179,6 +197,26 @@ TEST_F(AgentTest, what_a_worker_that_was_given_up_had_done_is_not_told_under_its
   EXPECT_EQ(runner.killed_because, "this worker had been given up");
 }
 
+TEST_F(AgentTest, a_job_on_several_devices_is_given_them_and_a_lent_device_is_let_go_of) {
+  coordinator.receive();
+  coordinator.say(Welcome{kWorker, "/nowhere", 0.01, 60, 1});
+  coordinator.say(Lend{});
+  Dispatch dispatch{kWorker, {Assignment{}}};
+  dispatch.pack[0].job.id = job;
+  dispatch.pack[0].devices = {"cuda:1", "cuda:3"};
+  coordinator.say(dispatch);
+  runner.on_start = [&] { boost::asio::post(io, [&] { runner.finish(Outcome{}); }); };
+  coordinator.on_message = [&](const Message& message) {
+    if (const auto* said = std::get_if<Finished>(&message)) {
+      coordinator.say(Acknowledge{said->attempt, true});
+      coordinator.say(Stop{});
+    }
+  };
+  work();
+  EXPECT_EQ(runner.devices, (std::vector<std::string>{"cuda:1", "cuda:3"}));
+  EXPECT_EQ(runner.released, 1);
+}
+
 TEST_F(AgentTest, frames_that_make_no_sense_are_passed_over) {
   runner.on_start = [&] { boost::asio::post(io, [&] { runner.finish(Outcome{}); }); };
   coordinator.say(Hello{});  // what a worker says
@@ -191,6 +229,38 @@ TEST_F(AgentTest, frames_that_make_no_sense_are_passed_over) {
     }
   };
   work();
+}
+
+TEST_F(AgentTest, one_that_is_to_leave_checkpoints_what_runs_waits_for_its_acknowledgement_and_says_goodbye) {
+  coordinator.dispatch({storage::sample_id("waits")});
+  runner.obeys_stop = true;
+  runner.on_start = [&] { boost::asio::post(io, [&] { agent.leave(); }); };
+  std::vector<std::string> said;
+  coordinator.on_message = [&](const Message& message) {
+    if (const auto* finished = std::get_if<Finished>(&message)) {
+      said.emplace_back(outcome_kind_name(finished->outcome.kind));
+      if (said.size() == 3) coordinator.say(Acknowledge{finished->attempt, true});
+    }
+    if (std::holds_alternative<Goodbye>(message)) said.emplace_back("goodbye");
+  };
+  work();
+  EXPECT_EQ(said, (std::vector<std::string>{"interrupted", "interrupted", "interrupted", "goodbye"}));
+  EXPECT_FALSE(agent.deserted());
+}
+
+TEST_F(AgentTest, where_the_link_closes_it_is_deserted_at_once) {
+  runner.on_start = [&] { coordinator.is_closed = true; };
+  work();
+  EXPECT_TRUE(agent.deserted());
+}
+
+TEST_F(AgentTest, a_link_that_closes_behind_the_coordinators_stop_deserts_nobody) {
+  coordinator.receive();
+  coordinator.say(Welcome{kWorker, "/nowhere", 0.01, 60, 1});
+  coordinator.say(Stop{});
+  coordinator.is_closed = true;
+  work();
+  EXPECT_FALSE(agent.deserted());
 }
 
 /// A worker with a pack of three jobs, and another pack behind it.
@@ -396,12 +466,12 @@ TEST_F(AgentTest, a_worker_on_a_gpu_says_hello_once_it_knows_the_memory_and_one_
     EXPECT_TRUE(hellos.empty());
     runner.ready({{"device", "cuda:0"}, {"memory_mb", 81559.5}});
   });
-  work("cuda:0");
+  work_on("cuda:0");
   ASSERT_EQ(hellos.size(), 1u);
   EXPECT_EQ(hellos[0].memory_mb, 81559.5);
 
   io.restart();
-  work("cpu");
+  work_on("cpu");
   ASSERT_EQ(hellos.size(), 2u);
   EXPECT_EQ(hellos[1].memory_mb, 0);
 }
@@ -417,7 +487,7 @@ TEST_F(AgentTest, a_worker_whose_runner_cannot_say_what_its_gpu_is_says_hello_al
     }
   };
   boost::asio::post(io, [&] { runner.ready(Json::object()); });
-  work("cuda:0");
+  work_on("cuda:0");
   ASSERT_EQ(hellos.size(), 1u);
   EXPECT_EQ(hellos[0].memory_mb, 0);
 }

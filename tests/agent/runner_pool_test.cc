@@ -160,5 +160,114 @@ TEST_F(RunnerPoolTest, one_that_dies_in_a_pack_crashes_what_is_not_done_and_each
   EXPECT_EQ(devices[0]["memory_mb"], 81559);
 }
 
+// ---- one job, several processes
+
+/// Two of them, whose scripts tell themselves apart by the GPU that they see.
+class SeveralRunnersTest : public RunnerPoolTest {
+ protected:
+  std::optional<Ended> run_both(const std::string& leader, const std::string& helper,
+                                std::chrono::milliseconds silence = std::chrono::seconds(15)) {
+    const auto program = folder / "runner";
+    storage::write_plainly(
+        program, "#!/bin/sh\ncd " + folder.path().string() + "\necho $$ > pid.$CUDA_VISIBLE_DEVICES\n" +
+                     "if [ $CUDA_VISIBLE_DEVICES = 0 ]; then\n" + leader + "\nelse\n" + helper + "\nfi\n");
+    ::chmod(program.c_str(), 0755);
+    boost::asio::io_context io;
+    RunnerPool pool(io, {program.string(), "cuda:0", silence});
+    std::optional<Ended> ended;
+    pool.set_callbacks({{},
+                        [](const AttemptKey&, const Progress&) {},
+                        [&](const AttemptKey&, Outcome outcome, bool crashed) {
+                          EXPECT_FALSE(ended.has_value()) << "it ended twice";
+                          ended = Ended{std::move(outcome), crashed};
+                          helper_was_gone = is_gone("1");
+                          leader_was_gone = is_gone("0");
+                          io.stop();
+                        }});
+    Execute execute;
+    execute.pack.emplace_back().attempt = 3;
+    execute.devices = {"cuda:0", "cuda:1"};
+    pool.start(execute);
+    io.run_for(std::chrono::seconds(20));
+    return ended;
+  }
+  /// A frame as a file, for a script to send.
+  void prepare(const std::string& name, const Message& message) {
+    const Bytes bytes = encode(message);
+    storage::write_plainly(folder / name, std::string(bytes.begin(), bytes.end()));
+  }
+  static Executed executed(OutcomeKind kind, const std::string& error = "", bool peer_lost = false) {
+    Executed message{{JobId{}, 3}, {}, peer_lost};
+    message.outcome.kind = kind;
+    message.outcome.error = error;
+    return message;
+  }
+  bool is_gone(const std::string& device) const {
+    std::ifstream file(folder / ("pid." + device));
+    pid_t pid = 0;
+    file >> pid;
+    return pid > 0 && ::kill(pid, 0) != 0;
+  }
+  bool helper_was_gone = false, leader_was_gone = false;
+};
+
+// Waits until the other has started, so that its pid is known.
+constexpr const char* kBothAreThere = "while [ ! -s pid.0 ] || [ ! -s pid.1 ]; do sleep 0.01; done; ";
+
+TEST_F(SeveralRunnersTest, where_one_dies_all_are_ended_and_the_failure_says_which) {
+  const auto ended = run_both("exec sleep 100", kBothAreThere + std::string("kill -KILL $$"));
+  ASSERT_TRUE(ended.has_value());
+  EXPECT_TRUE(ended->crashed);
+  EXPECT_THAT(ended->outcome.error, HasSubstr("process 2 of 2"));
+  EXPECT_THAT(ended->outcome.error, HasSubstr("signal 9"));
+  EXPECT_TRUE(leader_was_gone && helper_was_gone);
+}
+
+TEST_F(SeveralRunnersTest, one_that_falls_silent_is_taken_for_dead) {
+  prepare("pulse", Pulse{});
+  const auto ended = run_both(kBothAreThere + std::string("while :; do cat pulse >&3; sleep 0.1; done"),
+                              "cat pulse >&3; kill -STOP $$", std::chrono::milliseconds(1200));
+  ASSERT_TRUE(ended.has_value());
+  EXPECT_TRUE(ended->crashed);
+  EXPECT_THAT(ended->outcome.error, HasSubstr("process 2 of 2 of this job gave no sign of life"));
+  EXPECT_TRUE(leader_was_gone && helper_was_gone);
+}
+
+TEST_F(SeveralRunnersTest, the_cause_is_what_befell_the_first_not_that_others_lost_it) {
+  prepare("lost", executed(OutcomeKind::failed, "another process was lost", true));
+  const auto ended = run_both(kBothAreThere + std::string("cat lost >&3; exec sleep 100"),
+                              kBothAreThere + std::string("sleep 0.5; exit 9"));
+  ASSERT_TRUE(ended.has_value());
+  EXPECT_THAT(ended->outcome.error,
+              HasSubstr("process 2 of 2 of this job: the runner process ended with exit code 9"));
+}
+
+TEST_F(SeveralRunnersTest, a_lost_peer_that_nobody_explains_is_the_cause_in_the_end) {
+  prepare("lost", executed(OutcomeKind::failed, "another process was lost", true));
+  const auto ended = run_both(kBothAreThere + std::string("cat lost >&3; exec sleep 100"), "exec sleep 100");
+  ASSERT_TRUE(ended.has_value());
+  EXPECT_FALSE(ended->crashed);
+  EXPECT_EQ(ended->outcome.error, "another process was lost");
+  EXPECT_TRUE(leader_was_gone && helper_was_gone);
+}
+
+TEST_F(SeveralRunnersTest, a_failure_that_one_reports_ends_all) {
+  prepare("failed", executed(OutcomeKind::failed, "out of memory"));
+  const auto ended = run_both("exec sleep 100", kBothAreThere + std::string("cat failed >&3; exec sleep 100"));
+  ASSERT_TRUE(ended.has_value());
+  EXPECT_EQ(ended->outcome.error, "out of memory");
+  EXPECT_TRUE(leader_was_gone && helper_was_gone);
+}
+
+TEST_F(SeveralRunnersTest, the_leaders_result_is_the_jobs_and_its_process_stays_for_the_next) {
+  prepare("done", executed(OutcomeKind::succeeded));
+  const auto ended = run_both(kBothAreThere + std::string("sleep 0.3; cat done >&3; exec sleep 100"),
+                              kBothAreThere + std::string("cat done >&3; exec sleep 100"));
+  ASSERT_TRUE(ended.has_value());
+  EXPECT_EQ(ended->outcome.kind, OutcomeKind::succeeded);
+  EXPECT_TRUE(helper_was_gone);
+  EXPECT_FALSE(leader_was_gone);
+}
+
 }  // namespace
 }  // namespace finesweep::worker

@@ -43,6 +43,7 @@ class EmptyRunner final : public worker::JobRunner {
   }
   void request_stop(const std::vector<AttemptKey>&) override {}
   void kill(const std::string&) override {}
+  void release_device() override {}
   void shut_down() override {}
 
  private:

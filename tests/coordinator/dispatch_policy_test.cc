@@ -19,6 +19,11 @@ JobTraits packable(int model, std::int64_t tokens = 1, std::int64_t most_tokens 
 JobTraits isolated() {
   return {.isolate = true};
 }
+JobTraits on_devices(int gpus) {
+  JobTraits traits;
+  traits.gpus = gpus;
+  return traits;
+}
 
 class DispatchPolicyTest : public testing::Test {
  protected:
@@ -410,6 +415,172 @@ TEST_F(DispatchPolicyTest, a_job_is_begun_once_it_heads_its_queue) {
   EXPECT_FALSE(policy_->begun(1));
   run_first(0, 1s);
   EXPECT_TRUE(policy_->begun(1));
+}
+
+// ---- jobs on several devices ----
+
+class GangTest : public DispatchPolicyTest {
+ protected:
+  void add_workers(int count, const std::string& host = "a", bool on_cpu = false) {
+    for (int i = 0; i < count; ++i) policy_->add_worker(workers_++, host, on_cpu);
+  }
+  /// The next choice, which is of this job.
+  DispatchPolicy::Choice expect_next(int job) {
+    const auto choice = policy_->next(now_);
+    policy_->sanity_check();
+    EXPECT_TRUE(choice && choice->jobs == std::vector<int>{job}) << "job " << job << " is not the next";
+    return choice.value_or(DispatchPolicy::Choice{});
+  }
+  void expect_nothing() {
+    EXPECT_FALSE(policy_->next(now_));
+    policy_->sanity_check();
+  }
+  void finish(int job) {
+    policy_->finished(job, now_);
+    policy_->sanity_check();
+  }
+  int workers_ = 0;
+};
+
+TEST_F(GangTest, a_job_on_two_devices_gets_two_workers_of_one_host) {
+  start({on_devices(2)});
+  add_workers(1, "a");
+  add_workers(2, "b");
+  const auto choice = expect_next(0);
+  EXPECT_EQ(choice.worker, 1);
+  EXPECT_THAT(choice.lent, ElementsAre(2));
+  EXPECT_EQ(policy_->job_on_lent(2), 0);
+  EXPECT_EQ(policy_->job_on_lent(1), std::nullopt);
+}
+
+TEST_F(GangTest, a_lent_worker_gets_nothing_until_the_job_has_left) {
+  start({on_devices(2), {}, {}});
+  add_workers(2);
+  expect_next(0);
+  const auto behind = expect_next(1);
+  EXPECT_EQ(behind.worker, 0) << "the leader holds its next job, the lent one none";
+  expect_nothing();
+  finish(0);
+  EXPECT_EQ(expect_next(2).worker, 1);
+}
+
+TEST_F(GangTest, its_workers_run_empty_first_and_get_nothing_new_meanwhile) {
+  start({{}, {}, on_devices(2), {}, {}});
+  add_workers(3);
+  expect_next(0);
+  expect_next(1);
+  // Two of three are claimed: the idle one and one that still works.
+  expect_nothing();
+  finish(1);
+  EXPECT_EQ(expect_next(3).worker, 1) << "the one without a claim";
+  expect_nothing();
+  finish(0);
+  const auto gang = expect_next(2);
+  EXPECT_THAT((std::vector<int>{gang.worker, gang.lent.at(0)}), testing::UnorderedElementsAre(0, 2));
+}
+
+TEST_F(GangTest, jobs_on_several_devices_go_in_plan_order_whatever_their_size) {
+  start({on_devices(2), on_devices(3), on_devices(2)});
+  add_workers(3);
+  expect_next(0);
+  expect_nothing();
+  finish(0);
+  expect_next(1);
+  expect_nothing();
+  finish(1);
+  expect_next(2);
+}
+
+TEST_F(GangTest, two_that_want_the_same_workers_do_not_wait_for_each_other) {
+  start({{}, {}, {}, {}, on_devices(3), on_devices(3)});
+  add_workers(4);
+  for (int job = 0; job < 4; ++job) expect_next(job);
+  expect_nothing();
+  for (int job = 0; job < 4; ++job) finish(job);
+  expect_next(4);
+  expect_nothing();
+  finish(4);
+  expect_next(5);
+}
+
+TEST_F(GangTest, what_no_host_is_large_enough_for_holds_up_nobody) {
+  start({on_devices(3), on_devices(2), {}});
+  add_workers(2, "a");
+  add_workers(2, "b");
+  expect_next(1);
+  expect_next(2);
+  expect_nothing();
+  EXPECT_TRUE(policy_->has_unplaceable());
+  EXPECT_THAT(policy_->unplaceable(), ElementsAre(0));
+  policy_->add_worker(9, "b", false);
+  EXPECT_FALSE(policy_->has_unplaceable());
+  expect_nothing();
+  finish(2);
+  EXPECT_THAT(expect_next(0).lent, testing::SizeIs(2));
+}
+
+TEST_F(GangTest, a_claim_ends_where_one_of_its_workers_leaves) {
+  start({{}, on_devices(2)});
+  add_workers(2);
+  expect_next(0);
+  expect_nothing();
+  policy_->set_leaving(1, true);
+  policy_->sanity_check();
+  EXPECT_TRUE(policy_->waits(1));
+  EXPECT_TRUE(policy_->has_unplaceable());
+  policy_->set_leaving(1, false);
+  expect_nothing();
+  finish(0);
+  expect_next(1);
+}
+
+TEST_F(GangTest, devices_come_back_when_the_leader_has_confirmed_that_it_stopped) {
+  start({on_devices(2), {}});
+  add_workers(2);
+  policy_->remove_ready(1);
+  expect_next(0);
+  policy_->set_unconfirmed(0, 1);
+  policy_->withdraw(0, now_);
+  policy_->add_ready(1);
+  EXPECT_EQ(expect_next(1).worker, 0) << "behind what it is told to stop";
+  policy_->add_ready(0);
+  expect_nothing();
+  finish(1);
+  expect_nothing();
+  policy_->set_unconfirmed(0, 0);
+  expect_next(0);
+}
+
+TEST_F(GangTest, a_leader_that_is_gone_lends_nothing) {
+  start({on_devices(2), {}});
+  add_workers(2);
+  policy_->remove_ready(1);
+  expect_next(0);
+  policy_->withdraw(0, now_);
+  policy_->remove_worker(0);
+  policy_->add_ready(1);
+  EXPECT_EQ(expect_next(1).worker, 1);
+}
+
+TEST_F(GangTest, an_isolated_one_on_a_cpu_has_its_host_for_itself) {
+  JobTraits alone = on_devices(2);
+  alone.isolate = true;
+  start({alone, {}});
+  add_workers(3, "a", true);
+  EXPECT_THAT(expect_next(0).lent, testing::SizeIs(1));
+  expect_nothing();
+  finish(0);
+  expect_next(1);
+}
+
+TEST_F(GangTest, it_and_an_isolated_job_take_turns_on_one_host) {
+  start({isolated(), on_devices(2), isolated(), on_devices(2)});
+  add_workers(2, "a", true);
+  for (const int job : {0, 1, 2, 3}) {
+    expect_next(job);
+    expect_nothing();
+    finish(job);
+  }
 }
 
 }  // namespace

@@ -43,6 +43,12 @@ class MadeUpWorker final : public WorkerLink {
   }
   std::vector<Received> receive() override { return std::exchange(said_, {}); }
   void forget(int) override {}
+  std::vector<std::string> refused() override { return std::exchange(strangers, {}); }
+  /// The connection closes, and the worker comes back by a new one or not at all.
+  void vanish() {
+    said_.push_back({kRank, {}, true});
+    say(Hello{"node", 1, 0, "cpu"});
+  }
 
   static Outcome success(double loss) {
     Outcome outcome;
@@ -54,6 +60,7 @@ class MadeUpWorker final : public WorkerLink {
 
   std::function<void(const AttemptKey&)> before_results;
   bool stopped = false;
+  std::vector<std::string> strangers;
 
  private:
   void finish(const AttemptKey& attempt) {
@@ -144,6 +151,30 @@ TEST_F(DriverTest, where_everything_is_done_already_workers_that_have_said_nothi
   worker.stopped = false;
   EXPECT_EQ(drive(), 0);
   EXPECT_TRUE(worker.stopped);
+}
+
+TEST_F(DriverTest, a_worker_whose_connection_closes_is_lost_at_once_and_its_job_is_done_anew) {
+  bool vanished = false;
+  worker.before_results = [&](const AttemptKey&) {
+    if (!std::exchange(vanished, true)) worker.vanish();
+  };
+  EXPECT_EQ(drive(), 0);
+  ASSERT_EQ(events("worker_lost").size(), 1u);
+  EXPECT_EQ(events("worker_lost")[0]["reason"], "its connection closed");
+  EXPECT_EQ(events("worker_joined").size(), 2u);
+  // What comes in its old name is refused.
+  EXPECT_GE(events("result_refused").size(), 1u);
+  for (const storage::StoredJob& job : *store->load_jobs()) EXPECT_TRUE(job.outcome.has_value());
+}
+
+TEST_F(DriverTest, connections_that_were_refused_are_counted_and_the_first_ones_recorded) {
+  worker.before_results = [&](const AttemptKey&) {
+    for (int i = 0; i < 100; ++i) worker.strangers.push_back("127.0.0.1:5: it does not know the token");
+  };
+  EXPECT_EQ(drive(), 0);
+  EXPECT_EQ(events("connection_refused").size(), 20u);
+  EXPECT_EQ(events("connection_refused")[0]["reason"], "127.0.0.1:5: it does not know the token");
+  EXPECT_EQ(events("sweep_ended").at(0)["refused_connections"], 100 * plan.jobs.size());
 }
 
 TEST_F(DriverTest, thousands_of_senseless_frames_are_counted_and_not_told_one_by_one) {

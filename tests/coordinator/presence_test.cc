@@ -33,7 +33,6 @@ TEST_F(PresenceTest, a_silent_worker_is_lost_once_after_its_lease) {
 }
 
 TEST_F(PresenceTest, when_the_last_one_has_been_lost_for_long_nobody_is_left) {
-  EXPECT_FALSE(presence_.deserted(1000s)) << "nobody has come yet";
   presence_.heard(1, now_);
   EXPECT_THAT(look_until(60s), ElementsAre(1));
   EXPECT_FALSE(presence_.deserted(now_)) << "it may come back";
@@ -43,11 +42,24 @@ TEST_F(PresenceTest, when_the_last_one_has_been_lost_for_long_nobody_is_left) {
   EXPECT_FALSE(presence_.deserted(now_));
 }
 
-TEST_F(PresenceTest, workers_that_left_leave_nobody_to_wait_for) {
+TEST_F(PresenceTest, workers_that_die_before_their_first_word_are_not_waited_for_for_ever) {
+  EXPECT_FALSE(presence_.deserted(1000s)) << "before the first look";
+  look_until(50s);
+  EXPECT_FALSE(presence_.deserted(now_)) << "they may be slow";
+  look_until(70s);
+  EXPECT_TRUE(presence_.deserted(now_));
   presence_.heard(1, now_);
-  presence_.left(1);
-  EXPECT_THAT(look_until(200s), IsEmpty());
   EXPECT_FALSE(presence_.deserted(now_));
+}
+
+TEST_F(PresenceTest, a_worker_that_left_is_not_lost_and_when_all_have_nobody_is_left) {
+  presence_.heard(1, now_);
+  EXPECT_THAT(look_until(10s), IsEmpty());
+  presence_.left(1);
+  EXPECT_THAT(look_until(65s), IsEmpty());
+  EXPECT_FALSE(presence_.deserted(now_)) << "another may join";
+  EXPECT_THAT(look_until(80s), IsEmpty());
+  EXPECT_TRUE(presence_.deserted(now_));
 }
 
 TEST_F(PresenceTest, a_coordinator_that_stood_still_blames_nobody) {
@@ -55,6 +67,13 @@ TEST_F(PresenceTest, a_coordinator_that_stood_still_blames_nobody) {
   look_until(3s);
   now_ = 100s;
   EXPECT_THAT(look_until(120s), IsEmpty());
+}
+
+TEST_F(PresenceTest, a_coordinator_that_stood_still_waits_for_those_that_may_have_come_meanwhile) {
+  look_until(3s);
+  now_ = 100s;
+  look_until(120s);
+  EXPECT_FALSE(presence_.deserted(now_));
 }
 
 }  // namespace

@@ -33,13 +33,14 @@ class ReactorTest : public testing::Test {
   using History = std::map<JobId, JobHistory>;
 
   void start(std::vector<Job> jobs, const History& history = {}) {
-    reactor_.emplace(options_, std::move(jobs), history);
+    jobs_ = std::move(jobs);
+    reactor_.emplace(options_, jobs_, history);
     last_.clear();
   }
   /// Jobs that may all share a pack.
-  void start_packable(std::vector<Job> jobs) {
-    const std::vector<PackTraits> packing(jobs.size(), PackTraits{.key = 0, .tokens = 1});
-    reactor_.emplace(options_, std::move(jobs), History(), packing);
+  void start_packable(std::vector<Job> jobs, const PackTraits& traits = {.key = 0, .tokens = 1}) {
+    jobs_ = std::move(jobs);
+    reactor_.emplace(options_, jobs_, History(), std::vector<PackTraits>(jobs_.size(), traits));
     last_.clear();
   }
 
@@ -130,6 +131,7 @@ class ReactorTest : public testing::Test {
 
   ReactorOptions options_;
   Instant now_{0};
+  std::vector<Job> jobs_;
   std::optional<Reactor> reactor_;
   std::vector<Effect> last_;
   std::map<JobId, AttemptKey> newest_;

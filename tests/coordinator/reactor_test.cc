@@ -328,14 +328,14 @@ TEST_F(ReactorTest, what_is_isolated_or_needs_several_gpus_shares_no_pack) {
   start_packable({make_job("a"), timed, wide, make_job("b")});
   join(1, "g", "cuda:0");
   EXPECT_THAT(packs().front(), ElementsAre("a", "b"));
-  EXPECT_THROW(Reactor(options_, {make_job("a"), make_job("b")}, {}, {PackTraits{}}), std::invalid_argument);
+  const std::vector<PackTraits> of_one_job(1);
+  EXPECT_THROW(Reactor(options_, jobs_, {}, of_one_job), std::invalid_argument);
 }
 
 TEST_F(ReactorTest, a_pack_fills_the_memory_that_its_worker_has_said) {
   options_.max_pack_jobs = 8;
-  const PackTraits large{.key = 0, .tokens = 1, .shared_mb = 500, .own_mb = 100};
-  reactor_.emplace(options_, std::vector{make_job("a"), make_job("b"), make_job("c"), make_job("d")}, History(),
-                   std::vector(4, large));
+  start_packable({make_job("a"), make_job("b"), make_job("c"), make_job("d")},
+                 {.key = 0, .tokens = 1, .shared_mb = 500, .own_mb = 100});
   handle(WorkerJoined{{1, 1}, {"g", "cuda:0", 900}});
   EXPECT_THAT(packs(), ElementsAre(ElementsAre("a", "b", "c"), ElementsAre("d")));
 }

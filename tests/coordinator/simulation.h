@@ -23,6 +23,7 @@ struct Report {
   int losses = 0, failures = 0, thefts = 0, interruptions = 0;
   int refused_results = 0, adopted_artifacts = 0, publish_failures = 0, isolated = 0;
   int packs = 0, packs_on_cpus = 0, halved_packs = 0, members_revoked = 0;
+  int on_several_devices = 0, answered_cancellations = 0;
 };
 
 }  // namespace finesweep::simulation
@@ -40,7 +41,9 @@ namespace finesweep::coordinator {
 /// - an isolated job whose result is accepted was alone on its CPU host;
 /// - jobs share a pack only where their traits, the device and its memory let them; of a pack that crashed no more
 ///   than half run together again;
+/// - while a job on several devices whose result is accepted ran, the workers that it was lent did nothing else;
 /// - failures and losses are charged within their bounds;
+/// - what a request to cancel was answered for is over, and stays so in later lives;
 /// - once nothing goes wrong any more, the sweep ends within bounded time, once, and every job is accounted for.
 simulation::Report simulate(std::uint64_t seed, const simulation::Options& options);
 

@@ -128,10 +128,33 @@ void World::receive_next() {
 void World::tick(int life) {
   if (life != life_) return;
   if (now_ < asleep_until_) return at(asleep_until_, [this, life] { tick(life); });
-  when_awake([this] { handle(Tick{}); });
+  when_awake([this] {
+    handle(Tick{});
+    answer_cancellations();
+  });
   if (life != life_) return;
   const Instant next = now_ + random_.between(50ms, 500ms);
   at(std::min(next, reactor_->next_deadline().value_or(next)), [this, life] { tick(life); });
+}
+
+/// As the driver does: decided and recorded at once, answered when nothing of it is being published.
+void World::answer_cancellations() {
+  for (CancelRequest& request : cancel_requests_) {
+    if (request.taken_in_life == life_) continue;
+    handle(CancelRequested{request.jobs});
+    flush();
+    if (!reactor_ || ended_) return;
+    request.taken_in_life = life_;
+  }
+  std::erase_if(cancel_requests_, [this](const CancelRequest& request) {
+    for (const JobId& job : request.jobs)
+      if (reactor_->view(job).phase == JobPhase::publishing) return false;
+    for (const JobId& job : request.jobs)
+      require(store_->is_over(job), "a request to cancel a job was answered before that was durable");
+    told_cancelled_.insert(request.jobs.begin(), request.jobs.end());
+    ++report_.answered_cancellations;
+    return true;
+  });
 }
 
 void World::handle(const Event& event) {
@@ -156,13 +179,23 @@ void World::flush() {
   store_->apply(round, report_);
   boundary();
   bool over = false;
+  std::set<int> lent;
   for (const Effect& effect : round) {
     if (options_.trace) log("  effect " + describe(effect));
     if (const auto* result = std::get_if<Publish>(&effect)) publish(*result);
+    if (const auto* loan = std::get_if<SendLend>(&effect)) lent.insert(loan->worker.rank);
     if (const auto* dispatch = std::get_if<SendDispatch>(&effect)) {
       check_pack(*dispatch);
       for (const AttemptKey& attempt : dispatch->pack) {
+        const auto devices = static_cast<std::size_t>(job(attempt.job).gpus);
+        require(dispatch->devices.size() == (devices > 1 ? devices : 0) && lent.size() == devices - 1,
+                "a job was dispatched with too few or too many devices");
+        for (const int rank : lent)
+          require(rank != dispatch->worker.rank && workers_[rank].host == workers_[dispatch->worker.rank].host,
+                  "a device of another host was lent");
+        lent_[attempt] = std::exchange(lent, {});
         require(store_->is_recorded(attempt, dispatch->worker), "an attempt was dispatched before it was durable");
+        require(!told_cancelled_.contains(attempt.job), "a job was dispatched that was said to be cancelled");
         for (const JobId& need : needs_of(job(attempt.job)))
           require(store_->is_committed(need), "a job was dispatched before what it needs was committed");
       }
@@ -214,6 +247,7 @@ void World::publish(const Publish& effect) {
           boundary();
           store_->commit(attempt, report_);
           check_isolation(attempt);
+          check_lent(attempt);
           boundary();
           handle(Published{attempt});
         });

@@ -58,6 +58,7 @@ class ModelStore {
   /// The stay of a worker that this attempt was given to lost something in this life of the coordinator: it is
   /// over.
   bool was_given_up(const AttemptKey& attempt) const;
+  bool is_over(const JobId& job) const { return record(job).committed || record(job).end; }
   bool all_over() const;
   void check_end(const std::vector<Job>& jobs) const;
 

@@ -54,14 +54,16 @@ struct Totals : simulation::Report {
                               {&packs, r.packs},
                               {&packs_on_cpus, r.packs_on_cpus},
                               {&halved_packs, r.halved_packs},
-                              {&members_revoked, r.members_revoked}}) {
+                              {&members_revoked, r.members_revoked},
+                              {&on_several_devices, r.on_several_devices},
+                              {&answered_cancellations, r.answered_cancellations}}) {
       *sum += value;
     }
   }
   bool everything_happened() const {
-    for (int happened :
-         {coordinator_lives, committed, failed, cancelled, losses, failures, thefts, interruptions, refused_results,
-          adopted_artifacts, publish_failures, isolated, packs, packs_on_cpus, halved_packs, members_revoked}) {
+    for (int happened : {coordinator_lives, committed, failed, cancelled, losses, failures, thefts, interruptions,
+                         refused_results, adopted_artifacts, publish_failures, isolated, packs, packs_on_cpus,
+                         halved_packs, members_revoked, on_several_devices, answered_cancellations}) {
       if (happened == 0) return false;
     }
     return true;

@@ -138,6 +138,7 @@ void World::begin_run(int rank, const AttemptKey& attempt) {
   runs_.push_back({worker.host, rank, worker.process, attempt, now_, std::nullopt, false});
   worker.running.push_back(run);
   report_.isolated += job(attempt.job).isolate;
+  report_.on_several_devices += job(attempt.job).gpus > 1;
 
   const bool faults = now_ < weather_.faults_until;
   const bool crashes = faults && random_.chance(weather_.crash);

@@ -34,7 +34,7 @@ void World::make_weather() {
   w.interruptions = some(3);
   w.spikes = some(4);
   w.single_cancels = some(3);
-  w.cancel = random_.chance(0.15);
+  w.cancellations = random_.chance(0.2) ? random_.between(1, 3) : 0;
   w.stop = random_.chance(0.15);
   w.failure = share(0.4);
   w.permanent = share(0.1);
@@ -60,12 +60,14 @@ void World::make_workers() {
 void World::make_jobs() {
   const int count = random_.between(1, 14);
   const double isolated = random_.chance(0.5) ? 0.3 : 0.0, dependent = random_.chance(0.7) ? 0.5 : 0.0;
+  const double large = random_.chance(0.4) ? 0.4 : 0.0;
   for (int i = 0; i < count; ++i) {
     Job job;
     job.id = JobId::of("job " + std::to_string(i));
     job.title = "job " + std::to_string(i);
     job.retries = random_.between(0, 3);
     job.isolate = random_.chance(isolated);
+    if (random_.chance(large)) job.gpus = random_.between(2, 3);
     job.context = {{"model", random_.chance(0.7) ? "/models/base" : "/models/other"}};
     for (int need = 0; i > 0 && need < 2; ++need)
       if (random_.chance(dependent)) job.inputs.push_back(jobs_[random_.between(0, i - 1)].id);
@@ -120,13 +122,13 @@ void World::schedule_faults() {
       spike_ = random_.between(100ms, 5s);
       spike_until_ = now_ + random_.between(100ms, 4s);
     });
-  if (weather_.cancel)
+  for (int i = 0; i < weather_.cancellations; ++i)
     at(some_time(), [this] {
-      if (!reactor_) return;
-      CancelRequested request;
+      CancelRequest request;
+      const bool everything = random_.chance(0.1);
       for (const Job& job : jobs_)
-        if (random_.chance(0.3)) request.jobs.push_back(job.id);
-      when_awake([this, request] { handle(request); });
+        if (everything || random_.chance(0.2)) request.jobs.push_back(job.id);
+      cancel_requests_.push_back(std::move(request));
     });
   for (int i = 0; i < weather_.single_cancels; ++i)
     at(some_time(), [this, number = random_.next()] {
@@ -174,6 +176,8 @@ simulation::Report World::run() {
       ++report_.events;
     }
     store_->check_end(jobs_);
+    for (const JobId& job : told_cancelled_)
+      require(store_->is_over(job), "a job was said to be cancelled that is not over");
     for (const AttemptKey& attempt : acknowledged_)
       require(store_->is_committed(attempt), "an acknowledged result is lost");
   } catch (const std::exception& violation) {
@@ -183,21 +187,39 @@ simulation::Report World::run() {
   return report_;
 }
 
-/// The committed attempt claims to have been alone on its host. Only workers that had been given up before, and do
-/// not know it, may have been at work beside it.
+const World::Run& World::run_of(const AttemptKey& committed) const {
+  const auto found =
+      std::find_if(runs_.begin(), runs_.end(), [&](const Run& run) { return run.attempt == committed; });
+  require(found != runs_.end() && found->end, "a result of an attempt that did not run");
+  return *found;
+}
+
+/// It was not at the same time, or its worker had been given up before and did not know it.
+bool World::may_have_run_beside(const Run& other, const Run& mine) const {
+  if (&other == &mine || (other.end && *other.end <= mine.begin) || other.begin >= *mine.end) return true;
+  const auto heard = heard_.find(store_->worker_of(other.attempt));
+  const bool silent = heard == heard_.end() || mine.begin - heard->second >= reactor_options_.lease;
+  return silent || store_->was_given_up(other.attempt);
+}
+
+/// The committed attempt claims to have been alone on its host.
 void World::check_isolation(const AttemptKey& committed) const {
   if (!job(committed.job).isolate) return;
-  const auto mine =
-      std::find_if(runs_.begin(), runs_.end(), [&](const Run& run) { return run.attempt == committed; });
-  require(mine != runs_.end() && mine->end, "a result of an attempt that did not run");
-  if (workers_[mine->rank].device != "cpu") return;
+  const Run& mine = run_of(committed);
+  if (workers_[mine.rank].device != "cpu") return;
   for (const Run& other : runs_) {
-    if (&other == &*mine || other.host != mine->host || (other.end && *other.end <= mine->begin) ||
-        other.begin >= *mine->end)
-      continue;
-    const auto heard = heard_.find(store_->worker_of(other.attempt));
-    const bool silent = heard == heard_.end() || mine->begin - heard->second >= reactor_options_.lease;
-    require(silent || store_->was_given_up(other.attempt), "an isolated job was not alone on its host");
+    if (other.host != mine.host) continue;
+    require(may_have_run_beside(other, mine), "an isolated job was not alone on its host");
+  }
+}
+
+/// The committed attempt claims to have had the devices of other workers.
+void World::check_lent(const AttemptKey& committed) const {
+  if (job(committed.job).gpus == 1) return;
+  const Run& mine = run_of(committed);
+  for (const Run& other : runs_) {
+    if (!lent_.at(committed).contains(other.rank)) continue;
+    require(may_have_run_beside(other, mine), "a worker ran a job on a device that it had lent");
   }
 }
 

@@ -23,8 +23,9 @@ struct Killed {};
 /// How bad this history is; drawn from its seed, so that some are quiet in most respects and wild in one.
 struct Weather {
   Instant faults_until{};
-  int kills = 0, freezes = 0, coordinator_kills = 0, stalls = 0, interruptions = 0, spikes = 0, single_cancels = 0;
-  bool cancel = false, stop = false;
+  int kills = 0, freezes = 0, coordinator_kills = 0, stalls = 0, interruptions = 0, spikes = 0;
+  int cancellations = 0, single_cancels = 0;
+  bool stop = false;
   double failure = 0, permanent = 0, crash = 0, publish_failure = 0, twice = 0;
   bool short_jobs = false;
 };
@@ -62,6 +63,7 @@ class World {
   void send_to_coordinator(int rank, ToCoordinator message);
   void receive_next();
   void tick(int life);
+  void answer_cancellations();
   void handle(const Event& event);
   void flush();
   void publish(const Publish& effect);
@@ -120,6 +122,9 @@ class World {
   void check_isolation(const AttemptKey& committed) const;
   void check_pack(const SendDispatch& dispatch);
   void note_crashed_pack(const std::vector<Effect>& effects);
+  void check_lent(const AttemptKey& committed) const;
+  const Run& run_of(const AttemptKey& committed) const;
+  bool may_have_run_beside(const Run& other, const Run& mine) const;
   const Job& job(const JobId& id) const { return jobs_[index_.at(id)]; }
 
   simulation::Options options_;
@@ -148,7 +153,16 @@ class World {
   std::map<JobId, std::size_t> most_together_;  // of those whose pack crashed in this life of the coordinator
   std::optional<ModelStore> store_;
   std::vector<Run> runs_;
+  std::map<AttemptKey, std::set<int>> lent_;  // ranks
   std::set<AttemptKey> acknowledged_;  // a worker has forgotten this result since it was told that it is safe
+
+  /// A request to cancel jobs: a file that stands until it is answered, whoever dies meanwhile.
+  struct CancelRequest {
+    std::vector<JobId> jobs;
+    int taken_in_life = 0;
+  };
+  std::vector<CancelRequest> cancel_requests_;
+  std::set<JobId> told_cancelled_;  // by an answered request
 
   std::vector<Worker> workers_;
   Instant spike_until_{};

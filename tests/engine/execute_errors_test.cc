@@ -43,12 +43,6 @@ class ExecuteErrors : public ::testing::Test {
   std::uint64_t seed_ = 100;
 };
 
-TEST_F(ExecuteErrors, what_the_engine_does_not_do_yet_is_named) {
-  Job job = bench_.job(StepKind::finetune, bench_.finetune_settings());
-  job.gpus = 2;
-  expect_permanent(job, "training on more than one GPU");
-}
-
 TEST_F(ExecuteErrors, a_model_family_that_is_not_there_is_named) {
   bench_.folder().write("model/config.json", R"({"model_type": "mamba"})");
   expect_permanent_finetune(bench_.finetune_settings(), "\"mamba\" is not supported");

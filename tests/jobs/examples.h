@@ -50,19 +50,23 @@ inline std::vector<Message> example_messages() {
       Finished{worker, attempt, example_outcome(), true},
       Goodbye{worker},
       Welcome{worker, "/runs/sweep", 0.5, 60, 4},
-      Dispatch{worker, {{example_job(), 7}, {Job{}, 1}}},
+      Dispatch{worker, {{example_job(), 7, {"cuda:0", "cuda:1"}}, {Job{}, 1, {}}}},
       Acknowledge{attempt, true},
       Revoke{attempt},
       Stop{},
       Rejoin{},
       Alive{},
+      Lend{},
       RunnerReady{{{"device", "cpu"}}},
       Execute{{{example_job(), 7, "/s", {{"00", "/a"}}, {"/c/2", "/c/1"}, "/l"}, {Job{}, 1, "/t", {}, {}, "/m"}},
               2,
-              "/k"},
+              "/k",
+              {"cpu", "cpu"},
+              1},
       ExecuteProgress{attempt, progress},
-      Executed{attempt, example_outcome()},
-      StopExecution{{attempt}}};
+      Executed{attempt, example_outcome(), true},
+      StopExecution{{attempt}},
+      Pulse{}};
 }
 
 }  // namespace finesweep

@@ -64,7 +64,7 @@ struct Agent::Impl {
   Clock::time_point moved;       // when one of them last made progress
   bool said_hello = false;
   std::map<AttemptKey, Finished> unacknowledged;
-  bool stopping = false;
+  bool stopping = false, ended = false;
   Clock::time_point heard = Clock::now();  // when the coordinator last gave a sign of life
   bool deserted = false;
 
@@ -77,7 +77,8 @@ struct Agent::Impl {
     const auto frames = link.receive();
     look_delay = frames.empty() ? std::min(look_delay * 2, kLongestLook) : kShortestLook;
     if (!frames.empty()) heard = Clock::now();
-    if (Clock::now() - heard > (welcome ? kSilence : kFirstSilence)) return desert();
+    if (Clock::now() - heard > (welcome ? kSilence : kFirstSilence))
+      return desert("the coordinator gave no sign of life for long");
     for (const Bytes& bytes : frames) {
       auto message = decode(bytes.data(), bytes.size());
       if (!message) {
@@ -86,16 +87,18 @@ struct Agent::Impl {
       }
       std::visit([this](auto& m) { receive(m); }, *message);
     }
+    if (ended) return;
+    if (link.closed()) return desert("the coordinator is gone");
     look_timer.expires_after(look_delay);
     look_timer.async_wait([this](const boost::system::error_code& error) {
       if (!error) look();
     });
   }
 
-  /// The coordinator died under a launcher that keeps the other ranks (srun). What runs goes on from its checkpoint
-  /// in the sweep's next life.
-  void desert() {
-    spdlog::error("the coordinator gave no sign of life for long: this worker ends");
+  /// The coordinator died under a launcher that keeps the other ranks (srun), or this worker had joined it. What
+  /// runs goes on from its checkpoint in the sweep's next life.
+  void desert(const char* why) {
+    spdlog::error("{}: this worker lets go of its jobs", why);
     deserted = true;
     runner.shut_down();
     heartbeat_timer.cancel();
@@ -138,7 +141,13 @@ struct Agent::Impl {
       runner.kill("revoked");
   }
 
-  void receive(const Stop&) {
+  void receive(const Lend&) {
+    if (running.empty()) runner.release_device();
+  }
+
+  void receive(const Stop&) { stop(); }
+
+  void stop() {
     stopping = true;
     queue.clear();
     if (!running.empty()) runner.request_stop({});
@@ -198,6 +207,7 @@ struct Agent::Impl {
     moved = Clock::now();
     execute.threads = welcome->threads;
     execute.cache = directory.cache().string();
+    execute.devices = pack.front().devices;
     runner.start(execute);
     crash_point("worker.started");
   }
@@ -271,7 +281,8 @@ struct Agent::Impl {
   }
 
   void finish_stopping() {
-    if (!stopping || !running.empty() || !unacknowledged.empty()) return;
+    if (!stopping || ended || !running.empty() || !unacknowledged.empty()) return;
+    ended = true;
     crash_point("worker.before_goodbye");
     if (welcome) send(Goodbye{welcome->worker});
     link.receive();  // moves the farewell on
@@ -305,6 +316,10 @@ void Agent::start() {
     impl_->say_hello();
   }
   impl_->look();
+}
+
+void Agent::leave() {
+  impl_->stop();
 }
 
 bool Agent::deserted() const {

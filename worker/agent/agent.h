@@ -16,6 +16,8 @@ class CoordinatorLink {
   virtual ~CoordinatorLink() = default;
   virtual void send(Bytes frame) = 0;
   virtual std::vector<Bytes> receive() = 0;
+  /// Nothing will come any more. MPI never says so.
+  virtual bool closed() const { return false; }
 };
 
 /// The worker process: owns one device, holds the packs of jobs that the coordinator dispatched to it in a queue,
@@ -32,8 +34,11 @@ class Agent {
   ~Agent();
 
   /// Says Hello (of a GPU once the runner knows how large it is) and works until the coordinator's Stop has been
-  /// obeyed, or the coordinator has been silent for two minutes; then stops the io_context.
+  /// obeyed, or the coordinator has been silent for two minutes or has closed the link; then stops the io_context.
   void start();
+  /// As if the coordinator had said Stop: what runs writes a checkpoint, what waits goes to others.
+  void leave();
+  /// The coordinator was silent, or closed the link.
   bool deserted() const;
   /// Empty until the coordinator has said it.
   std::string run_directory() const;

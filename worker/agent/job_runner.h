@@ -21,12 +21,15 @@ class JobRunner {
   };
   virtual ~JobRunner() = default;
   virtual void set_callbacks(Callbacks callbacks) = 0;
-  /// Not called again before every member has `finished`.
+  /// Not called again before every member has `finished`. Where the job names several devices (it is then alone in
+  /// its pack), a process works on each, and all end where one does.
   virtual void start(const Execute& execute) = 0;
   /// Ask these members (none named: all) to write a checkpoint and finish as interrupted.
   virtual void request_stop(const std::vector<AttemptKey>& attempts) = 0;
   /// End the running pack at once; what is not done finishes as crashed, with `reason` for the user.
   virtual void kill(const std::string& reason) = 0;
+  /// Another worker needs the device: let go of what an idle process keeps on it.
+  virtual void release_device() = 0;
   /// Nothing more will be started: let go of idle processes.
   virtual void shut_down() = 0;
 };

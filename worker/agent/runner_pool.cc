@@ -13,8 +13,10 @@
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/read.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <deque>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -185,7 +187,10 @@ struct RunnerProcess : std::enable_shared_from_this<RunnerProcess> {
 };
 
 struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
-  Impl(boost::asio::io_context& io, Options options) : io(io), options(std::move(options)) {}
+  using Clock = std::chrono::steady_clock;
+
+  Impl(boost::asio::io_context& io, Options options)
+      : io(io), options(std::move(options)), watch_timer(io), grace_timer(io) {}
 
   boost::asio::io_context& io;
   Options options;
@@ -197,30 +202,47 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   bool described = false;  // the device, or that nobody can
   bool closed = false;
 
+  /// The processes of a job on several devices, by rank; empty where it has one.
+  struct Member {
+    std::shared_ptr<RunnerProcess> process;
+    Clock::time_point heard{};
+    bool pulses = false;  // it has begun with the job
+    bool done = false;    // its part, well
+  };
+  std::vector<Member> members;
+  boost::asio::steady_timer watch_timer, grace_timer;
+  Clock::time_point watched{};
+  std::optional<Outcome> consequence;  // of another member's loss, which is not known yet
+
+  // A process loads libtorch before it can say anything.
+  static constexpr std::chrono::minutes kStart{3};
+  static constexpr std::chrono::seconds kWatchEvery{1}, kGrace{2};
+
   bool one_pack_each() const { return options.device == "cpu"; }
 
-  std::shared_ptr<RunnerProcess> spawn() {
+  std::shared_ptr<RunnerProcess> spawn(const std::string& device) {
     auto process = std::make_shared<RunnerProcess>(io);
-    const Status status = process->spawn(options);
+    const Status status = process->spawn({.program = options.program, .device = device});
     if (!status) {
       spdlog::error("{}", status.error().message);
       return nullptr;
     }
     return process;
   }
+  std::shared_ptr<RunnerProcess> spawn() { return spawn(options.device); }
 
   /// The first process: it says what the device is before there is anything to run.
   void begin() {
     active = spawn();
     if (active)
-      listen();
+      listen(active, 0);
     else
       boost::asio::post(io, [self = shared_from_this()] { self->describe(Json::object()); });
   }
 
-  void listen() {
-    active->on_message = [this](Message message) { receive(std::move(message)); };
-    active->on_end = [this](std::string why) { ended(std::move(why)); };
+  void listen(const std::shared_ptr<RunnerProcess>& process, int rank) {
+    process->on_message = [this, rank](Message message) { receive(rank, std::move(message)); };
+    process->on_end = [this, rank](std::string why) { ended(rank, std::move(why)); };
   }
 
   void describe(const Json& device) {
@@ -230,15 +252,30 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   void start(const Execute& execute) {
     for (const auto& member : execute.pack) running.push_back(member.key());
     killed_because.clear();
+    consequence.reset();
     if (!active || active->pid <= 0) active = spare && spare->pid > 0 ? std::move(spare) : spawn();
     spare.reset();
-    if (!active) {
+    const int ranks = std::max<int>(1, static_cast<int>(execute.devices.size()));
+    std::vector<std::shared_ptr<RunnerProcess>> processes{active};
+    for (int rank = 1; rank < ranks; ++rank) processes.push_back(spawn(execute.devices[rank]));
+    if (ranks > 1)
+      for (const auto& process : processes) members.push_back({process, Clock::now()});
+    for (const auto& process : processes) {
+      if (process) continue;
       boost::asio::post(
           io, [self = shared_from_this()] { self->crash("the runner cannot be started: see the worker's log"); });
       return;
     }
-    listen();
-    active->send(execute);
+    for (int rank = 0; rank < ranks; ++rank) {
+      listen(processes[rank], rank);
+      Execute part = execute;
+      part.rank = rank;
+      processes[rank]->send(part);
+    }
+    if (ranks > 1) {
+      watched = Clock::now();
+      watch();
+    }
     if (one_pack_each() && !closed) spare = spawn();
   }
 
@@ -253,28 +290,102 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
 
   void finish(const AttemptKey& attempt, Outcome outcome, bool crashed) {
     if (std::erase(running, attempt) == 0) return;
-    if (running.empty() && one_pack_each() && active) {
-      active->dismiss();
-      active.reset();
+    if (running.empty()) {
+      const bool waits_for_others = !members.empty() && outcome.kind == OutcomeKind::failed;
+      dismiss_helpers();
+      if ((one_pack_each() || waits_for_others) && active) {
+        active->dismiss();
+        active.reset();
+      }
     }
     if (callbacks.finished) callbacks.finished(attempt, std::move(outcome), crashed);
   }
 
-  void receive(Message message) {
+  void receive(int rank, Message message) {
+    if (!members.empty()) members[rank].heard = Clock::now();
     if (auto* progress = std::get_if<ExecuteProgress>(&message)) {
-      if (std::find(running.begin(), running.end(), progress->attempt) != running.end() && callbacks.progress)
+      if (rank == 0 && is_running(progress->attempt) && callbacks.progress)
         callbacks.progress(progress->attempt, progress->progress);
     } else if (auto* executed = std::get_if<Executed>(&message)) {
-      finish(executed->attempt, std::move(executed->outcome), false);
-    } else if (auto* ready = std::get_if<RunnerReady>(&message)) {
+      if (is_running(executed->attempt)) take_result(rank, std::move(*executed));
+    } else if (std::holds_alternative<Pulse>(message) && !members.empty()) {
+      members[rank].pulses = true;
+    } else if (auto* ready = std::get_if<RunnerReady>(&message); ready && rank == 0) {
       describe(ready->device);
     }
   }
 
-  void ended(std::string why) {
-    active.reset();
-    describe(Json::object());
-    crash(killed_because.empty() ? why : killed_because);
+  bool is_running(const AttemptKey& attempt) const {
+    return std::find(running.begin(), running.end(), attempt) != running.end();
+  }
+
+  void take_result(int rank, Executed executed) {
+    if (executed.outcome.kind == OutcomeKind::failed && executed.peer_lost && !members.empty()) {
+      lost_a_peer(executed.attempt, std::move(executed.outcome));
+    } else if (rank == 0 || executed.outcome.kind == OutcomeKind::failed) {
+      finish(executed.attempt, std::move(executed.outcome), false);
+    } else {
+      members[rank].done = true;
+    }
+  }
+
+  void ended(int rank, std::string why) {
+    if (rank == 0) {
+      active.reset();
+      describe(Json::object());
+    }
+    if (!members.empty() && members[rank].done) return;
+    if (!killed_because.empty())
+      why = killed_because;
+    else if (!members.empty())
+      why = member_name(rank) + ": " + why;
+    crash(why);
+  }
+
+  // ---- several processes ----
+
+  std::string member_name(int rank) const {
+    return "process " + std::to_string(rank + 1) + " of " + std::to_string(members.size()) + " of this job";
+  }
+
+  void dismiss_helpers() {
+    watch_timer.cancel();
+    grace_timer.cancel();
+    for (std::size_t rank = 1; rank < members.size(); ++rank)
+      if (members[rank].process) members[rank].process->dismiss();
+    members.clear();
+  }
+
+  /// What became of the one that was lost is about to be heard.
+  void lost_a_peer(const AttemptKey& attempt, Outcome outcome) {
+    if (consequence) return;
+    consequence = std::move(outcome);
+    grace_timer.expires_after(kGrace);
+    grace_timer.async_wait([self = weak_from_this(), attempt](const boost::system::error_code& error) {
+      const auto pool = self.lock();
+      if (!error && pool && pool->consequence) pool->finish(attempt, std::move(*pool->consequence), false);
+    });
+  }
+
+  void watch() {
+    const auto now = Clock::now();
+    // Who did not look for long has not heard either.
+    if (now - watched > kWatchEvery + std::chrono::seconds(2))
+      for (Member& member : members) member.heard = now;
+    watched = now;
+    for (std::size_t rank = 0; rank < members.size(); ++rank) {
+      const Member& member = members[rank];
+      const Clock::duration limit = member.pulses ? Clock::duration(options.silence) : Clock::duration(kStart);
+      if (member.done || now - member.heard < limit) continue;
+      const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limit).count();
+      return crash(member_name(static_cast<int>(rank)) + " gave no sign of life for " + std::to_string(seconds) +
+                   " s: it was stopped, or its machine does not get on");
+    }
+    watch_timer.expires_after(kWatchEvery);
+    watch_timer.async_wait([self = weak_from_this()](const boost::system::error_code& error) {
+      const auto pool = self.lock();
+      if (!error && pool && !pool->members.empty()) pool->watch();
+    });
   }
 
   void kill(const std::string& reason) {
@@ -283,6 +394,12 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     active->on_message = nullptr;  // or the last result would begin the next pack in a process that is about to end
     auto process = active;
     boost::asio::post(io, [process, reason] { process->gone(reason); });
+  }
+
+  void release_device() {
+    if (!running.empty() || one_pack_each() || !active) return;
+    active->dismiss();
+    active.reset();
   }
 };
 
@@ -306,9 +423,13 @@ void RunnerPool::request_stop(const std::vector<AttemptKey>& attempts) {
 void RunnerPool::kill(const std::string& reason) {
   impl_->kill(reason);
 }
+void RunnerPool::release_device() {
+  impl_->release_device();
+}
 void RunnerPool::shut_down() {
   impl_->closed = true;
   impl_->running.clear();
+  impl_->dismiss_helpers();
   for (auto* process : {&impl_->active, &impl_->spare}) {
     if (*process) (*process)->dismiss();
     process->reset();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <boost/asio/io_context.hpp>
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -15,6 +16,11 @@ namespace finesweep::worker {
 /// while the current pack runs, so that nobody waits for libtorch to load. A runner that dies costs the attempts it
 /// was working on, and is replaced.
 ///
+/// A job on several devices of the host gets a process on each: this one's own, which leads, and helpers for as
+/// long as the attempt lasts. The leader's result is the attempt's. Where one process dies, fails or falls silent,
+/// all are ended and the attempt has failed, by what befell the first; that others then lost it counts only where
+/// nothing else did.
+///
 /// Create and use on the main thread: a runner ends when the thread that started it does.
 class RunnerPool final : public JobRunner {
  public:
@@ -23,6 +29,8 @@ class RunnerPool final : public JobRunner {
     std::string program;
     /// "cpu" or "cuda:<index>"; a runner sees only its own GPU.
     std::string device = "cpu";
+    /// One of several processes that gave no sign of life for so long is taken for dead.
+    std::chrono::milliseconds silence = std::chrono::seconds(15);
   };
   RunnerPool(boost::asio::io_context& io, Options options);
   ~RunnerPool() override;
@@ -31,6 +39,7 @@ class RunnerPool final : public JobRunner {
   void start(const Execute& execute) override;
   void request_stop(const std::vector<AttemptKey>& attempts) override;
   void kill(const std::string& reason) override;
+  void release_device() override;
   void shut_down() override;
 
  private:

@@ -12,6 +12,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "worker/collectives/nccl_library.h"
 #include "worker/executor.h"
 
 namespace finesweep::worker {
@@ -75,6 +76,15 @@ struct CudaDriver {
     json["bf16"] = major >= 8;
   }
 };
+
+/// "2.28.9"; empty where there is no NCCL.
+std::string nccl_version() {
+  const NcclLibrary* nccl = nccl_library();
+  int number = 0;
+  if (nccl == nullptr || nccl->get_version(&number) != kNcclSuccess) return "";
+  return std::to_string(number / 10000) + "." + std::to_string(number / 100 % 100) + "." +
+         std::to_string(number % 100);
+}
 
 std::string cuda_version(long number) {
   return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
@@ -142,6 +152,7 @@ Json describe_device(const std::string& name) {
       return json;
     }
     json["cuda"] = cuda_version(at::detail::getCUDAHooks().versionCUDART());
+    if (const std::string nccl = nccl_version(); !nccl.empty()) json["nccl"] = nccl;
     const auto [free, total] = c10::getDeviceAllocator(c10::kCUDA)->getMemoryInfo(device->index());
     json["memory_mb"] = static_cast<double>(total) / bytes_per_mb;
     CudaDriver().describe(device->index(), json);

@@ -49,12 +49,6 @@ void leave_out_paths(const ExecutionRequest& request, std::string& text) {
   }
 }
 
-/// What this engine does not do yet, named; empty where it does the job.
-std::string missing_feature(const Job& job) {
-  if (job.gpus > 1) return "training on more than one GPU";
-  return "";
-}
-
 Outcome run_step(const ExecutionRequest& request, const JobContext& context, c10::Device device,
                  ExecutionControl& control) {
   switch (request.job.kind) {
@@ -79,8 +73,10 @@ Outcome run_step(const ExecutionRequest& request, const JobContext& context, c10
 Outcome execute_job(const ExecutionRequest& request, ExecutionControl& control) {
   const auto context = read_job_context(request.job.context);
   if (!context) return failed_for_good(context.error().message);
-  if (const auto missing = missing_feature(request.job); !missing.empty()) {
-    return failed_for_good("This version of finesweep does not have " + missing + " yet.");
+  const bool trains = request.job.kind == StepKind::finetune || request.job.kind == StepKind::distill;
+  if (request.ranks > 1 && !trains) {
+    return failed_for_good("The step \"" + std::string(step_kind_name(request.job.kind)) +
+                           "\" runs on one device.");
   }
   return guarded(request.device, request.threads,
                  [&](c10::Device device) { return run_step(request, *context, device, control); });

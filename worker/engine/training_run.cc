@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "worker/collectives/process_group.h"
 #include "worker/data/dataset.h"
 #include "worker/engine/device.h"
 #include "worker/engine/job_model.h"
@@ -42,8 +43,12 @@ class TrainingRun {
         start_(Clock::now()) {}
 
   Outcome run() {
+    join();
     for (const auto step : {&TrainingRun::load_data, &TrainingRun::load_model, &TrainingRun::restore}) {
       if (Status done = (this->*step)(); !done) return failed_for_good(done.error().message);
+    }
+    if (group_ && group_->word(progress_.steps) != progress_.steps) {
+      throw PeerLost("The processes of this job went on from different checkpoints.");
     }
     if (auto ended = train()) return std::move(*ended);
     return finish();
@@ -52,7 +57,41 @@ class TrainingRun {
  private:
   const TrainingSettings& training() const { return recipe_.training(); }
 
+  // ---- the processes of this job
+
+  void join() {
+    if (request_.ranks == 1) return;
+    control_.progress({0, 0, "joining", no_loss});
+    GroupOptions options;
+    options.rank = request_.rank;
+    options.size = request_.ranks;
+    options.rendezvous = request_.staging / "rendezvous";
+    options.device = device_;
+    group_ = ProcessGroup::join(options);
+  }
+  bool leads() const { return !group_ || group_->leads(); }
+
+  /// What happens between two steps. Of several processes the leader decides, at the beginning of a step, what
+  /// happens behind it.
+  enum class Wish : std::int64_t { none, checkpoint, stop };
+  Wish own_wish() {
+    if (control_.stop_requested()) return Wish::stop;
+    const bool due = seconds_since(last_checkpoint_) >= request_.job.checkpoint_every_s;
+    return progress_.steps > 0 && due ? Wish::checkpoint : Wish::none;
+  }
+  Wish wish() { return group_ ? agreed_ : own_wish(); }
+
+  // ---- loading
+
+  /// The leader reads and tokenises the rows, the others find them in the cache.
   Status load_data() {
+    if (group_ && !leads()) group_->word(0);
+    const Status loaded = load_rows();
+    if (loaded && group_ && leads()) group_->word(0);
+    return loaded;
+  }
+
+  Status load_rows() {
     if (!request_.job.seed) return Error{"The job has no seed; it was not planned by this version of finesweep."};
     control_.progress({0, 0, "loading", no_loss});
 
@@ -82,7 +121,7 @@ class TrainingRun {
     plan_.emplace(train_->rows(), training().batch_size, training().gradient_accumulation, *request_.job.seed);
     total_steps_ = training().steps ? *training().steps : *training().epochs * plan_->steps_per_epoch();
     trainer_.emplace(*loaded_.model, parameters_, training(), total_steps_, *request_.job.seed, std::move(*loss),
-                     loaded_.masks);
+                     loaded_.masks, group_.get());
     return {};
   }
 
@@ -106,12 +145,9 @@ class TrainingRun {
         if (!*went_on) return stop();
       }
       if (trainer_->steps_done() == total_steps_) return std::nullopt;
-      if (control_.stop_requested()) {
+      if (const Wish now = wish(); now != Wish::none) {
         if (Status done = finish_steps(0); !done) return failed_for_good(done.error().message);
-        return stop();
-      }
-      if (progress_.steps > 0 && seconds_since(last_checkpoint_) >= request_.job.checkpoint_every_s) {
-        if (Status done = finish_steps(0); !done) return failed_for_good(done.error().message);
+        if (now == Wish::stop) return stop();
         if (Status written = checkpoint(); !written) return failed_this_time(written.error().message);
       }
       if (Status stepped = step(); !stepped) return failed_for_good(stepped.error().message);
@@ -135,6 +171,7 @@ class TrainingRun {
       for (const std::int64_t row : batch_rows) started.tokens += train_->tokens_in_row(row);
     }
     started.batches = static_cast<std::int64_t>(batches.size());
+    if (group_) group_->start_word(leads() ? static_cast<std::int64_t>(own_wish()) : 0);
     if (Status given = trainer_->start(batches); !given) return given;
     started_.push_back(started);
     return finish_steps(device_.is_cpu() ? 0 : 1);
@@ -144,6 +181,7 @@ class TrainingRun {
   Status finish_steps(std::int64_t most) {
     while (trainer_->unfinished() > most) {
       const StepReport report = trainer_->finish();
+      if (group_) agreed_ = static_cast<Wish>(group_->finish_word());
       if (!report.finite) return Error{not_finite(report)};
       const StartedStep step = started_.front();
       started_.pop_front();
@@ -182,6 +220,17 @@ class TrainingRun {
 
   /// False where it was stopped: it is done again when the training goes on.
   Result<bool> evaluate_validation() {
+    if (!group_) return evaluate_here();
+    if (!leads()) {
+      progress_.evaluated_at = progress_.steps;
+      return group_->word(0) != 0;
+    }
+    const auto went_on = evaluate_here();
+    if (went_on) group_->word(*went_on ? 1 : 0);
+    return went_on;
+  }
+
+  Result<bool> evaluate_here() {
     if (!forward_) forward_.emplace(*loaded_.model);
     EvaluationRun run{*training().evaluation, *request_.job.seed, {}, {}, &*forward_};
     run.go_on = [&](std::int64_t done) {
@@ -221,6 +270,16 @@ class TrainingRun {
   }
 
   Status checkpoint() {
+    agreed_ = Wish::none;
+    if (leads()) {
+      const Status written = write_checkpoint();
+      if (!written) return written;
+    }
+    if (group_) group_->word(0);  // the others wait until it is written
+    return {};
+  }
+
+  Status write_checkpoint() {
     take_measures();
     const Status status = write_training_checkpoint(request_, *trainer_, progress_);
     last_checkpoint_ = Clock::now();
@@ -228,8 +287,8 @@ class TrainingRun {
   }
 
   Outcome stop() {
-    if (progress_.steps > 0) {
-      if (Status written = checkpoint(); !written) return failed_this_time(written.error().message);
+    if (progress_.steps > 0 && leads()) {
+      if (Status written = write_checkpoint(); !written) return failed_this_time(written.error().message);
     }
     Outcome outcome;
     outcome.kind = OutcomeKind::interrupted;
@@ -240,6 +299,8 @@ class TrainingRun {
     take_measures();
     Outcome outcome;
     outcome.kind = OutcomeKind::succeeded;
+    if (group_) progress_.peak_memory_mb = group_->greatest(progress_.peak_memory_mb);
+    if (!leads()) return outcome;
     outcome.has_artifact = true;
     outcome.history = progress_.history;
     outcome.environment = job_environment(request_);
@@ -267,6 +328,9 @@ class TrainingRun {
   TrainingRecipe& recipe_;
   const Clock::time_point start_;
 
+  std::unique_ptr<ProcessGroup> group_;  // null: this process trains alone
+  Wish agreed_ = Wish::none;             // of a group, for now
+
   ModelSource source_;
   std::unique_ptr<JobTask> task_;
   std::unique_ptr<TaskData> train_, validation_;
@@ -289,8 +353,11 @@ class TrainingRun {
 }  // namespace
 
 Outcome train(const ExecutionRequest& request, const JobContext& context, c10::Device device,
-              ExecutionControl& control, TrainingRecipe& recipe) {
+              ExecutionControl& control, TrainingRecipe& recipe) try {
   return TrainingRun(request, context, device, control, recipe).run();
+} catch (const PeerLost& lost) {
+  control.peer_lost();
+  return failed_this_time(lost.what());
 }
 
 }  // namespace finesweep::worker

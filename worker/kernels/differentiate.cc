@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "worker/kernels/gradient_watch.h"
+
 namespace finesweep::worker {
 namespace {
 
@@ -55,6 +57,7 @@ Var differentiate(Tape* tape, const std::vector<Var>& inputs, const std::vector<
       }
     }
   });
+  adds_to(tape, parameters);
   return result;
 }
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "worker/kernels/gemm.h"
+#include "worker/kernels/gradient_watch.h"
 #include "worker/kernels/linear_pass.h"
 
 namespace finesweep::worker {
@@ -84,6 +85,7 @@ Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const L
     const at::Tensor d_counted = (gradients.hidden * (d_loss * scale)).to(gradients.hidden.scalar_type());
     hidden_slot->add(at::zeros(shape, d_counted.options()).index_copy_(0, index, d_counted));
   });
+  adds_to(tape, {head.weight, head.bias});
   return result;
 }
 

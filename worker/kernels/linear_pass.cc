@@ -109,11 +109,16 @@ LinearPass::Columns LinearPass::columns_of(std::int64_t begin, std::int64_t coun
   return {first - out_begin_, last - first, first - begin};
 }
 
+std::vector<Parameter*> LinearPass::parameters() const {
+  std::vector<Parameter*> all{module_->weight, module_->bias};
+  for (const Lora& lora : loras_) all.insert(all.end(), {lora.branch->a, lora.branch->b});
+  for (const Scale& scale : scales_) all.push_back(scale.scale.parameter());
+  return all;
+}
+
 bool LinearPass::trains() const {
-  bool any = module_->weight->trained || (module_->bias != nullptr && module_->bias->trained);
-  for (const Lora& lora : loras_) any |= lora.branch->a->trained || lora.branch->b->trained;
-  for (const Scale& scale : scales_) any |= scale.scale.trained();
-  return any;
+  const std::vector<Parameter*> all = parameters();
+  return std::any_of(all.begin(), all.end(), [](const Parameter* p) { return p != nullptr && p->trained; });
 }
 
 at::Tensor LinearPass::multiply(const Parameter& weight, const at::Tensor& x, const at::Tensor& bias,

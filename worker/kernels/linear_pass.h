@@ -25,6 +25,7 @@ class ColumnScale {
   /// Numbers first … first + count of the parameter.
   ColumnScale(Parameter& scale, std::int64_t first, std::int64_t count);
   bool trained() const { return scale_->trained; }
+  Parameter* parameter() const { return scale_; }
   /// to [tokens, count] = from · scale; may be the same. `keeps`: a gradient of the scale will be wanted.
   void forward(const at::Tensor& from, const at::Tensor& to, bool keeps);
   /// The gradient of `from` into d_from, which may be d_to; adds to that of the scale.
@@ -46,6 +47,8 @@ class LinearPass {
 
   /// Something that applies to these columns is trained.
   bool trains() const;
+  /// Everything that does, trained or not; may hold nulls.
+  std::vector<Parameter*> parameters() const;
   /// Adapters multiply the output, so nothing may be added to it before.
   bool scales_output() const { return !scales_.empty(); }
   /// x Wᵀ + b and adapters, plus `residual` where it is defined (not together with scales_output). `keeps`: the way

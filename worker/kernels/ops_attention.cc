@@ -15,6 +15,7 @@
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/gradient_watch.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
 #include "worker/kernels/reference.h"
@@ -164,6 +165,7 @@ Var attention_on_cpu(Tape* tape, const AttentionInputs& in, const Layout& querie
     if (in.key_value.slot) in.key_value.slot->add(d.key_value);
     if (!in.query.value.is_same(in.key_value.value) && in.query.slot) in.query.slot->add(d.query);
   });
+  adds_to(tape, {table});
   return result;
 }
 

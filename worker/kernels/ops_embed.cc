@@ -9,6 +9,7 @@
 #include "worker/kernels/gpu/decode.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/gradient_watch.h"
 #include "worker/kernels/norm_dropout.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
@@ -101,6 +102,7 @@ Var embed(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, cons
       add_rows(module.types, types, slot->grad, -1);
       add_rows(module.positions, positions, slot->grad, module.padding_position);
     });
+    adds_to(tape, {module.words, module.types, module.positions});
   }
   if (module.norm.weight != nullptr) return norm_dropout(tape, input, module.norm, layout, dropout);
   return worker::dropout(tape, input, layout, dropout);

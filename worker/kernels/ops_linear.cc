@@ -10,6 +10,7 @@
 #include "worker/kernels/gpu/decode.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/gradient_watch.h"
 #include "worker/kernels/linear_pass.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
@@ -90,6 +91,7 @@ Var scaled_input(Tape* tape, const Var& x, Parameter& factors) {
     scale.backward(dy, dx);
     if (x_slot) x_slot->add(dx);
   });
+  adds_to(tape, {&factors});
   return result;
 }
 
@@ -137,6 +139,7 @@ Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& l
   }
   if (!recorded) return Var(y);
   const Var result = tape->track(y);
+  const std::vector<Parameter*> parameters = pass.parameters();
   tape->record([slot = result.slot, z = activation == Activation::none ? at::Tensor() : z, pass = std::move(pass),
                 activation] {
     at::Tensor dy = std::move(slot->grad);
@@ -144,6 +147,7 @@ Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& l
     if (activation != Activation::none) dy = activation_gradient(z, std::move(dy), activation);
     pass.backward(std::move(dy));
   });
+  adds_to(tape, parameters);
   return result;
 }
 
@@ -163,6 +167,7 @@ Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& 
   if (!at_once) add_residual(y, residual.value, layout, dropout);
   if (!through && (tape == nullptr || !residual.needs_grad())) return Var(y);
   const Var result = tape->track(y);
+  const std::vector<Parameter*> parameters = pass.parameters();
   tape->record(
       [slot = result.slot, residual_slot = residual.slot, pass = std::move(pass), layout, dropout, through, type] {
         const at::Tensor dy = std::move(slot->grad);
@@ -170,6 +175,7 @@ Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& 
         if (through) pass.backward((dropout.active() ? masked(dy, layout, dropout) : dy).to(type));
         if (residual_slot) residual_slot->add(dy);
       });
+  adds_to(tape, parameters);
   return result;
 }
 

@@ -8,6 +8,7 @@
 #include "worker/kernels/gpu/decode.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/gradient_watch.h"
 #include "worker/kernels/norm_dropout.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
@@ -69,6 +70,7 @@ Var add_norm_on_cpu(Tape* tape, const Var& x, const Var& residual, const NormMod
     if (x_slot) x_slot->add(dx);
     if (residual_slot) residual_slot->add(d_sum);
   });
+  adds_to(tape, {module.weight, module.bias});
   return result;
 }
 
@@ -94,6 +96,7 @@ Var norm_on_cpu(Tape* tape, const Var& x, const NormModule& module, const Layout
                           tokens, width, {}, {layout.get(), dropout});
         if (x_slot) x_slot->add(dx);
       });
+  adds_to(tape, {module.weight, module.bias});
   return result;
 }
 

@@ -4,6 +4,7 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
+#include "worker/kernels/gradient_watch.h"
 #include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
@@ -44,6 +45,7 @@ void Tape::record(std::function<void()> backward) {
     };
   }
   steps_.push_back(std::move(backward));
+  if (GradientWatch* watch = GradientWatch::of_thread()) watch->recorded(*this);
 }
 
 void Tape::backward() {
@@ -51,6 +53,7 @@ void Tape::backward() {
     std::function<void()> step = std::move(steps_.back());
     steps_.pop_back();
     step();
+    if (GradientWatch* watch = GradientWatch::of_thread()) watch->ran(*this);
   }
 }
 

@@ -14,11 +14,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <chrono>
 #include <condition_variable>
@@ -49,7 +51,8 @@ namespace {
 /// The socket to the worker, and the thread that owns it. send() and the waits may be called from any thread.
 class Channel {
  public:
-  explicit Channel(int fd) : socket_(io_, boost::asio::local::stream_protocol(), fd), guard_(io_.get_executor()) {
+  explicit Channel(int fd)
+      : socket_(io_, boost::asio::local::stream_protocol(), fd), guard_(io_.get_executor()), pulse_(io_) {
     read();
     thread_ = std::thread([this] { io_.run(); });
     thread_.detach();  // ends with the process
@@ -76,7 +79,30 @@ class Channel {
     return stop_all_ || stopped_.contains(attempt);
   }
 
+  /// A sign of life every second, from the thread that does not compute.
+  void begin_pulse() {
+    boost::asio::post(io_, [this] {
+      pulsing_ = true;
+      pulse();
+    });
+  }
+  void end_pulse() {
+    boost::asio::post(io_, [this] {
+      pulsing_ = false;
+      pulse_.cancel();
+    });
+  }
+
  private:
+  void pulse() {
+    if (!pulsing_) return;
+    send(Pulse{});
+    pulse_.expires_after(std::chrono::seconds(1));
+    pulse_.async_wait([this](const boost::system::error_code& error) {
+      if (!error) pulse();
+    });
+  }
+
   void read() {
     socket_.async_read_some(boost::asio::buffer(chunk_),
                             [this](const boost::system::error_code& error, std::size_t bytes) {
@@ -129,6 +155,8 @@ class Channel {
   boost::asio::io_context io_;
   boost::asio::local::stream_protocol::socket socket_;
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> guard_;
+  boost::asio::steady_timer pulse_;
+  bool pulsing_ = false;
   std::thread thread_;
   std::array<std::uint8_t, 65536> chunk_;
   FrameReader reader_;
@@ -156,12 +184,15 @@ class Control final : public ExecutionControl {
   }
 
   bool stop_requested() override { return channel_.stop_requested(attempt_); }
+  void peer_lost() override { has_lost_peer_ = true; }
+  bool has_lost_peer() const { return has_lost_peer_; }
 
  private:
   Channel& channel_;
   AttemptKey attempt_;
   std::chrono::steady_clock::time_point sent_{};
   std::string phase_ = "\n";
+  bool has_lost_peer_ = false;
 };
 
 ExecutionRequest to_request(const Execute::Member& member, const Execute& execute, const std::string& device) {
@@ -175,6 +206,8 @@ ExecutionRequest to_request(const Execute::Member& member, const Execute& execut
   request.device = device;
   request.threads = execute.threads;
   request.cache = execute.cache;
+  request.rank = execute.rank;
+  request.ranks = std::max<int>(1, static_cast<int>(execute.devices.size()));
   return request;
 }
 
@@ -222,8 +255,10 @@ Status load_cuda() {
       members.push_back({to_request(member, message, device), &controls.emplace_back(channel, member.key())});
     const auto ended = [&](std::size_t member, Outcome outcome) {
       crash_point("runner.before_result");
-      channel.send(Executed{message.pack[member].key(), std::move(outcome)});
+      channel.end_pulse();
+      channel.send(Executed{message.pack[member].key(), std::move(outcome), controls[member].has_lost_peer()});
     };
+    if (message.devices.size() > 1) channel.begin_pulse();
     if (!cuda) {
       Outcome outcome;
       outcome.error = cuda.error().message;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "worker/data/batch.h"
+#include "worker/training/gradient_sum.h"
 
 namespace finesweep::worker {
 
@@ -34,6 +35,8 @@ void StepGraphs::run(const BatchInputs& inputs) {
   const at::NoGradGuard no_graph;
   Tape tape;
   tape.set_loss_is_end();
+  const bool watched = options_.gradients != nullptr && !options_.recompute_layers;
+  const auto watch = watched ? options_.gradients->watch(tape) : nullptr;
   Pass pass;
   pass.tape = &tape;
   pass.dropout = {true, options_.seed, 0, step_.const_data_ptr<std::int64_t>()};
@@ -41,6 +44,7 @@ void StepGraphs::run(const BatchInputs& inputs) {
   pass.inputs = &inputs;
   const Var loss = loss_.of(model_, Batch(), pass, Denominator(denominator_));
   backward(tape, loss);
+  if (options_.gradients != nullptr) options_.gradients->end_pass();
   sum_.add_(loss.value);
 }
 

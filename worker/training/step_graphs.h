@@ -10,6 +10,8 @@
 
 namespace finesweep::worker {
 
+class GradientSum;  // worker/training/gradient_sum.h
+
 /// The passes (forward and back) of training steps on a GPU, captured by shape (models/batch_graphs.h). What
 /// changes from pass to pass beside the batch, denominator and dropout's step, stands on the device.
 class StepGraphs {
@@ -17,6 +19,8 @@ class StepGraphs {
   struct Options {
     std::uint64_t seed = 0;
     bool recompute_layers = false;
+    /// Of processes that train together: hears of gradients that are whole. Null: this one trains alone.
+    GradientSum* gradients = nullptr;
   };
 
   /// The passes add what `loss` says to `sum`, fp64 [1] on the model's device. Model and loss must outlive this.

@@ -10,6 +10,7 @@
 #include <numbers>
 #include <utility>
 
+#include "worker/data/batch_part.h"
 #include "worker/kernels/attention_choice.h"
 #include "worker/kernels/profile_scope.h"
 
@@ -42,12 +43,15 @@ double learning_rate_at(Schedule schedule, double peak, std::int64_t step, std::
 }
 
 Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const TrainingSettings& settings,
-                 std::int64_t total_steps, std::uint64_t seed, TrainingLoss loss, std::vector<ParameterMask> masks)
+                 std::int64_t total_steps, std::uint64_t seed, TrainingLoss loss, std::vector<ParameterMask> masks,
+                 ProcessGroup* group)
     : model_(model),
+      group_(group),
       loss_(std::move(loss)),
       masks_(std::move(masks)),
       settings_(settings),
       parameters_(parameters),
+      gradients_(group == nullptr ? nullptr : std::make_unique<GradientSum>(parameters, *group)),
       optimizer_(std::move(parameters), optimizer_options(settings)),
       warmup_(settings.warmup.steps(total_steps)),
       total_steps_(total_steps),
@@ -55,25 +59,59 @@ Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const Trainin
   if (is_scaled(settings_)) loss_scale_.scale = LossScale::first;
   if (!DeviceAdamW::available(parameters_)) return;
   device_optimizer_ = std::make_unique<DeviceAdamW>(parameters_, optimizer_.moments(), optimizer_options(settings));
-  graphs_ = std::make_unique<StepGraphs>(model_, loss_, device_optimizer_->loss(),
-                                         StepGraphs::Options{seed_, settings.gradient_checkpointing});
+  graphs_ =
+      std::make_unique<StepGraphs>(model_, loss_, device_optimizer_->loss(),
+                                   StepGraphs::Options{seed_, settings.gradient_checkpointing, gradients_.get()});
+}
+
+std::vector<Trainer::Share> Trainer::shares_of(const std::vector<Batch>& batches) const {
+  const std::int64_t ranks = group_ == nullptr ? 1 : group_->size();
+  const std::int64_t rank = group_ == nullptr ? 0 : group_->rank();
+  std::vector<Share> shares;
+  std::int64_t first_row = 0;
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    const std::int64_t rows = batches[i].input_ids.size(0);
+    const std::int64_t turn = (rank + steps_done_ + static_cast<std::int64_t>(i)) % ranks;
+    const std::int64_t begin = rows * turn / ranks, end = rows * (turn + 1) / ranks;
+    if (ranks == 1) {
+      shares.push_back({batches[i], first_row});
+    } else if (begin < end) {
+      shares.push_back({part_of(batches[i], begin, end - begin), first_row + begin});
+    }
+    first_row += rows;
+  }
+  return shares;
+}
+
+double Trainer::denominator_of(const std::vector<Batch>& batches) const {
+  std::int64_t counted = 0;
+  for (const Batch& batch : batches) counted += model_.counted(batch);
+  return static_cast<double>(std::max<std::int64_t>(counted, 1));
 }
 
 double Trainer::accumulate(const std::vector<Batch>& batches, double loss_scale) {
-  std::int64_t counted = 0;
-  for (const Batch& batch : batches) counted += model_.counted(batch);
-  const double denominator = static_cast<double>(std::max<std::int64_t>(counted, 1)) / loss_scale;
+  const double denominator = denominator_of(batches) / loss_scale;
   Pass pass;
   pass.dropout = {true, seed_, steps_done_, nullptr};
   pass.recompute_layers = settings_.gradient_checkpointing;
   double sum = 0;
-  for (const Batch& batch : batches) {
+  const std::vector<Share> shares = shares_of(batches);
+  for (const Share& share : shares) {
     Tape tape;
+    const bool is_last = gradients_ && &share == &shares.back();
+    // What is computed again on the way back is no step of this tape.
+    const auto watch = is_last && !pass.recompute_layers ? gradients_->watch(tape) : nullptr;
     pass.tape = &tape;
-    const Var loss = loss_.of(model_, batch, pass, denominator);
+    pass.first_row = share.first_row;
+    const Var loss = loss_.of(model_, share.batch, pass, denominator);
     backward(tape, loss);
+    if (is_last) gradients_->end_pass();
     sum += loss.value.item<double>();
-    pass.first_row += batch.input_ids.size(0);
+  }
+  if (gradients_) {
+    const at::Tensor total = at::full({1}, sum, at::TensorOptions(at::kDouble).device(model_.device()));
+    gradients_->finish(total, shares.empty() ? GradientSum::Passes::none : GradientSum::Passes::some);
+    sum = total.item<double>();
   }
   // What is pruned stays 0: without a gradient it has no moments, and the norm that clipping reads is that of the
   // others.
@@ -126,28 +164,31 @@ StepReport Trainer::finish() {
 
 void Trainer::pass_on_device(const std::vector<Batch>& batches, double denominator) {
   graphs_->begin(steps_done_, denominator);
-  std::int64_t first_row = 0;
-  for (const Batch& batch : batches) {
-    if (!graphs_->pass(batch, first_row)) {
-      Tape tape;
-      Pass pass;
-      pass.tape = &tape;
-      pass.dropout = {true, seed_, steps_done_, nullptr};
-      pass.recompute_layers = settings_.gradient_checkpointing;
-      pass.first_row = first_row;
-      const Var loss = loss_.of(model_, batch, pass, denominator);
-      backward(tape, loss);
-      at::Tensor sum = device_optimizer_->loss();
-      sum.add_(loss.value);
-    }
-    first_row += batch.input_ids.size(0);
+  const std::vector<Share> shares = shares_of(batches);
+  for (const Share& share : shares) {
+    if (graphs_->pass(share.batch, share.first_row)) continue;
+    Tape tape;
+    const auto watch = gradients_ && !settings_.gradient_checkpointing ? gradients_->watch(tape) : nullptr;
+    Pass pass;
+    pass.tape = &tape;
+    pass.dropout = {true, seed_, steps_done_, nullptr};
+    pass.recompute_layers = settings_.gradient_checkpointing;
+    pass.first_row = share.first_row;
+    const Var loss = loss_.of(model_, share.batch, pass, denominator);
+    backward(tape, loss);
+    if (gradients_) gradients_->end_pass();
+    at::Tensor sum = device_optimizer_->loss();
+    sum.add_(loss.value);
+  }
+  if (gradients_) {
+    gradients_->finish(device_optimizer_->loss(),
+                       shares.empty() ? GradientSum::Passes::none : GradientSum::Passes::some);
   }
   for (const ParameterMask& mask : masks_) mask.parameter->grad.mul_(mask.mask);
 }
 
 void Trainer::start_on_device(const std::vector<Batch>& batches) {
-  std::int64_t counted = 0;
-  for (const Batch& batch : batches) counted += model_.counted(batch);
+  const double denominator = denominator_of(batches);
   Pending pending;
   pending.step = steps_done_;
   pending.report.learning_rate =
@@ -155,7 +196,7 @@ void Trainer::start_on_device(const std::vector<Batch>& batches) {
   const c10::Device device = device_optimizer_->loss().device();
   while (true) {
     const double scale = loss_scale_.scale;
-    pass_on_device(batches, static_cast<double>(std::max<std::int64_t>(counted, 1)) / scale);
+    pass_on_device(batches, denominator / scale);
     device_optimizer_->update(pending.report.learning_rate, steps_done_ + 1, 1 / scale);
     pending.result = at::empty({DeviceAdamW::result_bytes()}, at::TensorOptions(at::kByte).pinned_memory(true));
     device_optimizer_->copy_result(pending.result);

@@ -12,10 +12,12 @@
 
 #include "jobs/result.h"
 #include "jobs/settings.h"
+#include "worker/collectives/process_group.h"
 #include "worker/data/batch.h"
 #include "worker/models/model.h"
 #include "worker/training/adamw.h"
 #include "worker/training/device_adamw.h"
+#include "worker/training/gradient_sum.h"
 #include "worker/training/loss_scale.h"
 #include "worker/training/pruning.h"
 #include "worker/training/step_graphs.h"
@@ -46,18 +48,22 @@ struct StepReport {
 /// again here with half the scale: no rows are lost, and the schedule and the number of steps stay those of the
 /// other precisions. Only what overflows without any scale has diverged.
 ///
-/// Model (and adapter) must outlive it. What one step does follows from the weights, the state, the batches and the
-/// seed alone: on one CPU, with the same number of threads, bit for bit.
+/// Several processes train one model together (data-parallel): each is given the whole batches, computes its even
+/// share of the rows of each, and all take the same step, that of the sum. A batch may have fewer rows than there
+/// are ranks; who gets a row more goes round.
+///
+/// Model (and adapter) must outlive it. What one step does follows from the weights, the state, the batches, the
+/// seed and the number of ranks alone: on one CPU, with the same number of threads, bit for bit.
 class Trainer {
  public:
   /// `total_steps`: optimiser steps of the whole run; the schedule needs it. `loss`: in place of the model's own.
-  /// What `masks` prune is 0 and stays so.
+  /// What `masks` prune is 0 and stays so. `group`: of the processes that train together; null: this one alone.
   Trainer(Model& model, std::vector<Parameter*> parameters, const TrainingSettings& settings,
           std::int64_t total_steps, std::uint64_t seed, TrainingLoss loss = {},
-          std::vector<ParameterMask> masks = {});
+          std::vector<ParameterMask> masks = {}, ProcessGroup* group = nullptr);
 
   /// One optimiser step over the batches of one accumulation (usually one). The Error is a batch that does not fit
-  /// the model.
+  /// the model. Throws PeerLost.
   Result<StepReport> step(const std::vector<Batch>& batches);
 
   /// The same in two parts. On a GPU the first gives the step to the device and returns, so that the device has the
@@ -86,6 +92,15 @@ class Trainer {
   Status restore(const std::map<std::string, at::Tensor>& state);
 
  private:
+  /// What this process computes of a batch.
+  struct Share {
+    Batch batch;
+    std::int64_t first_row = 0;  // within the accumulated batch
+  };
+  /// Only those that have rows.
+  std::vector<Share> shares_of(const std::vector<Batch>& batches) const;
+  /// Over all batches, of all ranks.
+  double denominator_of(const std::vector<Batch>& batches) const;
   /// Adds up the gradients of `loss_scale` × the mean loss; returns the mean loss.
   double accumulate(const std::vector<Batch>& batches, double loss_scale);
   void zero_grads();
@@ -94,10 +109,12 @@ class Trainer {
   void pass_on_device(const std::vector<Batch>& batches, double denominator);
 
   Model& model_;
+  ProcessGroup* group_ = nullptr;
   TrainingLoss loss_;
   std::vector<ParameterMask> masks_;
   TrainingSettings settings_;
   std::vector<Parameter*> parameters_;
+  std::unique_ptr<GradientSum> gradients_;  // with a group
   AdamW optimizer_;
   std::int64_t warmup_ = 0;
   std::int64_t total_steps_ = 0;

@@ -229,6 +229,18 @@ TEST_F(SlurmLab, a_lost_node_costs_its_jobs_and_not_the_sweep) {
   cluster_->restart_node("n2");
 }
 
+TEST_F(SlurmLab, where_the_coordinators_node_is_lost_a_worker_of_another_has_the_job_requeued) {
+  const fs::path out = *workspace_ / "lost-coordinator";
+  const std::string job = submit(out, {"--nodes", "2", "--workers", "1", "--time", "20"});
+  ASSERT_TRUE(wait_for([&] { return has_checkpoint(out); }, 60s)) << log_of(out, job);
+  cluster_->kill_node("n1");
+  // Two minutes of silence, and 20 s more.
+  EXPECT_TRUE(wait_for([&] { return cluster_->field(job, "Restarts") == "1"; }, 240s)) << log_of(out, job);
+  cluster_->restart_node("n1");  // there are no other nodes
+  EXPECT_EQ(cluster_->wait(job, kJobDeadline), "COMPLETED") << log_of(out, job);
+  EXPECT_EQ(results(out), undisturbed_);
+}
+
 }  // namespace
 }  // namespace finesweep::tests
 

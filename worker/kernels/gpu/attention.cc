@@ -20,6 +20,7 @@
 #include "worker/kernels/attention_choice.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/gradient_watch.h"
 
 namespace finesweep::worker::gpu {
 namespace {
@@ -50,6 +51,10 @@ Spans spans_of(const RowSpans& rows, c10::Device device) {
 bool needs_grad(const AttentionInputs& in, const AttentionOptions& options) {
   return in.query.needs_grad() || in.key_value.needs_grad() ||
          (options.bias != nullptr && options.bias->table->trained);
+}
+
+Parameter* table_of(const AttentionOptions& options) {
+  return options.bias == nullptr ? nullptr : options.bias->table;
 }
 
 /// Gives the gradients of the matrices that hold the inputs to where they belong.
@@ -474,6 +479,7 @@ Var own_attention(Tape* tape, const AttentionInputs& in, const Layout& queries, 
   tape->record([slot = result.slot, own, out, log_sum] {
     if (slot->grad.defined()) own.backward(out, std::move(slot->grad).contiguous(), log_sum);
   });
+  adds_to(tape, {table_of(options)});
   return result;
 }
 
@@ -486,6 +492,7 @@ Var plain_attention(Tape* tape, const AttentionInputs& in, const Layout& queries
   tape->record([slot = result.slot, plain] {
     if (slot->grad.defined()) plain.backward(std::move(slot->grad).contiguous());
   });
+  adds_to(tape, {table_of(options)});
   return result;
 }
 

@@ -7,7 +7,7 @@
 extern "C" {
 
 /// Raised with every change of what stands below.
-inline constexpr int kFinesweepGraphVersion = 1;
+inline constexpr int kFinesweepGraphVersion = 2;
 int finesweep_graph_version();
 /// Of the last call on this thread that failed.
 const char* finesweep_graph_error();
@@ -29,6 +29,17 @@ int finesweep_graph_capture_begin(int device, void* pool);
 void* finesweep_graph_capture_end();
 /// In place of end, where what was to be captured threw.
 void finesweep_graph_capture_abandon();
+
+/// The cudaStream_t that is the current stream of this thread.
+int finesweep_graph_stream_handle(int device, void** handle);
+
+/// A place in the work of a device, for a stream that waits for no more than what is before it. `record` puts it
+/// behind what the current stream has been given; in a capture it is recorded by every replay. `wait` lets
+/// `stream`, a cudaStream_t, wait for where it was recorded last. Any thread.
+void* finesweep_graph_mark_new();
+int finesweep_graph_mark_record(void* mark, int device);
+int finesweep_graph_mark_wait(void* mark, void* stream);
+void finesweep_graph_mark_delete(void* mark);
 
 /// On the current stream. The graph's memory holds what the replay left until another graph of its pool is
 /// replayed.

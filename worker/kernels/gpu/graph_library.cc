@@ -3,7 +3,9 @@
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/core/Event.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <exception>
@@ -142,6 +144,38 @@ void finesweep_graph_capture_abandon() {
   const std::string why = last_library_error();
   if (void* graph = finesweep_graph_capture_end(); graph != nullptr) finesweep_graph_delete(graph);
   last_library_error() = why;
+}
+
+int finesweep_graph_stream_handle(int device, void** handle) {
+  return guarded(
+      [&] { *handle = c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)).stream(); });
+}
+
+void* finesweep_graph_mark_new() {
+  cudaEvent_t event = nullptr;
+  guarded([&] { C10_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming)); });
+  return event;
+}
+
+int finesweep_graph_mark_record(void* mark, int device) {
+  return guarded([&] {
+    const auto stream = c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device));
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    C10_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
+    const bool captured = status == cudaStreamCaptureStatusActive;
+    C10_CUDA_CHECK(cudaEventRecordWithFlags(static_cast<cudaEvent_t>(mark), stream,
+                                            captured ? cudaEventRecordExternal : cudaEventRecordDefault));
+  });
+}
+
+int finesweep_graph_mark_wait(void* mark, void* stream) {
+  return guarded([&] {
+    C10_CUDA_CHECK(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(mark), 0));
+  });
+}
+
+void finesweep_graph_mark_delete(void* mark) {
+  guarded([&] { C10_CUDA_CHECK(cudaEventDestroy(static_cast<cudaEvent_t>(mark))); });
 }
 
 int finesweep_graph_replay(void* graph) {

@@ -27,6 +27,11 @@ const GraphModule* load() {
                      find_function(library, "finesweep_graph_capture_begin", module.capture_begin) &&
                      find_function(library, "finesweep_graph_capture_end", module.capture_end) &&
                      find_function(library, "finesweep_graph_capture_abandon", module.capture_abandon) &&
+                     find_function(library, "finesweep_graph_stream_handle", module.stream_handle) &&
+                     find_function(library, "finesweep_graph_mark_new", module.mark_new) &&
+                     find_function(library, "finesweep_graph_mark_record", module.mark_record) &&
+                     find_function(library, "finesweep_graph_mark_wait", module.mark_wait) &&
+                     find_function(library, "finesweep_graph_mark_delete", module.mark_delete) &&
                      find_function(library, "finesweep_graph_replay", module.replay) &&
                      find_function(library, "finesweep_graph_delete", module.graph_delete) &&
                      find_function(library, "finesweep_matmul", module.matmul);

@@ -15,6 +15,11 @@ struct GraphModule {
   decltype(&finesweep_graph_capture_begin) capture_begin = nullptr;
   decltype(&finesweep_graph_capture_end) capture_end = nullptr;
   decltype(&finesweep_graph_capture_abandon) capture_abandon = nullptr;
+  decltype(&finesweep_graph_stream_handle) stream_handle = nullptr;
+  decltype(&finesweep_graph_mark_new) mark_new = nullptr;
+  decltype(&finesweep_graph_mark_record) mark_record = nullptr;
+  decltype(&finesweep_graph_mark_wait) mark_wait = nullptr;
+  decltype(&finesweep_graph_mark_delete) mark_delete = nullptr;
   decltype(&finesweep_graph_replay) replay = nullptr;
   decltype(&finesweep_graph_delete) graph_delete = nullptr;
   decltype(&finesweep_matmul) matmul = nullptr;

@@ -14,6 +14,7 @@
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/gradient_watch.h"
 #include "worker/kernels/linear_pass.h"
 #include "worker/kernels/spare_rows.h"
 
@@ -131,6 +132,7 @@ Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const T
     if (scale != 1) d = d * scale;
     hidden_slot->add(index.defined() ? scattered(d, index, all) : d);
   });
+  adds_to(tape, {head.weight, head.bias});
   return result;
 }
 

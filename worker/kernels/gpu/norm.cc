@@ -6,6 +6,7 @@
 
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/gradient_watch.h"
 
 namespace finesweep::worker::gpu {
 namespace {
@@ -90,6 +91,7 @@ Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layou
     backward(x, dy, statistics, module, d.before, d.sum, {}, {}, output);
     if (x_slot) x_slot->add(d.sum);
   });
+  adds_to(tape, {module.weight, module.bias});
   return result;
 }
 
@@ -114,6 +116,7 @@ Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& mo
     if (x_slot) x_slot->add(apart ? masked : d.sum);
     if (residual_slot) residual_slot->add(d.sum);
   });
+  adds_to(tape, {module.weight, module.bias});
   return result;
 }
 

@@ -1,0 +1,99 @@
+// Training on two GPUs, summed by NCCL, beside the same training on one. Skipped where libtorch sees fewer than
+// two.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+
+#include "tests/engine/rank_processes.h"
+#include "tests/gpu/gpu.h"
+
+namespace finesweep::worker {
+namespace {
+
+bool has_two_gpus() {
+  static const bool found = has_gpu() && !describe_device("cuda:1").contains("error");
+  return found;
+}
+
+#define SKIP_WITHOUT_TWO_GPUS()                                                       \
+  if (!has_two_gpus()) {                                                              \
+    std::fprintf(stderr, "SKIPPED, NOT TESTED: libtorch sees fewer than two GPUs\n"); \
+    GTEST_SKIP() << "libtorch sees fewer than two GPUs here";                         \
+  }
+
+struct TwoGpuCase {
+  std::string name, model, method, precision;
+  Json settings = Json::object();
+  double tolerance = 1e-4;  // of losses
+  friend void PrintTo(const TwoGpuCase& c, std::ostream* out) { *out << c.name; }
+};
+
+class DataParallelOnGpus : public testing::TestWithParam<TwoGpuCase> {};
+
+TEST_P(DataParallelOnGpus, gives_the_losses_of_one) {
+  SKIP_WITHOUT_TWO_GPUS();
+  const TwoGpuCase& c = GetParam();
+  JobBench bench(c.model);
+  bench.device = "cuda:0";
+  Json settings = bench.finetune_settings(c.method);
+  // Enough steps that shapes come again and their passes are replayed.
+  settings.update({{"epochs", 4}, {"precision", c.precision}, {"learning_rate", c.method == "full" ? 1e-3 : 3e-3}});
+  if (c.settings.is_object()) settings.update(c.settings);
+  Job alone = bench.job(StepKind::finetune, settings), together = alone;
+  together.id = JobId::of("together");
+  together.gpus = 2;
+  RankBench ranks(bench);
+  ranks.devices = {"cuda:0", "cuda:1"};
+  const Outcome one = bench.run(alone), two = ranks.run(together);
+  ASSERT_EQ(one.kind, OutcomeKind::succeeded) << one.error;
+  ASSERT_EQ(two.kind, OutcomeKind::succeeded) << two.error;
+  ASSERT_EQ(one.history.size(), two.history.size());
+  for (std::size_t i = 0; i < one.history.size(); ++i) {
+    EXPECT_NEAR(one.history[i].value, two.history[i].value, c.tolerance * (1 + std::abs(one.history[i].value)))
+        << one.history[i].metric << " at step " << one.history[i].global_step;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cases, DataParallelOnGpus,
+    testing::Values(
+        TwoGpuCase{"lora_fp32", "bert", "lora", "fp32", {}, 1e-3},
+        TwoGpuCase{"lora_bf16_with_odd_batches", "gpt2", "lora", "bf16", {{"batch_size", 7}}, 0.05},
+        TwoGpuCase{"full_fp32", "gpt2", "full", "fp32", {}, 1e-3},
+        TwoGpuCase{"full_bf16_accumulated",
+                   "bert",
+                   "full",
+                   "bf16",
+                   {{"batch_size", 3}, {"gradient_accumulation", 2}},
+                   0.05},
+        TwoGpuCase{"a_batch_of_one_row", "bert", "lora", "fp32", {{"batch_size", 1}, {"epochs", 1}}, 1e-3},
+        TwoGpuCase{"fp16_scaled", "gpt2", "lora", "fp16", {}, 0.05},
+        TwoGpuCase{"qlora", "roberta", "qlora", "bf16", {}, 0.05},
+        TwoGpuCase{"layers_computed_again", "gpt2", "full", "fp32", {{"gradient_checkpointing", true}}, 1e-3},
+        TwoGpuCase{"an_encoder_and_decoder", "t5", "full", "fp32", {}, 1e-3}),
+    [](const auto& info) { return info.param.name; });
+
+TEST(DataParallelOnGpusRun, is_stopped_and_goes_on) {
+  SKIP_WITHOUT_TWO_GPUS();
+  JobBench bench;
+  bench.device = "cuda:0";
+  Job whole = bench.job(StepKind::finetune, bench.finetune_settings()), stopped = whole;
+  whole.gpus = stopped.gpus = 2;
+  stopped.id = JobId::of("stopped");
+  RankBench ranks(bench);
+  ranks.devices = {"cuda:0", "cuda:1"};
+  const Outcome expected = ranks.run(whole);
+  ASSERT_EQ(expected.kind, OutcomeKind::succeeded) << expected.error;
+  ranks.environment[kStopAt] = "5";
+  ASSERT_EQ(ranks.run(stopped).kind, OutcomeKind::interrupted);
+  ranks.environment.clear();
+  const Outcome resumed = ranks.run(stopped);
+  ASSERT_EQ(resumed.kind, OutcomeKind::succeeded) << resumed.error;
+  EXPECT_NEAR(resumed.metrics.at("loss"), expected.metrics.at("loss"), 1e-3);
+}
+
+}  // namespace
+}  // namespace finesweep::worker
