@@ -174,7 +174,9 @@ void ReactorState::confirm(int number, const std::function<bool(const AttemptKey
 }
 
 void ReactorState::give_up(int number, const std::string& reason, Instant now) {
-  if (const auto job = policy.job_on_lent(number)) {
+  // When all are told to stop, who has lent its device has nothing to do and leaves first; the attempt is not its
+  // own.
+  if (const auto job = policy.job_on_lent(number); job && !stopping) {
     revoke(*job, now);
     ++jobs[*job].losses;
     record_end(*job, EndReason::lost, "one of its devices was lost: " + reason);

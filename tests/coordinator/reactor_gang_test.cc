@@ -114,6 +114,17 @@ TEST_F(ReactorGangTest, workers_that_come_in_time_are_waited_for) {
   EXPECT_EQ(phase("a"), JobPhase::running);
 }
 
+TEST_F(ReactorGangTest, when_all_stop_the_lent_worker_leaves_and_the_leader_still_brings_what_it_has_interrupted) {
+  start_with_two_workers({on_devices("a", 2)});
+  handle(StopRequested{});
+  handle(WorkerLost{other, "it left"});
+  EXPECT_EQ(phase("a"), JobPhase::running);
+  finish(leader, attempt("a"), OutcomeKind::interrupted);
+  EXPECT_EQ(only<RecordAttemptEnd>().reason, RecordAttemptEnd::Reason::interrupted);
+  EXPECT_EQ(view("a").losses, 0);
+  EXPECT_TRUE(reactor_->ended());
+}
+
 TEST_F(ReactorGangTest, a_cancelled_one_gives_its_devices_back) {
   start_with_two_workers({on_devices("a", 2), make_job("b"), make_job("c")});
   handle(CancelRequested{{id_of("a")}});

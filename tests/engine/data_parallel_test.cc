@@ -55,10 +55,11 @@ TEST_P(DataParallel, gives_the_losses_and_weights_of_one_device) {
   ASSERT_TRUE(expected.ok() && trained.ok());
   ASSERT_EQ(expected->names(), trained->names());
   for (const auto& name : expected->names()) {
+    // The bias of keys shifts all scores of a query alike: its gradient is nothing but roundings, of which Adam
+    // makes steps of the usual size.
+    if (name.ends_with("key.bias")) continue;
     at::Tensor a = expected->tensor(name).value(), b = trained->tensor(name).value();
     if (name.ends_with("c_attn.bias")) {
-      // The bias of the keys has no gradient but roundings (it shifts all scores of a query alike), and Adam makes
-      // steps of the usual size of them.
       const std::int64_t width = a.size(0) / 3;
       a.narrow(0, width, width).zero_();
       b.narrow(0, width, width).zero_();

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <deque>
+#include <filesystem>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -62,6 +63,7 @@ class TrainingRun {
   void join() {
     if (request_.ranks == 1) return;
     control_.progress({0, 0, "joining", no_loss});
+    std::filesystem::create_directories(request_.staging);
     GroupOptions options;
     options.rank = request_.rank;
     options.size = request_.ranks;
