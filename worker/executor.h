@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -43,6 +45,22 @@ class ExecutionControl {
 /// Runs the job to its end on the calling thread. Never throws: a library's exception, an out-of-memory or a
 /// non-finite loss becomes a failed Outcome with a message for the user.
 Outcome execute(const ExecutionRequest& request, ExecutionControl& control);
+
+/// A job of a pack.
+struct PackMember {
+  ExecutionRequest request;
+  ExecutionControl* control = nullptr;
+};
+
+/// Runs jobs that share a frozen base model together, on one device, each as execute() would: its artifact goes into
+/// its own staging folder and its own control hears of it. `ended(i, outcome)` is called once for each, on the calling
+/// thread, as soon as member i is done. A member whose control says stop leaves alone, at a step boundary, with an
+/// `interrupted` outcome and a checkpoint; one that fails, fails alone. Members that cannot be packed run one after the
+/// other. A pack that runs out of memory is split in halves, which run one after the other from their checkpoints: a
+/// member fails for it only when it runs alone.
+///
+/// Who trained beside others has the number of jobs as outcome.environment["pack"], and no metric peak_memory_mb.
+void execute_pack(const std::vector<PackMember>& members, const std::function<void(std::size_t, Outcome)>& ended);
 
 /// For `doctor` and for the workers: {"device": "cpu"|"cuda:0", "name", "memory_mb", "bf16", "libtorch", "cuda",
 /// …}.
