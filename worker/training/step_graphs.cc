@@ -11,18 +11,19 @@
 
 namespace finesweep::worker {
 
-StepGraphs::StepGraphs(Model& model, at::Tensor loss, const Options& options)
-    : model_(model), options_(options), loss_(std::move(loss)), graphs_(loss_.device(), "a training step") {
-  numbers_ = at::empty({16}, loss_.options().dtype(at::kByte));
-  denominator_ = numbers_.narrow(0, 0, 8).view(at::kDouble);
-  step_ = numbers_.narrow(0, 8, 8).view(at::kLong);
+StepGraphs::StepGraphs(Model& model, at::Tensor losses, const Options& options)
+    : model_(model), options_(options), losses_(std::move(losses)), graphs_(losses_.device(), "a training step") {
+  const std::int64_t bytes = 8 * losses_.numel();
+  numbers_ = at::empty({bytes + 8}, losses_.options().dtype(at::kByte));
+  denominators_ = numbers_.narrow(0, 0, bytes).view(at::kDouble);
+  step_ = numbers_.narrow(0, bytes, 8).view(at::kLong);
 }
 
-void StepGraphs::begin(std::int64_t step, double denominator) {
-  const at::Tensor pinned = at::empty({16}, at::TensorOptions(at::kByte).pinned_memory(true));
+void StepGraphs::begin(std::int64_t step, const std::vector<double>& denominators) {
+  const at::Tensor pinned = at::empty(numbers_.sizes(), at::TensorOptions(at::kByte).pinned_memory(true));
   char* bytes = static_cast<char*>(pinned.mutable_data_ptr());
-  std::memcpy(bytes, &denominator, sizeof denominator);
-  std::memcpy(bytes + 8, &step, sizeof step);
+  std::memcpy(bytes, denominators.data(), 8 * denominators.size());
+  std::memcpy(bytes + 8 * denominators.size(), &step, sizeof step);
   numbers_.copy_(pinned, /*non_blocking=*/true);
 }
 
@@ -35,19 +36,22 @@ void StepGraphs::run(const BatchInputs& inputs) {
   pass.dropout = {true, options_.seed, 0, step_.const_data_ptr<std::int64_t>()};
   pass.recompute_layers = options_.recompute_layers;
   pass.inputs = &inputs;
-  const Var loss = model_.loss(Batch(), pass, Denominator(denominator_));
+  const Var loss = model_.loss(Batch(), pass, Denominator(denominators_));
   backward(tape, loss);
-  loss_.add_(loss.value);
+  losses_.add_(loss.value);
 }
 
 bool StepGraphs::pass(const Batch& batch, std::int64_t first_row) {
   const std::optional<BatchInputs> inputs = model_.inputs(batch, first_row);
-  if (!inputs) return false;
-  graphs_.run(*inputs, [this](const BatchInputs& on_device) {
+  if (inputs) pass(*inputs);
+  return inputs.has_value();
+}
+
+void StepGraphs::pass(const BatchInputs& inputs) {
+  graphs_.run(inputs, [this](const BatchInputs& on_device) {
     run(on_device);
     return at::Tensor();
   });
-  return true;
 }
 
 }  // namespace finesweep::worker

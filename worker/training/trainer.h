@@ -5,56 +5,30 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <map>
 #include <memory>
-#include <string>
-#include <utility>
 #include <vector>
 
 #include "jobs/result.h"
 #include "jobs/settings.h"
 #include "worker/data/batch.h"
 #include "worker/models/model.h"
-#include "worker/training/adamw.h"
 #include "worker/training/device_adamw.h"
-#include "worker/training/loss_scale.h"
-#include "worker/training/pruning.h"
 #include "worker/training/step_graphs.h"
+#include "worker/training/training.h"
 
 namespace finesweep::worker {
-
-/// Learning rate of optimiser step `step` (from 0) in a run of `total`: rises linearly from 0 over `warmup` steps,
-/// then stays (constant), falls linearly to 0, or falls as a half cosine to 0.
-double learning_rate_at(Schedule schedule, double peak, std::int64_t step, std::int64_t warmup, std::int64_t total);
-
-struct StepReport {
-  /// Mean over what counts (rows, tokens) in the whole accumulated batch, before the step; 0 where nothing does.
-  double loss = 0;
-  double learning_rate = 0;
-  /// Of all trained parameters together, before clipping.
-  double grad_norm = 0;
-  /// False: loss or gradient norm is not a finite number. Then nothing was updated and the step does not count.
-  bool finite = true;
-  /// fp16: how often the step was done again with half the loss scale, because a scaled gradient had overflowed.
-  int overflows = 0;
-};
 
 /// The loss of a batch: the sum over what counts in it, divided by `denominator`, as Model::loss.
 using LossFunction = std::function<Var(const Batch& batch, const Pass& pass, double denominator)>;
 
-/// Trains the trained parameters of a model: AdamW with decoupled weight decay (https://arxiv.org/abs/1711.05101),
-/// as PyTorch computes it, with a schedule, clipping and accumulation.
-///
-/// In fp16 the loss is scaled. Where PyTorch's GradScaler drops a step whose gradients overflow, the step is done
-/// again here with half the scale: no rows are lost, and the schedule and the number of steps stay those of the
-/// other precisions. Only what overflows without any scale has diverged.
+/// Trains the trained parameters of a model, a step at a time: the losses of an accumulated batch, their gradients,
+/// the update (training.h).
 ///
 /// Model (and adapter) must outlive it. What one step does follows from the weights, the state, the batches and the
 /// seed alone: on one CPU, with the same number of threads, bit for bit.
 class Trainer {
  public:
-  /// `total_steps`: optimiser steps of the whole run; the schedule needs it. `loss`: in place of the model's own.
-  /// What `masks` prune is 0 and stays so.
+  /// `loss`: in place of the model's own. The others as Training has them.
   Trainer(Model& model, std::vector<Parameter*> parameters, const TrainingSettings& settings,
           std::int64_t total_steps, std::uint64_t seed, LossFunction loss = {},
           std::vector<ParameterMask> masks = {});
@@ -75,38 +49,24 @@ class Trainer {
   /// Of a GPU whose kernels compute every step; else null.
   const StepGraphs* graphs() const { return graphs_.get(); }
 
-  /// Started ones too.
-  std::int64_t steps_done() const { return steps_done_; }
-  std::int64_t total_steps() const { return total_steps_; }
-
-  /// The training state: for every trained tensor its fp32 weights under its own name, its moments under
-  /// "optimizer.first_moment.<name>" and "optimizer.second_moment.<name>", and "optimizer.step" (int64 [1]); in
-  /// fp16 "optimizer.loss_scale" too (fp64 [2]: scale, steps since it changed). Tensors alias the live ones: write
-  /// them before the next step.
-  std::vector<std::pair<std::string, at::Tensor>> state() const;
-  /// Continues from a state of the same model, method and optimiser. The Error names the tensor that is missing or
-  /// has another shape; then nothing was changed.
-  Status restore(const std::map<std::string, at::Tensor>& state);
+  /// Its steps are those that were started.
+  Training& training() { return training_; }
+  const Training& training() const { return training_; }
 
  private:
-  /// Adds up the gradients of `loss_scale` × the mean loss; returns the mean loss.
-  double accumulate(const std::vector<Batch>& batches, double loss_scale);
-  void zero_grads();
+  std::int64_t counted(const std::vector<Batch>& batches) const;
+  /// Adds the gradients of a batch; returns its loss.
+  Var pass(const Batch& batch, std::int64_t first_row, double denominator);
+  /// Adds up the gradients of the scaled mean loss; returns that.
+  double accumulate(const std::vector<Batch>& batches);
   StepReport step_here(const std::vector<Batch>& batches);
   void start_on_device(const std::vector<Batch>& batches);
   void pass_on_device(const std::vector<Batch>& batches, double denominator);
 
   Model& model_;
   LossFunction loss_;  // empty: the model's own
-  std::vector<ParameterMask> masks_;
-  TrainingSettings settings_;
-  std::vector<Parameter*> parameters_;
-  AdamW optimizer_;
-  std::int64_t warmup_ = 0;
-  std::int64_t total_steps_ = 0;
-  std::int64_t steps_done_ = 0;
   std::uint64_t seed_ = 0;
-  LossScale loss_scale_;  // stays 1 but in fp16
+  Training training_;
 
   struct Pending {
     StepReport report;

@@ -7,7 +7,9 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "worker/kernels/gemm.h"
 #include "worker/kernels/gpu/kernels.h"
@@ -45,6 +47,16 @@ at::Tensor scattered(const at::Tensor& rows, const at::Tensor& index, std::int64
   return all;
 }
 
+/// The same for the tokens from `begin` on.
+FinesweepDenominator from_token(FinesweepDenominator denominator, std::int64_t begin) {
+  if (denominator.index != nullptr) {
+    denominator.index += begin;
+  } else if (denominator.jobs != nullptr) {
+    denominator.jobs += begin;
+  }
+  return denominator;
+}
+
 /// to = a b.
 void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor to) {
   if (!Matmul{a, b, {}, {}, {}, to}.run().defined()) at::mm_out(to, a, b);
@@ -53,13 +65,15 @@ void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor to) {
 }  // namespace
 
 Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
-                         const Denominator& denominator, double scale) {
+                         const Denominator& denominator, double scale, const Layout& layout) {
   const bool hidden_wanted = tape != nullptr && hidden.needs_grad();
   const bool weight_wanted = tape != nullptr && head.weight->trained;
   const bool bias_wanted = tape != nullptr && head.bias != nullptr && head.bias->trained;
   const bool wanted = hidden_wanted || weight_wanted || bias_wanted;
   // Gradients of parameters go straight to where they belong where nothing can come between.
   const bool direct = tape != nullptr && tape->loss_is_end();
+  const bool pack = layout != nullptr && layout->is_pack();
+  if (pack && wanted && !direct) throw std::logic_error("the losses of a pack are where its way back begins");
 
   at::Tensor counted = labels.index.defined() ? rows_at(hidden.value.contiguous(), labels.index) : hidden.value;
   if (scale != 1) counted = counted * scale;
@@ -74,6 +88,8 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
   const std::int64_t step = std::min(tokens, std::clamp<std::int64_t>(fitting, 64, kChunkTokens));
   const at::Tensor buffer = at::empty({step, stride}, counted.options());
   const at::Tensor losses = at::empty({tokens}, wide);
+  const FinesweepDenominator divisor =
+      pack ? kernel_view(denominator, layout->on(counted.device()), labels.index) : kernel_view(denominator);
   Gradients gradients;
   if (hidden_wanted) gradients.hidden = at::empty(counted.sizes(), counted.options());
   if (weight_wanted) gradients.weight = direct ? head.weight->grad : at::zeros_like(head.weight->grad);
@@ -87,7 +103,7 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
     if (head.bias != nullptr) logits.add_(head.bias->value);
     call(&CudaModule::cross_entropy, "cross-entropy", logits, logits.mutable_data_ptr(), stride,
          labels.labels.const_data_ptr<std::int64_t>() + begin, count, vocabulary, wanted ? 1 : 0,
-         kernel_view(denominator), losses.mutable_data_ptr<float>() + begin, type_of(logits));
+         from_token(divisor, begin), losses.mutable_data_ptr<float>() + begin, type_of(logits));
     if (hidden_wanted) {
       multiply(products, weight, gradients.hidden.narrow(0, begin, count));
     }
@@ -98,9 +114,11 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
     }
     if (bias_wanted) add_column_sums(gradients.bias, logits);
   }
-  const at::Tensor total = at::zeros({}, wide.dtype(at::kDouble));
-  call(&CudaModule::add_sum, "cross-entropy", total, losses.const_data_ptr<float>(), tokens,
-       kernel_view(denominator), total.mutable_data_ptr<double>());
+  const std::vector<std::int64_t> shape =
+      pack ? std::vector<std::int64_t>{divisor.job_count} : std::vector<std::int64_t>();
+  const at::Tensor total = at::zeros(shape, wide.dtype(at::kDouble));
+  call(&CudaModule::add_sum, "cross-entropy", total, losses.const_data_ptr<float>(), tokens, divisor,
+       total.mutable_data_ptr<double>());
   const at::Tensor value = total.to(at::kFloat);
   if (!wanted) return Var(value);
 

@@ -21,6 +21,10 @@ Var gated(Tape* tape, const Var& z, Activation activation);
 void rotate_in_place(const at::Tensor& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
                      std::int64_t size, float sign);
 
+/// x [tokens, ranks] *= the scale of its rank where that is the token's job's, else 0. `check`: says in
+/// columns.broken whose numbers are not finite.
+void keep_own_columns(const at::Tensor& x, const RankColumns& columns, const Layout& layout, bool check);
+
 /// grad += the sum over rows of dy.
 void add_column_sums(const at::Tensor& grad, const at::Tensor& dy);
 
@@ -31,7 +35,7 @@ void add_rows(const at::Tensor& gradient, const at::Tensor& ids, std::int64_t sk
 Var mean_tokens(Tape* tape, const Var& x, const Layout& layout);
 
 Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
-                         const Denominator& denominator, double scale);
+                         const Denominator& denominator, double scale, const Layout& layout);
 
 /// `options` with everything filled in. Keys of no row overlap those of another.
 Var attention(Tape* tape, const AttentionInputs& inputs, const Layout& queries, const RowSpans& keys,
