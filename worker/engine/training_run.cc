@@ -163,7 +163,8 @@ void TrainingRun::join_pack(std::int64_t jobs) {
 }
 
 Status TrainingRun::save() {
-  return progress_.steps > saved_steps_ ? checkpoint() : Status();
+  const bool whole = progress_.steps == training().steps_done();
+  return whole && progress_.steps > saved_steps_ ? checkpoint() : Status();
 }
 
 std::string TrainingRun::not_finite(const StepReport& report) const {

@@ -64,11 +64,26 @@ Var join_rows(Tape* tape, const std::vector<Var>& parts) {
 
 Var for_each_job(Tape* tape, const Var& x, const TokenLayout& layout,
                  const std::function<Var(std::size_t job, const Var& x)>& compute) {
-  std::vector<Var> parts = split_rows(tape, x, layout.job_tokens());
+  const std::vector<std::int64_t> begins = layout.job_tokens();
+  const std::vector<Var> parts = split_rows(tape, x, begins);
+  std::vector<Var> results = parts;
   for (std::size_t j = 0; j < parts.size(); ++j) {
-    if (parts[j].value.defined()) parts[j] = compute(j, parts[j]);
+    if (parts[j].value.defined()) results[j] = compute(j, parts[j]);
   }
-  return join_rows(tape, parts);
+  const Var joined = join_rows(tape, results);
+  if (tape == nullptr || !x.needs_grad()) return joined;
+  // What others gave to the gradient of x already is where each job's own is added, one summand after the other: so
+  // sums are those of the job alone, to the bit.
+  tape->record([parts, begins, x_slot = x.slot] {
+    at::Tensor there = std::move(x_slot->grad);
+    x_slot->grad.reset();
+    if (!there.defined()) return;
+    if (there.use_count() > 1) there = there.clone();
+    for (std::size_t j = 0; j < parts.size(); ++j) {
+      if (parts[j].value.defined()) parts[j].slot->grad = there.narrow(0, begins[j], begins[j + 1] - begins[j]);
+    }
+  });
+  return joined;
 }
 
 Var losses_of_jobs(Tape* tape, const Var& x, const std::vector<std::int64_t>& begins,
