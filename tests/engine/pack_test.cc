@@ -245,7 +245,8 @@ TEST(Pack, heads_of_another_shape_do_not_fit) {
     return bench.folder().write(name, text).string();
   };
   bench.context["task"] = "classification";
-  bench.context["data"] = {{"train", rows_of("three.jsonl", 3)}, {"fields", {{"text", "text"}, {"label", "label"}}}};
+  bench.context["data"] = {{"train", rows_of("three.jsonl", 3)},
+                           {"fields", {{"text", "text"}, {"label", "label"}}}};
   std::vector<Job> jobs = jobs_of(bench, std::vector<Json>(3, bench.finetune_settings()));
   jobs[1].context["data"]["train"] = rows_of("four.jsonl", 4);
   const std::vector<Outcome> outcomes = bench.run_pack(jobs);

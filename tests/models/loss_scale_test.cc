@@ -80,7 +80,7 @@ TEST(LossScale, a_step_whose_gradients_overflow_is_done_again_with_half_the_scal
   EXPECT_TRUE(first->finite);
   EXPECT_EQ(first->overflows, 6);  // 65536 → 1024
   EXPECT_EQ(model.passes, 7);
-  EXPECT_EQ(fp16.steps_done(), 1);
+  EXPECT_EQ(fp16.training().steps_done(), 1);
   EXPECT_EQ(first->loss, 3);
   EXPECT_EQ(first->grad_norm, 2);
   ASSERT_TRUE(fp32.step({rows(4)}).ok());
@@ -123,7 +123,7 @@ TEST(LossScale, a_checkpoint_holds_it) {
   ASSERT_TRUE(trainer.step({rows(1)}).ok());
   std::map<std::string, at::Tensor> state;
   for (const auto& [name, tensor] : trainer.training().state()) state.emplace(name, tensor.clone());
-  ASSERT_TRUE(restored.restore(state).ok());
+  ASSERT_TRUE(restored.training().restore(state).ok());
   EXPECT_EQ(restored.step({rows(1)})->overflows, 0);
   EXPECT_EQ(trainer.step({rows(1)})->overflows, 0);
   EXPECT_EQ(model.weight(), other.weight());

@@ -65,7 +65,7 @@ struct LinearModule {
   std::vector<ScaleBranch> scales;
   /// In a pack, where jobs have their own: of each job the module that its rows go through in place of this one.
   /// They must outlive their use. Empty: all rows go through this one.
-  std::vector<const LinearModule*> of_jobs;
+  std::vector<const LinearModule*> of_jobs = {};
 
   /// Something that `linear` applies is trained.
   bool trains() const;

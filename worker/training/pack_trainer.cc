@@ -46,7 +46,9 @@ Status check_packable(Model& host, Model& model, const std::vector<Parameter*>& 
   }
   for (std::size_t i = 0; i < mine.size(); ++i) {
     const std::string& name = mine[i]->parts.front().name;
-    if (mine[i]->trained ? !is_head_module(model, name) : !same_frozen(*mine[i], *theirs[i])) {
+    if (mine[i]->trained && is_head_module(model, name)) {
+      if (mine[i]->value.sizes() != theirs[i]->value.sizes()) return Error{name + " has another shape"};
+    } else if (mine[i]->trained || !same_frozen(*mine[i], *theirs[i])) {
       return Error{name + " is not the base's"};
     }
   }
