@@ -7,8 +7,9 @@
 // kernels of a step, by time. --uneven: rows of a half to the whole length, as in text.
 //
 // A step is a whole one: tokens copied to the device, forward, back, clipping, AdamW. The host is one step ahead,
-// as in a job. Each number is the median over groups of ten steps, of (time of the group) / 10; beside it the
-// least. A forward pass is timed with its result on the host; below that, passes one behind the other.
+// as in a job. A pack's step takes each of its eight jobs, of ranks 2, 4, 8 and 16 twice, one step further. Each
+// number is the median over groups of ten steps, of (time of the group) / 10; beside it the least. A forward pass is
+// timed with its result on the host; below that, passes one behind the other.
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -43,6 +44,7 @@
 #include "worker/models/pretrained.h"
 #include "worker/models/quantized_base.h"
 #include "worker/random.h"
+#include "worker/training/pack_trainer.h"
 #include "worker/training/trainer.h"
 
 namespace finesweep::worker {
@@ -125,11 +127,14 @@ std::shared_ptr<const Pretrained> random_model(const Json& config, at::ScalarTyp
 struct Case {
   const char* name;
   Json config;
-  const char* method;  // lora, qlora, full, forward; distill-lora, distill-full: from a GPT-2-medium
-  std::int64_t rows, length;
+  const char* method;         // lora, qlora, full, forward; distill-lora, distill-full: from a GPT-2-medium
+  std::int64_t rows, length;  // of a pack: of each job
   Precision precision;
   double peer_ms, prototype_ms;  // 0: none measured
+  int jobs = 1;
 };
+
+constexpr int kPackRanks[] = {2, 4, 8, 16, 2, 4, 8, 16};
 
 std::vector<Case> cases() {
   const Json gpt2 = gpt2_config(), roberta = roberta_config(), tiny = tinybert_config();
@@ -142,6 +147,11 @@ std::vector<Case> cases() {
           {"gpt2-distill-lora-8x512", gpt2, "distill-lora", 8, 512, Precision::bf16, 65.9, 11.6},
           {"gpt2-distill-full-8x512", gpt2, "distill-full", 8, 512, Precision::bf16, 72.3, 0},
           {"gpt2-lora-8x512-fp32", gpt2, "lora", 8, 512, Precision::fp32, 0, 0},
+          {"gpt2-pack-8-of-2x128", gpt2, "lora", 2, 128, Precision::bf16, 0, 3.25, 8},
+          {"gpt2-pack-8-of-8x128", gpt2, "lora", 8, 128, Precision::bf16, 0, 10.1, 8},
+          {"gpt2-pack-8-of-8x512", gpt2, "lora", 8, 512, Precision::bf16, 0, 41, 8},
+          {"gpt2-qlora-pack-8-of-8x128", gpt2, "qlora", 8, 128, Precision::bf16, 0, 0, 8},
+          {"roberta-pack-8-of-2x256", roberta, "lora", 2, 256, Precision::bf16, 0, 0, 8},
           {"tinybert-forward-1x128", tiny, "forward", 1, 128, Precision::fp16, 3.6, 0.106},
           {"tinybert-forward-32x128", tiny, "forward", 32, 128, Precision::fp16, 3.5, 0.265}};
 }
@@ -175,26 +185,40 @@ struct Built {
   std::vector<Parameter*> parameters;
 };
 
-Built build(const Case& what, const Options& options) {
-  Built built;
-  std::string method = what.method;
-  if (method.starts_with("distill-")) method = method.substr(8);
+/// lora, qlora, full or forward.
+std::string method_of(const Case& what) {
+  const std::string method = what.method;
+  return method.starts_with("distill-") ? method.substr(8) : method;
+}
+
+/// The base of a case.
+std::shared_ptr<const Pretrained> base_of(const Case& what) {
+  const std::string method = method_of(what);
   const at::ScalarType type = what.precision == Precision::fp32   ? at::kFloat
                               : what.precision == Precision::bf16 ? at::kBFloat16
                                                                   : at::kHalf;
-  built.pretrained = random_model(what.config, method == "full" ? at::kFloat : type);
-  if (method == "qlora") built.pretrained = require(quantize_base(*built.pretrained, {}));
+  auto base = random_model(what.config, method == "full" ? at::kFloat : type);
+  if (method == "qlora") return require(quantize_base(*base, {}));
+  return base;
+}
+
+/// Rank 0: the base alone.
+Built build(const Case& what, const Options& options, std::shared_ptr<const Pretrained> base, int rank) {
+  Built built;
+  built.pretrained = std::move(base);
+  const std::string method = method_of(what);
   ModelOptions how;
   how.head = what.config.at("model_type") == "gpt2" ? ModelHead::language_model : ModelHead::classification;
   how.labels = 4;
   how.pooling = what.config.at("model_type") == "bert" ? Pooling::mean : Pooling::cls;
   how.precision = what.precision;
   how.train_all = method == "full";
-  how.frozen = method == "forward";
+  how.frozen = method == "forward" || rank == 0;
   if (!options.dropout) how.model_dropout = 0;
   built.model = require(make_model(built.pretrained, how));
-  if (method == "lora" || method == "qlora") {
+  if (!how.frozen && !how.train_all) {
     AdapterOptions adapter;
+    adapter.rank = rank;
     adapter.dropout = options.dropout ? 0.1 : 0;
     built.adapter = require(make_adapter(*built.model, adapter, 1));
     built.parameters = built.adapter->parameters();
@@ -239,8 +263,8 @@ void profile(const std::function<void()>& work, int count) {
 void report(const Case& what, const Options& options, std::vector<double> times, double loss) {
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
-  std::printf("%-24s %8.3f ms (least %8.3f)  %9.0f tokens/s  %6.0f MB", what.name, median, times.front(),
-              static_cast<double>(what.rows * what.length) / median * 1e3, peak_memory_mb(kDevice));
+  std::printf("%-27s %8.3f ms (least %8.3f)  %9.0f tokens/s  %6.0f MB", what.name, median, times.front(),
+              static_cast<double>(what.jobs * what.rows * what.length) / median * 1e3, peak_memory_mb(kDevice));
   if (!options.dropout && !options.uneven && what.peer_ms > 0) {
     std::printf("  HF + PEFT %.1f ms (%.1f x)", what.peer_ms, what.peer_ms / median);
   }
@@ -285,38 +309,26 @@ std::unique_ptr<Teacher> gpt2_medium(const TaskData& rows, const Case& what,
   return require(Teacher::of({2.0, 0.5}, std::move(model), rows, key));
 }
 
-void train(const Case& what, const Options& options, bool teacher_runs = false) {
-  const Built built = build(what, options);
+TrainingSettings settings_of(const Case& what) {
   TrainingSettings settings;
   settings.learning_rate = 1e-4;
   settings.warmup.value = 2;
   settings.weight_decay = 0.01;
   settings.precision = what.precision;
-  RandomStream random(1, purpose::data_order);
-  std::vector<Batch> batches;
-  for (std::int64_t i = 0; i < 8; ++i) {
-    batches.push_back(random_batch(what, options.uneven, random));
-    for (std::int64_t& row : batches.back().row_indices) row += i * what.rows;
-  }
-  const RandomRows rows(batches, what.length);
-  std::unique_ptr<Teacher> teacher;
-  if (std::string(what.method).starts_with("distill")) {
-    teacher = gpt2_medium(rows, what, teacher_runs ? std::nullopt : std::optional<std::string>(what.name));
-  }
-  Trainer trainer(*built.model, built.parameters, settings, 100000, 1,
-                  teacher ? teacher->loss(*built.model) : TrainingLoss());
+  return settings;
+}
+
+/// Times steps that `start` begins and `finish` ends, of which `unfinished` are under way.
+void time_steps(const Case& what, const Options& options, const std::function<void()>& start,
+                const std::function<double()>& finish, const std::function<std::int64_t()>& unfinished) {
   begin_memory_peak(kDevice);
-  std::size_t next = 0;
   double loss = 0;
   const auto step = [&] {
-    if (Status started = trainer.start({batches[next++ % batches.size()]}); !started) {
-      std::fprintf(stderr, "%s\n", started.error().message.c_str());
-      std::exit(2);
-    }
-    while (trainer.unfinished() > 1) loss = trainer.finish().loss;
+    start();
+    while (unfinished() > 1) loss = finish();
   };
   const auto drain = [&] {
-    while (trainer.unfinished() > 0) loss = trainer.finish().loss;
+    while (unfinished() > 0) loss = finish();
   };
   const int warm = options.uneven ? 60 : 20, group = 10;
   for (int i = 0; i < warm; ++i) step();
@@ -328,10 +340,7 @@ void train(const Case& what, const Options& options, bool teacher_runs = false) 
     drain();
     times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count() / group);
   }
-  Case named = what;
-  const std::string name = std::string(what.name) + (teacher_runs ? " (teacher runs)" : "");
-  named.name = name.c_str();
-  report(named, options, times, loss);
+  report(what, options, times, loss);
   if (options.profile) {
     profile(
         [&] {
@@ -342,9 +351,74 @@ void train(const Case& what, const Options& options, bool teacher_runs = false) 
   }
 }
 
+std::vector<Batch> random_batches(const Case& what, const Options& options, int count, RandomStream& random) {
+  std::vector<Batch> batches;
+  for (int i = 0; i < count; ++i) batches.push_back(random_batch(what, options.uneven, random));
+  return batches;
+}
+
+void train(const Case& what, const Options& options, bool teacher_runs = false) {
+  const Built built = build(what, options, base_of(what), 8);
+  RandomStream random(1, purpose::data_order);
+  std::vector<Batch> batches = random_batches(what, options, 8, random);
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    for (std::int64_t& row : batches[i].row_indices) row += static_cast<std::int64_t>(i) * what.rows;
+  }
+  const RandomRows rows(batches, what.length);
+  std::unique_ptr<Teacher> teacher;
+  if (std::string(what.method).starts_with("distill")) {
+    teacher = gpt2_medium(rows, what, teacher_runs ? std::nullopt : std::optional<std::string>(what.name));
+  }
+  Trainer trainer(*built.model, built.parameters, settings_of(what), 100000, 1,
+                  teacher ? teacher->loss(*built.model) : TrainingLoss());
+  std::size_t next = 0;
+  const auto start = [&] {
+    if (Status started = trainer.start({batches[next++ % batches.size()]}); !started) {
+      std::fprintf(stderr, "%s\n", started.error().message.c_str());
+      std::exit(2);
+    }
+  };
+  Case named = what;
+  const std::string name = std::string(what.name) + (teacher_runs ? " (teacher runs)" : "");
+  named.name = name.c_str();
+  time_steps(
+      named, options, start, [&] { return trainer.finish().loss; }, [&] { return trainer.unfinished(); });
+}
+
+void train_pack(const Case& what, const Options& options) {
+  const auto base = base_of(what);
+  const Built host = build(what, options, base, 0);
+  RandomStream random(1, purpose::data_order);
+  std::vector<Built> built;
+  std::vector<std::unique_ptr<Training>> trainings;
+  std::vector<std::vector<Batch>> batches;
+  std::vector<PackedTraining> jobs;
+  for (int j = 0; j < what.jobs; ++j) {
+    const Built& mine = built.emplace_back(build(what, options, base, kPackRanks[j]));
+    trainings.push_back(
+        std::make_unique<Training>(mine.parameters, settings_of(what), 100000, std::vector<ParameterMask>()));
+    batches.push_back(random_batches(what, options, 8, random));
+    jobs.push_back({mine.model.get(), trainings.back().get(), static_cast<std::uint64_t>(j)});
+    if (Status fits = check_packable(*host.model, *mine.model, mine.parameters); !fits) {
+      std::fprintf(stderr, "%s\n", fits.error().message.c_str());
+      std::exit(2);
+    }
+  }
+  PackTrainer trainer(*host.model, jobs);
+  std::size_t next = 0;
+  const auto start = [&] {
+    std::vector<std::vector<Batch>> step;
+    for (const auto& of_job : batches) step.push_back({of_job[next % of_job.size()]});
+    ++next;
+    trainer.start(step);
+  };
+  time_steps(
+      what, options, start, [&] { return trainer.finish().front().loss; }, [&] { return trainer.unfinished(); });
+}
+
 void forward(const Case& what, const Options& options) {
   const at::NoGradGuard no_graph;
-  const Built built = build(what, options);
+  const Built built = build(what, options, base_of(what), 0);
   RandomStream random(1, purpose::data_order);
   const Batch batch = random_batch(what, options.uneven, random);
   begin_memory_peak(kDevice);
@@ -400,7 +474,11 @@ int main(int argc, char** argv) {
   for (const Case& what : cases()) {
     if (std::string(what.name).find(options.only) == std::string::npos) continue;
     try {
-      std::string(what.method) == "forward" ? forward(what, options) : train(what, options);
+      if (what.jobs > 1) {
+        train_pack(what, options);
+      } else {
+        std::string(what.method) == "forward" ? forward(what, options) : train(what, options);
+      }
       if (std::string(what.method).starts_with("distill")) train(what, options, true);
     } catch (const std::exception& error) {
       std::printf("%-24s failed: %s\n", what.name, error.what());

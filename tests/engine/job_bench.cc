@@ -133,7 +133,7 @@ Outcome JobBench::run(const Job& job) {
   return run(job, control);
 }
 
-Outcome JobBench::run(const Job& job, ExecutionControl& control) {
+ExecutionRequest JobBench::begin_attempt(const Job& job) {
   auto& attempts = attempts_[job.id];
   ExecutionRequest request;
   request.job = job;
@@ -148,9 +148,32 @@ Outcome JobBench::run(const Job& job, ExecutionControl& control) {
   attempts.push_back(request.staging);
   for (const JobId& input : job.inputs) request.artifacts[input] = artifacts_.at(input);
   if (job.continues) request.artifacts[*job.continues] = artifacts_.at(*job.continues);
+  return request;
+}
+
+Outcome JobBench::run(const Job& job, ExecutionControl& control) {
+  const ExecutionRequest request = begin_attempt(job);
   Outcome outcome = execute(request, control);
   if (outcome.has_artifact) artifacts_[job.id] = request.staging / "artifact";
   return outcome;
+}
+
+std::vector<Outcome> JobBench::run_pack(const std::vector<Job>& jobs,
+                                        const std::vector<ExecutionControl*>& controls) {
+  std::vector<RecordingControl> own(jobs.size());
+  std::vector<PackMember> members;
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    const bool given = i < controls.size() && controls[i] != nullptr;
+    members.push_back({begin_attempt(jobs[i]), given ? controls[i] : &own[i]});
+  }
+  std::vector<Outcome> outcomes(jobs.size());
+  ended_.clear();
+  execute_pack(members, [&](std::size_t i, Outcome outcome) {
+    if (outcome.has_artifact) artifacts_[jobs[i].id] = members[i].request.staging / "artifact";
+    outcomes[i] = std::move(outcome);
+    ended_.push_back(i);
+  });
+  return outcomes;
 }
 
 std::map<std::string, double> reproducible(const Outcome& outcome) {

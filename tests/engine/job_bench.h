@@ -41,6 +41,10 @@ class JobBench {
   /// before. A succeeded job's artifact is found by those that name it as an input.
   Outcome run(const Job& job);
   Outcome run(const Job& job, ExecutionControl& control);
+  /// The same of jobs together; controls[i] may be null. The outcomes are as the jobs.
+  std::vector<Outcome> run_pack(const std::vector<Job>& jobs, const std::vector<ExecutionControl*>& controls = {});
+  /// The numbers of the jobs of the last pack, in the order in which they ended.
+  const std::vector<std::size_t>& ended() const { return ended_; }
 
   std::filesystem::path artifact(const Job& job) const { return artifacts_.at(job.id); }
   std::filesystem::path staging(const Job& job) const { return attempts_.at(job.id).back(); }
@@ -54,7 +58,10 @@ class JobBench {
   std::filesystem::path cache;
 
  private:
+  ExecutionRequest begin_attempt(const Job& job);
+
   TemporaryFolder folder_;
+  std::vector<std::size_t> ended_;
   std::map<JobId, std::vector<std::filesystem::path>> attempts_;
   std::map<JobId, std::filesystem::path> artifacts_;
 };

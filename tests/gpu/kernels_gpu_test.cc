@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/gpu/gpu.h"
+#include "tests/gpu/trained_model.h"
 #include "tests/kernels/support.h"
 #include "worker/adapters/adapter.h"
 #include "worker/data/batch.h"
@@ -508,7 +509,7 @@ TEST_P(KernelsOnGpu, attention_is_its_reference) {
     std::vector<at::Tensor> masks;
     for (std::int64_t r = 0; what.dropout > 0 && r < queries->rows; ++r) {
       masks.push_back(
-          attention_dropout_mask(dropout, 9 + r, what.heads, queries->tokens_of(r), keys->tokens_of(r)));
+          attention_dropout_mask(dropout, *queries, r, what.heads, queries->tokens_of(r), keys->tokens_of(r)));
     }
     std::vector<at::Tensor> inputs;
     if (packed) {
@@ -541,68 +542,6 @@ TEST_P(KernelsOnGpu, attention_is_its_reference) {
 
 // ---- training steps
 
-std::filesystem::path fixture(const std::string& model) {
-  const char* folder = std::getenv("FINESWEEP_FIXTURES");
-  return (folder != nullptr ? std::filesystem::path(folder) : std::filesystem::path("tests/fixtures")) / "models" /
-         model;
-}
-
-struct Training {
-  std::shared_ptr<const Pretrained> pretrained;
-  std::unique_ptr<Model> model;
-  std::unique_ptr<Adapter> adapter;
-  std::unique_ptr<Trainer> trainer;
-
-  Training(const std::string& name, bool lora, c10::Device device, bool recompute = false) {
-    pretrained = *load_pretrained(fixture(name), at::kFloat, device);
-    ModelOptions options;
-    const bool classifies = name == "bert" || name == "roberta";
-    options.head = classifies ? ModelHead::classification : ModelHead::language_model;
-    options.labels = 3;
-    options.pooling = name == "bert" ? Pooling::mean : Pooling::cls;
-    options.train_all = !lora;
-    options.model_dropout = 0.1;
-    model = *make_model(pretrained, options);
-    std::vector<Parameter*> parameters;
-    if (lora) {
-      AdapterOptions how;
-      how.rank = 3;
-      how.dropout = 0.2;
-      adapter = *make_adapter(*model, how, 5);
-      parameters = adapter->parameters();
-    }
-    for (Parameter* parameter : trained_parameters(*model)) parameters.push_back(parameter);
-    TrainingSettings settings;
-    settings.learning_rate = lora ? 1e-2 : 1e-3;
-    settings.weight_decay = 0.01;
-    settings.schedule = Schedule::linear;
-    settings.max_grad_norm = 0.5;
-    settings.gradient_checkpointing = recompute;
-    trainer = std::make_unique<Trainer>(*model, parameters, settings, 40, 77);
-  }
-};
-
-/// Rows of these lengths; labels of the second half of each row where it is text.
-Batch batch_of(const std::string& model, const std::vector<std::int64_t>& lengths, int salt) {
-  const auto rows = static_cast<std::int64_t>(lengths.size());
-  const std::int64_t length = *std::max_element(lengths.begin(), lengths.end());
-  Batch batch;
-  batch.input_ids = ((at::arange(rows * length, at::kLong) * 7 + salt) % 50 + 3).view({rows, length});
-  batch.attention_mask = at::zeros({rows, length}, at::kLong);
-  batch.labels = batch.input_ids.clone();
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const std::int64_t real = lengths[static_cast<std::size_t>(r)];
-    batch.attention_mask.select(0, r).narrow(0, 0, real).fill_(1);
-    batch.labels.select(0, r).narrow(0, 0, real / 2).fill_(-100);
-    batch.labels.select(0, r).narrow(0, real, length - real).fill_(-100);
-    batch.row_indices.push_back(r);
-  }
-  if (model == "bert" || model == "roberta") batch.labels = at::arange(rows, at::kLong) % 3;
-  if (model == "roberta")
-    batch.input_ids = at::where(batch.attention_mask.ne(0), batch.input_ids, at::ones({}, at::kLong));
-  return batch;
-}
-
 class StepsOnGpu : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
@@ -617,7 +556,7 @@ INSTANTIATE_TEST_SUITE_P(Models, StepsOnGpu,
 TEST_P(StepsOnGpu, captured_steps_are_those_of_the_cpu_with_the_same_dropout) {
   for (const bool lora : {true, false}) {
     SCOPED_TRACE(lora ? "lora" : "full");
-    Training here(GetParam(), lora, c10::Device(c10::kCPU)), gpu(GetParam(), lora, kGpu);
+    TrainedModel here(GetParam(), c10::Device(c10::kCPU), {.lora = lora}), gpu(GetParam(), kGpu, {.lora = lora});
     for (int step = 0; step < 10; ++step) {
       SCOPED_TRACE(step);
       // Two shapes in turn; each is run, captured and then replayed with other numbers. Two batches a step.
@@ -640,7 +579,7 @@ TEST_P(StepsOnGpu, captured_steps_are_those_of_the_cpu_with_the_same_dropout) {
 }
 
 TEST_P(StepsOnGpu, steps_with_recomputed_layers_are_captured_too) {
-  Training here(GetParam(), true, c10::Device(c10::kCPU)), gpu(GetParam(), true, kGpu, /*recompute=*/true);
+  TrainedModel here(GetParam(), c10::Device(c10::kCPU)), gpu(GetParam(), kGpu, {.recompute = true});
   for (int step = 0; step < 4; ++step) {
     const std::vector<Batch> batches{batch_of(GetParam(), {20, 9, 14}, step)};
     const auto expected = here.trainer->step(batches), mine = gpu.trainer->step(batches);
@@ -651,7 +590,7 @@ TEST_P(StepsOnGpu, steps_with_recomputed_layers_are_captured_too) {
 }
 
 TEST_P(StepsOnGpu, captured_evaluations_are_those_of_the_cpu) {
-  Training here(GetParam(), true, c10::Device(c10::kCPU)), gpu(GetParam(), true, kGpu);
+  TrainedModel here(GetParam(), c10::Device(c10::kCPU)), gpu(GetParam(), kGpu);
   ForwardGraphs expected(*here.model), mine(*gpu.model);
   for (int step = 0; step < 6; ++step) {
     SCOPED_TRACE(step);

@@ -72,8 +72,8 @@ void build(const Case& what, at::ScalarType type, Problem& problem) {
   }
   problem.dropout = make_dropout(what.dropout, kRun, 4);
   for (std::int64_t r = 0; what.dropout > 0 && r < problem.queries->rows; ++r) {
-    problem.masks.push_back(attention_dropout_mask(problem.dropout, 9 + r, heads, problem.queries->tokens_of(r),
-                                                   problem.keys.count[r]));
+    problem.masks.push_back(attention_dropout_mask(problem.dropout, *problem.queries, r, heads,
+                                                   problem.queries->tokens_of(r), problem.keys.count[r]));
   }
 }
 

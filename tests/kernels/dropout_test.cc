@@ -49,7 +49,8 @@ TEST(Dropout, the_share_of_dropped_elements_is_the_probability_and_the_mean_stay
     const at::Tensor hidden = dropout_mask(make_dropout(probability, kRun, 5), *layout_of({500, 500}), 400);
     EXPECT_NEAR(hidden.eq(0).to(at::kFloat).mean().item<double>(), probability, 0.003);
     EXPECT_NEAR(hidden.to(at::kDouble).mean().item<double>(), 1, 0.005);
-    const at::Tensor attention = attention_dropout_mask(make_dropout(probability, kRun, 5), 0, 8, 100, 301);
+    const at::Tensor attention =
+        attention_dropout_mask(make_dropout(probability, kRun, 5), *layout_of({100}), 0, 8, 100, 301);
     EXPECT_NEAR(attention.eq(0).to(at::kFloat).mean().item<double>(), probability, 0.003);
   }
 }

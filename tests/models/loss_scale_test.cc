@@ -80,7 +80,7 @@ TEST(LossScale, a_step_whose_gradients_overflow_is_done_again_with_half_the_scal
   EXPECT_TRUE(first->finite);
   EXPECT_EQ(first->overflows, 6);  // 65536 → 1024
   EXPECT_EQ(model.passes, 7);
-  EXPECT_EQ(fp16.steps_done(), 1);
+  EXPECT_EQ(fp16.training().steps_done(), 1);
   EXPECT_EQ(first->loss, 3);
   EXPECT_EQ(first->grad_norm, 2);
   ASSERT_TRUE(fp32.step({rows(4)}).ok());
@@ -95,7 +95,7 @@ TEST(LossScale, what_overflows_at_any_scale_has_diverged) {
   ASSERT_TRUE(report.ok());
   EXPECT_FALSE(report->finite);
   EXPECT_EQ(report->overflows, 16);
-  EXPECT_EQ(trainer.steps_done(), 0);
+  EXPECT_EQ(trainer.training().steps_done(), 0);
   EXPECT_EQ(model.weight(), 1);
 }
 
@@ -112,7 +112,7 @@ TEST(LossScale, other_precisions_are_not_scaled) {
     Overflowing model(1);
     Trainer trainer(model, model.parameters(), settings_of(precision), 10, 1);
     EXPECT_EQ(trainer.step({rows(3)})->overflows, 0);
-    for (const auto& [name, tensor] : trainer.state()) EXPECT_NE(name, "optimizer.loss_scale");
+    for (const auto& [name, tensor] : trainer.training().state()) EXPECT_NE(name, "optimizer.loss_scale");
   }
 }
 
@@ -122,8 +122,8 @@ TEST(LossScale, a_checkpoint_holds_it) {
   Trainer restored(other, other.parameters(), settings_of(Precision::fp16), 10, 1);
   ASSERT_TRUE(trainer.step({rows(1)}).ok());
   std::map<std::string, at::Tensor> state;
-  for (const auto& [name, tensor] : trainer.state()) state.emplace(name, tensor.clone());
-  ASSERT_TRUE(restored.restore(state).ok());
+  for (const auto& [name, tensor] : trainer.training().state()) state.emplace(name, tensor.clone());
+  ASSERT_TRUE(restored.training().restore(state).ok());
   EXPECT_EQ(restored.step({rows(1)})->overflows, 0);
   EXPECT_EQ(trainer.step({rows(1)})->overflows, 0);
   EXPECT_EQ(model.weight(), other.weight());

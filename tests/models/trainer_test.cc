@@ -52,7 +52,7 @@ struct TrainingRun {
   double step(const std::vector<worker::Batch>& batches) { return trainer->step(batches)->loss; }
   Tensors state() const {
     Tensors tensors;
-    for (const auto& [name, tensor] : trainer->state()) tensors[name] = tensor.clone();
+    for (const auto& [name, tensor] : trainer->training().state()) tensors[name] = tensor.clone();
     return tensors;
   }
 };
@@ -103,11 +103,11 @@ TEST_P(Training, continued_from_a_written_state_it_is_bit_identical) {
   const fs::path file = fs::path(testing::TempDir()) / (GetParam() ? "lora_state" : "full_state");
   for (int step = 0; step < 6; ++step) whole.step({batch(step)});
   for (int step = 0; step < 3; ++step) first.step({batch(step)});
-  ASSERT_TRUE(worker::write_safetensors(file, first.trainer->state()).ok());
+  ASSERT_TRUE(worker::write_safetensors(file, first.trainer->training().state()).ok());
   second.step({batch(9)});  // what was there before is overwritten
-  const Status restored = second.trainer->restore(read_tensors(file));
+  const Status restored = second.trainer->training().restore(read_tensors(file));
   ASSERT_TRUE(restored.ok()) << restored.error().message;
-  EXPECT_EQ(second.trainer->steps_done(), 3);
+  EXPECT_EQ(second.trainer->training().steps_done(), 3);
   for (int step = 3; step < 6; ++step) second.step({batch(step)});
   expect_same_bits(whole.state(), second.state());
 }
@@ -149,7 +149,7 @@ TEST_P(Training, a_loss_that_is_not_finite_is_reported_and_changes_nothing) {
   const auto report = run.trainer->step({batch(1)});
   ASSERT_TRUE(report.ok());
   EXPECT_FALSE(report->finite);
-  EXPECT_EQ(run.trainer->steps_done(), 1);
+  EXPECT_EQ(run.trainer->training().steps_done(), 1);
   expect_same_bits(before, run.state());
 }
 
@@ -176,7 +176,7 @@ TEST_P(Training, learns_in_bf16_too) {
 TEST(Trainer, a_state_of_another_run_is_refused_before_anything_changes) {
   TrainingRun lora(true), full(false);
   const Tensors before = lora.state();
-  const Status status = lora.trainer->restore(full.state());
+  const Status status = lora.trainer->training().restore(full.state());
   ASSERT_FALSE(status.ok());
   EXPECT_THAT(status.error().message, testing::HasSubstr("lora_A"));
   expect_same_bits(before, lora.state());

@@ -59,7 +59,7 @@ Outcome distill(const ExecutionRequest& request, const JobContext& context, c10:
   auto settings = read_distill_settings(request.job.settings);
   if (!settings) return failed_for_good(settings.error().message);
   DistillRecipe recipe(std::move(*settings));
-  return train(request, context, device, control, recipe);
+  return TrainingRun(request, context, device, control, recipe).run();
 }
 
 }  // namespace finesweep::worker

@@ -98,23 +98,36 @@ Outcome guarded(const std::string& device_name, int threads, const std::function
     device = *found;
     at::set_num_threads(std::max(1, threads));
     return work(*device);
+  } catch (...) {
+    const Thrown thrown = describe_exception();
+    if (device && thrown.out_of_memory) release_cached_memory(*device);
+    return thrown.outcome;
+  }
+}
+
+Thrown describe_exception() {
+  const Thrown no_memory{failed_this_time(out_of_memory), true};
+  try {
+    throw;
   } catch (const c10::OutOfMemoryError&) {
-    if (device) release_cached_memory(*device);
-    return failed_this_time(out_of_memory);
+    return no_memory;
   } catch (const std::bad_alloc&) {
-    return failed_this_time(out_of_memory);
+    return no_memory;
   } catch (const c10::Error& error) {
     const std::string text = error.what_without_backtrace();
     // What libtorch's allocator for the CPU says, in place of std::bad_alloc.
-    if (text.find("not enough memory") != std::string::npos) return failed_this_time(out_of_memory);
-    return failed_this_time("libtorch failed: " + text);
+    if (text.find("not enough memory") != std::string::npos) return no_memory;
+    return {failed_this_time("libtorch failed: " + text)};
   } catch (const std::exception& exception) {
-    return failed_this_time(std::string("The job failed: ") + exception.what());
+    return {failed_this_time(std::string("The job failed: ") + exception.what())};
   }
 }
 
 Outcome execute(const ExecutionRequest& request, ExecutionControl& control) {
-  Outcome outcome = execute_job(request, control);
+  return reported(request, execute_job(request, control));
+}
+
+Outcome reported(const ExecutionRequest& request, Outcome outcome) {
   // The job's log has it whole.
   if (outcome.kind == OutcomeKind::failed) std::fprintf(stderr, "failed: %s\n", outcome.error.c_str());
   leave_out_paths(request, outcome.error);

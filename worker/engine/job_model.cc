@@ -227,6 +227,15 @@ Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const
   return loaded;
 }
 
+Result<JobModel> load_host(const ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
+                           c10::Device device) {
+  ModelOptions options;
+  options.precision = settings.training.precision;
+  options.model_dropout = settings.training.model_dropout;
+  options.frozen = true;
+  return load(source, head, options, device);
+}
+
 Result<JobModel> load_student(const ModelSource& source, const HeadChoice& head, const DistillSettings& settings,
                               std::uint64_t seed, c10::Device device) {
   if (source.adapter) return Error{"All weights of a student are trained. Merge its adapter into its base first."};

@@ -103,6 +103,11 @@ Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const
                               std::uint64_t seed, c10::Device device,
                               const std::optional<PruneSettings>& masks = {});
 
+/// The frozen model that `source`'s adapters of these settings are trained beside, without any of them: what the
+/// batches of a pack go through. `source` is as load_trained left it.
+Result<JobModel> load_host(const ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
+                           c10::Device device);
+
 /// The student of a distillation: all of `source`, or so many layers of it, trained. The Error: what stands there
 /// cannot be trained.
 Result<JobModel> load_student(const ModelSource& source, const HeadChoice& head, const DistillSettings& settings,

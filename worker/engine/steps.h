@@ -40,6 +40,17 @@ Outcome evaluate_model(const ExecutionRequest& request, const JobContext& contex
 /// errors.
 Outcome guarded(const std::string& device, int threads, const std::function<Outcome(c10::Device)>& work);
 
+/// What of the exception that is being handled becomes a job's outcome.
+struct Thrown {
+  Outcome outcome;
+  bool out_of_memory = false;
+};
+Thrown describe_exception();
+
+/// What execute() makes of a job's outcome: says in the log why it failed, and leaves out of that what differs from
+/// run to run.
+Outcome reported(const ExecutionRequest& request, Outcome outcome);
+
 /// Outcome::environment: the device, libraries, threads.
 Json job_environment(const ExecutionRequest& request);
 

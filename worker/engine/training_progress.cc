@@ -36,7 +36,7 @@ std::map<std::string, double> TrainingProgress::metrics() const {
   metrics["loss"] = epoch_loss();
   if (validation_loss) metrics["validation_loss"] = *validation_loss;
   metrics["seconds"] = seconds;
-  metrics["peak_memory_mb"] = peak_memory_mb;
+  if (pack == 0) metrics["peak_memory_mb"] = peak_memory_mb;
   if (batch_ms.count > 0) {
     metrics["batch_ms_mean"] = batch_ms.mean;
     metrics["samples_per_second_mean"] = samples_per_second.mean;
@@ -64,6 +64,7 @@ Json to_json(const TrainingProgress& progress) {
                {"timed_tokens", progress.timed_tokens},
                {"timed_seconds", progress.timed_seconds}};
   if (progress.validation_loss) json["validation_loss"] = *progress.validation_loss;
+  if (progress.pack > 0) json["pack"] = progress.pack;
   return json;
 }
 
@@ -80,6 +81,7 @@ Result<TrainingProgress> training_progress_from_json(const Json& json) {
     if (json.contains("validation_loss")) progress.validation_loss = json["validation_loss"].get<double>();
     progress.seconds = json.at("seconds");
     progress.peak_memory_mb = json.at("peak_memory_mb");
+    progress.pack = json.value("pack", std::int64_t{0});
     progress.batch_ms = statistics_from_json(json.at("batch_ms"));
     progress.samples_per_second = statistics_from_json(json.at("samples_per_second"));
     progress.timed_tokens = json.at("timed_tokens");

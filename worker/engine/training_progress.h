@@ -31,6 +31,9 @@ struct TrainingProgress {
   /// Over all attempts. Of the batches that were timed: the first steps of each attempt are not.
   double seconds = 0;
   double peak_memory_mb = 0;
+  /// The most jobs that it was trained together with, itself among them; 0: it was always alone. Then it has no
+  /// peak of memory of its own.
+  std::int64_t pack = 0;
   RunningStatistics batch_ms, samples_per_second;
   double timed_tokens = 0, timed_seconds = 0;
 

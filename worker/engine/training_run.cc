@@ -1,365 +1,331 @@
 #include "worker/engine/training_run.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <deque>
 #include <filesystem>
 #include <limits>
-#include <optional>
 #include <utility>
 
-#include "worker/collectives/process_group.h"
-#include "worker/data/dataset.h"
 #include "worker/engine/device.h"
-#include "worker/engine/job_model.h"
 #include "worker/engine/model_artifact.h"
-#include "worker/engine/task_data.h"
-#include "worker/engine/training_progress.h"
 #include "worker/engine/training_state.h"
-#include "worker/training/trainer.h"
 
 namespace finesweep::worker {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 /// Caches fill and clocks rise in the first steps: their times are left out.
 constexpr std::int64_t untimed_steps = 5;
 constexpr double no_loss = std::numeric_limits<double>::quiet_NaN();
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
-
-class TrainingRun {
- public:
-  TrainingRun(const ExecutionRequest& request, const JobContext& context, c10::Device device,
-              ExecutionControl& control, TrainingRecipe& recipe)
-      : request_(request),
-        context_(context),
-        device_(device),
-        control_(control),
-        recipe_(recipe),
-        start_(Clock::now()) {}
-
-  Outcome run() {
-    join();
-    for (const auto step : {&TrainingRun::load_data, &TrainingRun::load_model, &TrainingRun::restore}) {
-      if (Status done = (this->*step)(); !done) return failed_for_good(done.error().message);
-    }
-    if (group_ && group_->word(progress_.steps) != progress_.steps) {
-      throw PeerLost("The processes of this job went on from different checkpoints.");
-    }
-    if (auto ended = train()) return std::move(*ended);
-    return finish();
-  }
-
- private:
-  const TrainingSettings& training() const { return recipe_.training(); }
-
-  // ---- the processes of this job
-
-  void join() {
-    if (request_.ranks == 1) return;
-    control_.progress({0, 0, "joining", no_loss});
-    std::filesystem::create_directories(request_.staging);
-    GroupOptions options;
-    options.rank = request_.rank;
-    options.size = request_.ranks;
-    options.rendezvous = request_.staging / "rendezvous";
-    options.device = device_;
-    group_ = ProcessGroup::join(options);
-  }
-  bool leads() const { return !group_ || group_->leads(); }
-
-  /// What happens between two steps. Of several processes the leader decides, at the beginning of a step, what
-  /// happens behind it.
-  enum class Wish : std::int64_t { none, checkpoint, stop };
-  Wish own_wish() {
-    if (control_.stop_requested()) return Wish::stop;
-    const bool due = seconds_since(last_checkpoint_) >= request_.job.checkpoint_every_s;
-    return progress_.steps > 0 && due ? Wish::checkpoint : Wish::none;
-  }
-  Wish wish() { return group_ ? agreed_ : own_wish(); }
-
-  // ---- loading
-
-  /// The leader reads and tokenises the rows, the others find them in the cache.
-  Status load_data() {
-    if (group_ && !leads()) group_->word(0);
-    const Status loaded = load_rows();
-    if (loaded && group_ && leads()) group_->word(0);
-    return loaded;
-  }
-
-  Status load_rows() {
-    if (!request_.job.seed) return Error{"The job has no seed; it was not planned by this version of finesweep."};
-    control_.progress({0, 0, "loading", no_loss});
-
-    auto source = recipe_.find_model(request_, context_);
-    if (!source) return source.error();
-    source_ = std::move(*source);
-    auto task = make_job_task(context_, source_, training().pooling, request_.cache);
-    if (!task) return task.error();
-    task_ = std::move(*task);
-    auto train = task_->read_training(training().sequence_length);
-    if (!train) return train.error();
-    train_ = std::move(*train);
-    if (!training().evaluation) return {};
-    auto validation = task_->read_evaluation(*training().evaluation);
-    if (!validation) return validation.error();
-    validation_ = std::move(*validation);
-    return {};
-  }
-
-  Status load_model() {
-    auto loaded = recipe_.load(source_, task_->head(), *request_.job.seed, device_);
-    if (!loaded) return loaded.error();
-    loaded_ = std::move(*loaded);
-    parameters_ = loaded_.trained_parameters();
-    auto loss = recipe_.loss(*loaded_.model, *train_, device_);
-    if (!loss) return loss.error();
-    plan_.emplace(train_->rows(), training().batch_size, training().gradient_accumulation, *request_.job.seed);
-    total_steps_ = training().steps ? *training().steps : *training().epochs * plan_->steps_per_epoch();
-    trainer_.emplace(*loaded_.model, parameters_, training(), total_steps_, *request_.job.seed, std::move(*loss),
-                     loaded_.masks, group_.get());
-    return {};
-  }
-
-  Status restore() {
-    const Status restored = restore_training(request_, *trainer_, progress_);
-    seconds_before_ = progress_.seconds;
-    return restored;
-  }
-
-  /// Nothing where the training came to its end.
-  std::optional<Outcome> train() {
-    last_checkpoint_ = last_finished_ = Clock::now();
-    while (true) {
-      // Who looks at weights waits for the steps that are under way.
-      if (trainer_->steps_done() == total_steps_ || is_evaluated_at(trainer_->steps_done())) {
-        if (Status done = finish_steps(0); !done) return failed_for_good(done.error().message);
-      }
-      if (evaluation_is_due()) {
-        auto went_on = evaluate_validation();
-        if (!went_on) return failed_for_good(went_on.error().message);
-        if (!*went_on) return stop();
-      }
-      if (trainer_->steps_done() == total_steps_) return std::nullopt;
-      if (const Wish now = wish(); now != Wish::none) {
-        if (Status done = finish_steps(0); !done) return failed_for_good(done.error().message);
-        if (now == Wish::stop) return stop();
-        if (Status written = checkpoint(); !written) return failed_this_time(written.error().message);
-      }
-      if (Status stepped = step(); !stepped) return failed_for_good(stepped.error().message);
-    }
-  }
-
-  /// What is under way.
-  struct StartedStep {
-    Clock::time_point begin;
-    std::int64_t batches = 0, rows = 0, tokens = 0;
-  };
-
-  /// Starts a step. A GPU gets it before it is done with the last one.
-  Status step() {
-    StartedStep started{Clock::now()};
-    const std::int64_t per_epoch = plan_->steps_per_epoch(), at = trainer_->steps_done();
-    std::vector<Batch> batches;
-    for (const auto& batch_rows : plan_->step(at / per_epoch, at % per_epoch)) {
-      batches.push_back(train_->batch(batch_rows));
-      started.rows += static_cast<std::int64_t>(batch_rows.size());
-      for (const std::int64_t row : batch_rows) started.tokens += train_->tokens_in_row(row);
-    }
-    started.batches = static_cast<std::int64_t>(batches.size());
-    if (group_) group_->start_word(leads() ? static_cast<std::int64_t>(own_wish()) : 0);
-    if (Status given = trainer_->start(batches); !given) return given;
-    started_.push_back(started);
-    return finish_steps(device_.is_cpu() ? 0 : 1);
-  }
-
-  /// Waits until no more than so many steps are under way.
-  Status finish_steps(std::int64_t most) {
-    while (trainer_->unfinished() > most) {
-      const StepReport report = trainer_->finish();
-      if (group_) agreed_ = static_cast<Wish>(group_->finish_word());
-      if (!report.finite) return Error{not_finite(report)};
-      const StartedStep step = started_.front();
-      started_.pop_front();
-      const auto begin = std::max(step.begin, last_finished_);
-      last_finished_ = Clock::now();
-      if (++steps_here_ > untimed_steps) {
-        const double seconds = std::chrono::duration<double>(last_finished_ - begin).count();
-        progress_.add_step_time(seconds, step.batches, step.rows, step.tokens);
-      }
-      progress_.steps = trainer_->steps_done() - trainer_->unfinished();
-      const bool epoch_ends = progress_.steps % plan_->steps_per_epoch() == 0 || progress_.steps == total_steps_;
-      if (const auto mean = progress_.add_step_loss(report.loss, epoch_ends)) add_history("loss", *mean);
-      report_progress("training", report.loss, 0);
-    }
-    return {};
-  }
-
-  std::string not_finite(const StepReport& report) const {
-    char numbers[160];
-    std::snprintf(numbers, sizeof numbers, "step %lld of %lld (loss %g, gradient norm %g, learning rate %g)",
-                  static_cast<long long>(trainer_->steps_done() + 1), static_cast<long long>(total_steps_),
-                  report.loss, report.grad_norm, report.learning_rate);
-    return std::string("The training diverged: the loss or its gradient is not a finite number at ") + numbers +
-           ". Lower the learning rate, warm up longer, clip gradients (max_grad_norm), or train in " +
-           (training().precision == Precision::fp16 ? "bf16 or fp32." : "fp32.");
-  }
-
-  bool is_evaluated_at(std::int64_t steps) const {
-    if (!validation_ || steps == 0) return false;
-    if (training().evaluate_every_steps) return steps % *training().evaluate_every_steps == 0;
-    return steps % plan_->steps_per_epoch() == 0 || steps == total_steps_;
-  }
-  bool evaluation_is_due() const {
-    return is_evaluated_at(progress_.steps) && progress_.evaluated_at != progress_.steps;
-  }
-
-  /// False where it was stopped: it is done again when the training goes on.
-  Result<bool> evaluate_validation() {
-    if (!group_) return evaluate_here();
-    if (!leads()) {
-      progress_.evaluated_at = progress_.steps;
-      return group_->word(0) != 0;
-    }
-    const auto went_on = evaluate_here();
-    if (went_on) group_->word(*went_on ? 1 : 0);
-    return went_on;
-  }
-
-  Result<bool> evaluate_here() {
-    if (!forward_) forward_.emplace(*loaded_.model);
-    EvaluationRun run{*training().evaluation, *request_.job.seed, {}, {}, &*forward_};
-    run.go_on = [&](std::int64_t done) {
-      report_progress("evaluating", no_loss, done);
-      return !control_.stop_requested();
-    };
-    const auto metrics = validation_->evaluate(*loaded_.model, run);
-    if (!metrics) return metrics.error();
-    if (!*metrics) return false;
-    evaluation_units_ += validation_->evaluation_units(*training().evaluation);
-    for (const auto& [name, value] : **metrics) add_history("validation_" + name, value);
-    progress_.validation_loss = (*metrics)->at("loss");
-    progress_.evaluated_at = progress_.steps;
-    return true;
-  }
-
-  void add_history(const std::string& metric, double value) {
-    const double epoch = static_cast<double>(progress_.steps) / static_cast<double>(plan_->steps_per_epoch());
-    progress_.history.push_back({epoch, progress_.steps, metric, value});
-  }
-
-  /// Units of evaluations count as steps do, so that `done` rises while they go on. `evaluated`: of the one under
-  /// way.
-  void report_progress(const std::string& phase, double loss, std::int64_t evaluated) {
-    std::int64_t units = 0;
-    if (validation_) {
-      const std::int64_t every = training().evaluate_every_steps.value_or(plan_->steps_per_epoch());
-      units = total_steps_ / every * validation_->evaluation_units(*training().evaluation);
-    }
-    const std::int64_t done = progress_.steps + evaluation_units_ + evaluated;
-    control_.progress({done, std::max(done, total_steps_ + units), phase, loss});
-  }
-
-  void take_measures() {
-    progress_.seconds = seconds_before_ + seconds_since(start_);
-    progress_.peak_memory_mb = std::max(progress_.peak_memory_mb, peak_memory_mb(device_));
-  }
-
-  Status checkpoint() {
-    agreed_ = Wish::none;
-    if (leads()) {
-      const Status written = write_checkpoint();
-      if (!written) return written;
-    }
-    if (group_) group_->word(0);  // the others wait until it is written
-    return {};
-  }
-
-  Status write_checkpoint() {
-    take_measures();
-    const Status status = write_training_checkpoint(request_, *trainer_, progress_);
-    last_checkpoint_ = Clock::now();
-    return status;
-  }
-
-  Outcome stop() {
-    if (progress_.steps > 0 && leads()) {
-      if (Status written = write_checkpoint(); !written) return failed_this_time(written.error().message);
-    }
-    Outcome outcome;
-    outcome.kind = OutcomeKind::interrupted;
-    return outcome;
-  }
-
-  Outcome finish() {
-    take_measures();
-    Outcome outcome;
-    outcome.kind = OutcomeKind::succeeded;
-    if (group_) progress_.peak_memory_mb = group_->greatest(progress_.peak_memory_mb);
-    if (!leads()) return outcome;
-    outcome.has_artifact = true;
-    outcome.history = progress_.history;
-    outcome.environment = job_environment(request_);
-    outcome.metrics = progress_.metrics();
-    outcome.metrics["trainable_parameters"] = static_cast<double>(count_values(parameters_));
-    report_progress("saving", no_loss, 0);
-    if (Status written = write_artifact(outcome); !written) return failed_this_time(written.error().message);
-    return outcome;
-  }
-
-  Status write_artifact(const Outcome& outcome) {
-    ModelManifest description = describe_model(loaded_, source_, task_->head(), context_, recipe_.method());
-    if (request_.job.keep_training_state) {
-      description.training = to_json(progress_);
-      const Status written = write_training_tensors(*trainer_, request_.staging / "artifact" / "training");
-      if (!written) return written;
-    }
-    return write_model_artifact(request_, loaded_, source_, description, outcome);
-  }
-
-  const ExecutionRequest& request_;
-  const JobContext& context_;
-  const c10::Device device_;
-  ExecutionControl& control_;
-  TrainingRecipe& recipe_;
-  const Clock::time_point start_;
-
-  std::unique_ptr<ProcessGroup> group_;  // null: this process trains alone
-  Wish agreed_ = Wish::none;             // of a group, for now
-
-  ModelSource source_;
-  std::unique_ptr<JobTask> task_;
-  std::unique_ptr<TaskData> train_, validation_;
-  JobModel loaded_;
-  std::vector<Parameter*> parameters_;
-  std::optional<EpochPlan> plan_;
-  std::optional<Trainer> trainer_;
-  std::optional<ForwardGraphs> forward_;  // of evaluations
-  std::int64_t total_steps_ = 0;
-
-  TrainingProgress progress_;
-  double seconds_before_ = 0;          // of earlier attempts
-  std::int64_t steps_here_ = 0;        // of this attempt
-  std::int64_t evaluation_units_ = 0;  // of evaluations that ended
-  Clock::time_point last_checkpoint_;
-  Clock::time_point last_finished_;  // a step
-  std::deque<StartedStep> started_;
-};
 
 }  // namespace
 
-Outcome train(const ExecutionRequest& request, const JobContext& context, c10::Device device,
-              ExecutionControl& control, TrainingRecipe& recipe) try {
-  return TrainingRun(request, context, device, control, recipe).run();
+TrainingRun::TrainingRun(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+                         ExecutionControl& control, TrainingRecipe& recipe)
+    : request_(request),
+      context_(context),
+      device_(device),
+      control_(control),
+      recipe_(recipe),
+      start_(Clock::now()) {}
+
+Outcome TrainingRun::run() try {
+  join();
+  if (auto failed = prepare()) return std::move(*failed);
+  if (group_ && group_->word(progress_.steps) != progress_.steps) {
+    throw PeerLost("The processes of this job went on from different checkpoints.");
+  }
+  return train();
 } catch (const PeerLost& lost) {
-  control.peer_lost();
+  control_.peer_lost();
   return failed_this_time(lost.what());
+}
+
+void TrainingRun::join() {
+  if (request_.ranks == 1) return;
+  control_.progress({0, 0, "joining", no_loss});
+  std::filesystem::create_directories(request_.staging);
+  GroupOptions options;
+  options.rank = request_.rank;
+  options.size = request_.ranks;
+  options.rendezvous = request_.staging / "rendezvous";
+  options.device = device_;
+  group_ = ProcessGroup::join(options);
+}
+
+TrainingRun::Wish TrainingRun::own_wish() {
+  if (control_.stop_requested()) return Wish::stop;
+  const bool due = seconds_since(last_checkpoint_) >= request_.job.checkpoint_every_s;
+  return progress_.steps > 0 && due ? Wish::checkpoint : Wish::none;
+}
+
+std::optional<Outcome> TrainingRun::prepare() {
+  for (const auto step : {&TrainingRun::load_data, &TrainingRun::load_model, &TrainingRun::restore}) {
+    if (Status done = (this->*step)(); !done) return failed_for_good(done.error().message);
+  }
+  last_checkpoint_ = last_finished_ = Clock::now();
+  return std::nullopt;
+}
+
+Outcome TrainingRun::train() {
+  while (true) {
+    // Who looks at weights waits for the steps that are under way.
+    if (is_due()) {
+      if (auto failed = finish_steps(0)) return std::move(*failed);
+      if (auto ended = rest()) return std::move(*ended);
+    }
+    const auto batches = next_batches();
+    if (!batches) return failed_for_good(batches.error().message);
+    if (group_) group_->start_word(leads() ? static_cast<std::int64_t>(own_wish()) : 0);
+    if (Status given = trainer_->start(*batches); !given) return failed_for_good(given.error().message);
+    // A GPU gets a step before it is done with the last one.
+    if (auto failed = finish_steps(device_.is_cpu() ? 0 : 1)) return std::move(*failed);
+  }
+}
+
+/// The leader reads and tokenises the rows, the others find them in the cache.
+Status TrainingRun::load_data() {
+  if (group_ && !leads()) group_->word(0);
+  const Status loaded = load_rows();
+  if (loaded && group_ && leads()) group_->word(0);
+  return loaded;
+}
+
+Status TrainingRun::load_rows() {
+  if (!request_.job.seed) return Error{"The job has no seed; it was not planned by this version of finesweep."};
+  control_.progress({0, 0, "loading", no_loss});
+
+  auto source = recipe_.find_model(request_, context_);
+  if (!source) return source.error();
+  source_ = std::move(*source);
+  auto task = make_job_task(context_, source_, settings().pooling, request_.cache);
+  if (!task) return task.error();
+  task_ = std::move(*task);
+  auto train = task_->read_training(settings().sequence_length);
+  if (!train) return train.error();
+  train_ = std::move(*train);
+  if (!settings().evaluation) return {};
+  auto validation = task_->read_evaluation(*settings().evaluation);
+  if (!validation) return validation.error();
+  validation_ = std::move(*validation);
+  return {};
+}
+
+Status TrainingRun::load_model() {
+  auto loaded = recipe_.load(source_, task_->head(), *request_.job.seed, device_);
+  if (!loaded) return loaded.error();
+  loaded_ = std::move(*loaded);
+  parameters_ = loaded_.trained_parameters();
+  auto loss = recipe_.loss(*loaded_.model, *train_, device_);
+  if (!loss) return loss.error();
+  plan_.emplace(train_->rows(), settings().batch_size, settings().gradient_accumulation, *request_.job.seed);
+  total_steps_ = settings().steps ? *settings().steps : *settings().epochs * plan_->steps_per_epoch();
+  trainer_.emplace(*loaded_.model, parameters_, settings(), total_steps_, *request_.job.seed, std::move(*loss),
+                   loaded_.masks, group_.get());
+  return {};
+}
+
+Status TrainingRun::restore() {
+  const Status restored = restore_training(request_, training(), progress_);
+  seconds_before_ = progress_.seconds;
+  saved_steps_ = progress_.steps;
+  return restored;
+}
+
+bool TrainingRun::is_due() {
+  const std::int64_t steps = training().steps_done();
+  return wish() != Wish::none || steps == total_steps_ || is_evaluated_at(steps);
+}
+
+std::optional<Outcome> TrainingRun::rest() {
+  if (evaluation_is_due()) {
+    auto went_on = evaluate_validation();
+    if (!went_on) return failed_for_good(went_on.error().message);
+    if (!*went_on) return stop();
+  }
+  if (progress_.steps == total_steps_) return finish();
+  const Wish now = wish();
+  if (now == Wish::stop) return stop();
+  if (now == Wish::checkpoint) {
+    if (Status written = checkpoint(); !written) return failed_this_time(written.error().message);
+  }
+  return std::nullopt;
+}
+
+Result<std::vector<Batch>> TrainingRun::next_batches() {
+  BegunStep begun{Clock::now()};
+  const std::int64_t per_epoch = plan_->steps_per_epoch(), at = training().steps_done();
+  std::vector<Batch> batches;
+  for (const auto& batch_rows : plan_->step(at / per_epoch, at % per_epoch)) {
+    batches.push_back(train_->batch(batch_rows));
+    begun.rows += static_cast<std::int64_t>(batch_rows.size());
+    for (const std::int64_t row : batch_rows) begun.tokens += train_->tokens_in_row(row);
+  }
+  begun.batches = static_cast<std::int64_t>(batches.size());
+  begun_.push_back(begun);
+  return batches;
+}
+
+std::optional<Outcome> TrainingRun::finish_steps(std::int64_t most) {
+  while (trainer_->unfinished() > most) {
+    const StepReport report = trainer_->finish();
+    if (group_) agreed_ = static_cast<Wish>(group_->finish_word());
+    if (auto failed = step_ended(report)) return failed;
+  }
+  return std::nullopt;
+}
+
+std::optional<Outcome> TrainingRun::step_ended(const StepReport& report) {
+  if (!report.finite) return failed_for_good(not_finite(report));
+  const BegunStep step = begun_.front();
+  begun_.pop_front();
+  const auto begin = std::max(step.begin, last_finished_);
+  last_finished_ = Clock::now();
+  if (++steps_here_ > untimed_steps) {
+    const double seconds = std::chrono::duration<double>(last_finished_ - begin).count();
+    progress_.add_step_time(seconds, step.batches, step.rows, step.tokens);
+  }
+  ++progress_.steps;
+  const bool epoch_ends = progress_.steps % plan_->steps_per_epoch() == 0 || progress_.steps == total_steps_;
+  if (const auto mean = progress_.add_step_loss(report.loss, epoch_ends)) add_history("loss", *mean);
+  report_progress("training", report.loss, 0);
+  return std::nullopt;
+}
+
+void TrainingRun::join_pack(std::int64_t jobs) {
+  progress_.pack = std::max(progress_.pack, jobs);
+}
+
+Status TrainingRun::save() {
+  const bool whole = progress_.steps == training().steps_done();
+  return whole && progress_.steps > saved_steps_ ? checkpoint() : Status();
+}
+
+std::string TrainingRun::not_finite(const StepReport& report) const {
+  char numbers[160];
+  std::snprintf(numbers, sizeof numbers, "step %lld of %lld (loss %g, gradient norm %g, learning rate %g)",
+                static_cast<long long>(progress_.steps + 1), static_cast<long long>(total_steps_), report.loss,
+                report.grad_norm, report.learning_rate);
+  return std::string("The training diverged: the loss or its gradient is not a finite number at ") + numbers +
+         ". Lower the learning rate, warm up longer, clip gradients (max_grad_norm), or train in " +
+         (settings().precision == Precision::fp16 ? "bf16 or fp32." : "fp32.");
+}
+
+bool TrainingRun::is_evaluated_at(std::int64_t steps) const {
+  if (!validation_ || steps == 0) return false;
+  if (settings().evaluate_every_steps) return steps % *settings().evaluate_every_steps == 0;
+  return steps % plan_->steps_per_epoch() == 0 || steps == total_steps_;
+}
+
+bool TrainingRun::evaluation_is_due() const {
+  return is_evaluated_at(progress_.steps) && progress_.evaluated_at != progress_.steps;
+}
+
+/// False where it was stopped: it is done again when the training goes on.
+Result<bool> TrainingRun::evaluate_validation() {
+  if (!group_) return evaluate_here();
+  if (!leads()) {
+    progress_.evaluated_at = progress_.steps;
+    return group_->word(0) != 0;
+  }
+  const auto went_on = evaluate_here();
+  if (went_on) group_->word(*went_on ? 1 : 0);
+  return went_on;
+}
+
+Result<bool> TrainingRun::evaluate_here() {
+  if (!forward_) forward_.emplace(*loaded_.model);
+  EvaluationRun run{*settings().evaluation, *request_.job.seed, {}, {}, &*forward_};
+  run.go_on = [&](std::int64_t done) {
+    report_progress("evaluating", no_loss, done);
+    return !control_.stop_requested();
+  };
+  const auto metrics = validation_->evaluate(*loaded_.model, run);
+  if (!metrics) return metrics.error();
+  if (!*metrics) return false;
+  evaluation_units_ += validation_->evaluation_units(*settings().evaluation);
+  for (const auto& [name, value] : **metrics) add_history("validation_" + name, value);
+  progress_.validation_loss = (*metrics)->at("loss");
+  progress_.evaluated_at = progress_.steps;
+  return true;
+}
+
+void TrainingRun::add_history(const std::string& metric, double value) {
+  const double epoch = static_cast<double>(progress_.steps) / static_cast<double>(plan_->steps_per_epoch());
+  progress_.history.push_back({epoch, progress_.steps, metric, value});
+}
+
+/// Units of evaluations count as steps do, so that `done` rises while they go on. `evaluated`: of the one under
+/// way.
+void TrainingRun::report_progress(const std::string& phase, double loss, std::int64_t evaluated) {
+  std::int64_t units = 0;
+  if (validation_) {
+    const std::int64_t every = settings().evaluate_every_steps.value_or(plan_->steps_per_epoch());
+    units = total_steps_ / every * validation_->evaluation_units(*settings().evaluation);
+  }
+  const std::int64_t done = progress_.steps + evaluation_units_ + evaluated;
+  control_.progress({done, std::max(done, total_steps_ + units), phase, loss});
+}
+
+void TrainingRun::take_measures() {
+  progress_.seconds = seconds_before_ + seconds_since(start_);
+  progress_.peak_memory_mb = std::max(progress_.peak_memory_mb, peak_memory_mb(device_));
+}
+
+Status TrainingRun::checkpoint() {
+  agreed_ = Wish::none;
+  if (leads()) {
+    if (Status written = write_checkpoint(); !written) return written;
+  }
+  if (group_) group_->word(0);  // the others wait until it is written
+  return {};
+}
+
+Status TrainingRun::write_checkpoint() {
+  take_measures();
+  const Status status = write_training_checkpoint(request_, training(), progress_);
+  last_checkpoint_ = Clock::now();
+  if (status) saved_steps_ = progress_.steps;
+  return status;
+}
+
+Outcome TrainingRun::stop() {
+  if (progress_.steps > 0 && leads()) {
+    if (Status written = write_checkpoint(); !written) return failed_this_time(written.error().message);
+  }
+  Outcome outcome;
+  outcome.kind = OutcomeKind::interrupted;
+  return outcome;
+}
+
+Outcome TrainingRun::finish() {
+  take_measures();
+  Outcome outcome;
+  outcome.kind = OutcomeKind::succeeded;
+  if (group_) progress_.peak_memory_mb = group_->greatest(progress_.peak_memory_mb);
+  if (!leads()) return outcome;
+  outcome.has_artifact = true;
+  outcome.history = progress_.history;
+  outcome.environment = job_environment(request_);
+  if (progress_.pack > 0) outcome.environment["pack"] = progress_.pack;
+  outcome.metrics = progress_.metrics();
+  outcome.metrics["trainable_parameters"] = static_cast<double>(count_values(parameters_));
+  report_progress("saving", no_loss, 0);
+  if (Status written = write_artifact(outcome); !written) return failed_this_time(written.error().message);
+  return outcome;
+}
+
+Status TrainingRun::write_artifact(const Outcome& outcome) {
+  ModelManifest description = describe_model(loaded_, source_, task_->head(), context_, recipe_.method());
+  if (request_.job.keep_training_state) {
+    description.training = to_json(progress_);
+    const Status written = write_training_tensors(training(), request_.staging / "artifact" / "training");
+    if (!written) return written;
+  }
+  return write_model_artifact(request_, loaded_, source_, description, outcome);
 }
 
 }  // namespace finesweep::worker

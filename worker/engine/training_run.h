@@ -2,14 +2,23 @@
 
 #include <c10/core/Device.h>
 
+#include <chrono>
 #include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "jobs/result.h"
 #include "jobs/settings.h"
+#include "worker/collectives/process_group.h"
+#include "worker/data/batch.h"
+#include "worker/data/dataset.h"
 #include "worker/engine/job_model.h"
 #include "worker/engine/steps.h"
 #include "worker/engine/task_data.h"
+#include "worker/engine/training_progress.h"
 #include "worker/training/trainer.h"
 
 namespace finesweep::worker {
@@ -35,8 +44,116 @@ class TrainingRecipe {
 };
 
 /// A training from its data to its artifact: steps, evaluations, checkpoints, metrics. Whatever the recipe is, it
-/// can be stopped between two steps and goes on bit for bit as if it had not been.
-Outcome train(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+/// can be stopped between two steps and goes on bit for bit as if it had not been. Where several processes do the job
+/// (ExecutionRequest::ranks), the leader evaluates, writes checkpoints and leaves the artifact.
+///
+/// run() does it all. In a pack (engine/pack.cc) somebody else makes the steps:
+///
+///   prepare(); while not ended: { if (is_due()) rest(); next_batches(); … the step …; step_ended() }
+class TrainingRun {
+ public:
+  /// All must outlive it.
+  TrainingRun(const ExecutionRequest& request, const JobContext& context, c10::Device device,
               ExecutionControl& control, TrainingRecipe& recipe);
+
+  Outcome run();
+
+  /// Data and model, and where an earlier attempt stood. An Outcome: it failed.
+  std::optional<Outcome> prepare();
+  /// From where it stands to the end, alone.
+  Outcome train();
+
+  /// Whether something is to be done before the next step: the end, a stop, an evaluation, a checkpoint. Then steps
+  /// that are under way are to end first, and rest() does it. An Outcome: with that it ended.
+  bool is_due();
+  std::optional<Outcome> rest();
+  /// The batches of the next step, which now begins. The Error: one that does not fit the model.
+  Result<std::vector<Batch>> next_batches();
+  /// Of the step that was begun first. An Outcome: it has diverged.
+  std::optional<Outcome> step_ended(const StepReport& report);
+  /// Steps that were begun come to nothing: they are drawn again.
+  void drop_steps() { begun_.clear(); }
+
+  /// It trains beside so many others from now on.
+  void join_pack(std::int64_t jobs);
+  /// Writes a checkpoint where it has come further than the last one, whatever happened since.
+  Status save();
+
+  const ExecutionRequest& request() const { return request_; }
+  const ModelSource& source() const { return source_; }
+  HeadChoice head() const { return task_->head(); }
+  Model& model() { return *loaded_.model; }
+  const std::vector<Parameter*>& parameters() const { return parameters_; }
+  Training& training() { return trainer_->training(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  /// What is under way.
+  struct BegunStep {
+    Clock::time_point begin;
+    std::int64_t batches = 0, rows = 0, tokens = 0;
+  };
+
+  const TrainingSettings& settings() const { return recipe_.training(); }
+  const Training& training() const { return trainer_->training(); }
+
+  /// Where several processes do the job: finds the others.
+  void join();
+  bool leads() const { return !group_ || group_->leads(); }
+  /// What happens between two steps. Of several processes the leader decides, at the beginning of a step, what
+  /// happens behind it.
+  enum class Wish : std::int64_t { none, checkpoint, stop };
+  Wish own_wish();
+  Wish wish() { return group_ ? agreed_ : own_wish(); }
+
+  Status load_data();
+  Status load_rows();
+  Status load_model();
+  Status restore();
+  /// Waits until no more than so many steps are under way.
+  std::optional<Outcome> finish_steps(std::int64_t most);
+  std::string not_finite(const StepReport& report) const;
+  bool is_evaluated_at(std::int64_t steps) const;
+  bool evaluation_is_due() const;
+  Result<bool> evaluate_validation();
+  Result<bool> evaluate_here();
+  void add_history(const std::string& metric, double value);
+  void report_progress(const std::string& phase, double loss, std::int64_t evaluated);
+  void take_measures();
+  Status checkpoint();
+  Status write_checkpoint();
+  Outcome stop();
+  Outcome finish();
+  Status write_artifact(const Outcome& outcome);
+
+  const ExecutionRequest& request_;
+  const JobContext& context_;
+  const c10::Device device_;
+  ExecutionControl& control_;
+  TrainingRecipe& recipe_;
+  const Clock::time_point start_;
+
+  std::unique_ptr<ProcessGroup> group_;  // null: this process trains alone
+  Wish agreed_ = Wish::none;             // of a group, for now
+
+  ModelSource source_;
+  std::unique_ptr<JobTask> task_;
+  std::unique_ptr<TaskData> train_, validation_;
+  JobModel loaded_;
+  std::vector<Parameter*> parameters_;
+  std::optional<EpochPlan> plan_;
+  std::optional<Trainer> trainer_;
+  std::optional<ForwardGraphs> forward_;  // of evaluations
+  std::int64_t total_steps_ = 0;
+
+  TrainingProgress progress_;
+  double seconds_before_ = 0;          // of earlier attempts
+  std::int64_t steps_here_ = 0;        // of this attempt
+  std::int64_t saved_steps_ = 0;       // that the newest checkpoint has
+  std::int64_t evaluation_units_ = 0;  // of evaluations that ended
+  Clock::time_point last_checkpoint_;
+  Clock::time_point last_finished_;  // a step
+  std::deque<BegunStep> begun_;
+};
 
 }  // namespace finesweep::worker

@@ -18,12 +18,12 @@ namespace fs = std::filesystem;
 
 constexpr const char* state_file = "training.safetensors";
 
-Status restore_from(const fs::path& folder, const Json& state, Trainer& trainer, TrainingProgress& progress) {
+Status restore_from(const fs::path& folder, const Json& state, Training& training, TrainingProgress& progress) {
   auto restored = training_progress_from_json(state);
   if (!restored) return restored.error();
-  if (restored->steps > trainer.total_steps()) {
+  if (restored->steps > training.total_steps()) {
     return Error{"The training state has " + std::to_string(restored->steps) + " steps, more than the " +
-                 std::to_string(trainer.total_steps()) + " of this training."};
+                 std::to_string(training.total_steps()) + " of this training."};
   }
   const auto file = SafetensorsFile::open(folder / state_file);
   if (!file) return file.error();
@@ -33,19 +33,19 @@ Status restore_from(const fs::path& folder, const Json& state, Trainer& trainer,
     if (!tensor) return tensor.error();
     tensors.emplace(name, std::move(*tensor));
   }
-  if (Status done = trainer.restore(tensors); !done) return done;
+  if (Status done = training.restore(tensors); !done) return done;
   progress = std::move(*restored);
   return {};
 }
 
 }  // namespace
 
-Status restore_training(const ExecutionRequest& request, Trainer& trainer, TrainingProgress& progress) {
+Status restore_training(const ExecutionRequest& request, Training& training, TrainingProgress& progress) {
   std::vector<std::string> rejected;
   const auto checkpoint = storage::newest_valid_checkpoint(request.earlier_checkpoints, &rejected);
   for (const auto& line : rejected) std::fprintf(stderr, "checkpoint passed over: %s\n", line.c_str());
   if (checkpoint) {
-    const Status restored = restore_from(checkpoint->folder, checkpoint->state, trainer, progress);
+    const Status restored = restore_from(checkpoint->folder, checkpoint->state, training, progress);
     if (restored) return restored;
     // Of another version of finesweep, say: what it saved is lost, the job is not.
     std::fprintf(stderr, "checkpoint passed over: %s\n", restored.error().message.c_str());
@@ -59,19 +59,19 @@ Status restore_training(const ExecutionRequest& request, Trainer& trainer, Train
   if (!described) return described.error();
   // It ran before the chain was planned, and kept no state: this job trains from the start, to the same result.
   if (described->training.is_null()) return {};
-  return restore_from(artifact->second / "training", described->training, trainer, progress);
+  return restore_from(artifact->second / "training", described->training, training, progress);
 }
 
-Status write_training_checkpoint(const ExecutionRequest& request, const Trainer& trainer,
+Status write_training_checkpoint(const ExecutionRequest& request, const Training& training,
                                  const TrainingProgress& progress) {
   return storage::write_checkpoint(
       request.staging / "checkpoints", progress.steps, to_json(progress),
-      [&](const fs::path& folder) { return write_safetensors(folder / state_file, trainer.state()); });
+      [&](const fs::path& folder) { return write_safetensors(folder / state_file, training.state()); });
 }
 
-Status write_training_tensors(const Trainer& trainer, const fs::path& folder) {
+Status write_training_tensors(const Training& training, const fs::path& folder) {
   fs::create_directories(folder);
-  return write_safetensors(folder / state_file, trainer.state());
+  return write_safetensors(folder / state_file, training.state());
 }
 
 }  // namespace finesweep::worker

@@ -44,7 +44,7 @@ at::Tensor dropout_mask(const Dropout& dropout, const TokenLayout& layout, std::
   const std::int64_t blocks = (width + kPerBlock - 1) / kPerBlock;
   std::vector<std::uint16_t> bits(blocks * kPerBlock);
   for (std::int64_t r = 0; r < layout.rows; ++r) {
-    const RandomStream stream = dropout.stream(layout.first_row + r);
+    const RandomStream stream = dropout.stream(layout, r);
     for (std::int64_t t = layout.starts[r]; t < layout.starts[r + 1]; ++t) {
       dropout_bits(stream, static_cast<std::uint64_t>(t - layout.starts[r]) << 32, blocks, bits.data());
       expand(bits.data(), dropout.threshold, dropout.scale(), width, out + t * width);
@@ -53,13 +53,13 @@ at::Tensor dropout_mask(const Dropout& dropout, const TokenLayout& layout, std::
   return mask;
 }
 
-at::Tensor attention_dropout_mask(const Dropout& dropout, std::int64_t row, std::int64_t heads,
-                                  std::int64_t queries, std::int64_t keys) {
+at::Tensor attention_dropout_mask(const Dropout& dropout, const TokenLayout& layout, std::int64_t r,
+                                  std::int64_t heads, std::int64_t queries, std::int64_t keys) {
   at::Tensor mask = at::empty({heads, queries, keys}, at::kFloat);
   float* out = mask.mutable_data_ptr<float>();
   const std::int64_t blocks = (keys + kPerBlock - 1) / kPerBlock;
   std::vector<std::uint16_t> bits(blocks * kPerBlock);
-  const RandomStream stream = dropout.stream(row);
+  const RandomStream stream = dropout.stream(layout, r);
   for (std::int64_t h = 0; h < heads; ++h) {
     for (std::int64_t q = 0; q < queries; ++q, out += keys) {
       dropout_bits(stream, (static_cast<std::uint64_t>(h) << 48) + (static_cast<std::uint64_t>(q) << 24), blocks,

@@ -30,9 +30,16 @@ struct Dropout {
   /// The stream of a row of the accumulated batch. Its block (token << 32) + column / 8 decides eight columns of a
   /// hidden state; its block (head << 48) + (query << 24) + key / 8 eight attention probabilities. Element i of a
   /// block has number i / 2 of the block: the low 16 bits where i is even, else the high ones.
-  RandomStream stream(std::int64_t row) const {
-    return RandomStream(seed, purpose::dropout,
-                        {static_cast<std::uint64_t>(step), site, static_cast<std::uint64_t>(row)});
+  RandomStream stream(std::int64_t row) const { return stream_of({seed, step, row}); }
+  /// That of row r of a layout. In a pack each row has its job's seed and step.
+  RandomStream stream(const TokenLayout& layout, std::int64_t r) const {
+    return layout.streams.empty() ? stream(layout.first_row + r) : stream_of(layout.streams[r]);
+  }
+
+ private:
+  RandomStream stream_of(const RowStream& of) const {
+    return RandomStream(of.seed, purpose::dropout,
+                        {static_cast<std::uint64_t>(of.step), site, static_cast<std::uint64_t>(of.row)});
   }
 };
 
@@ -57,8 +64,8 @@ void dropout_bits(const RandomStream& stream, std::uint64_t first_block, std::in
 /// The mask of hidden states as a tensor, 0 or 1/(1-p): [tokens, width] fp32 on the CPU. For reference and tests;
 /// the kernels compute it as they go.
 at::Tensor dropout_mask(const Dropout& dropout, const TokenLayout& layout, std::int64_t width);
-/// Of the attention probabilities of one row: [heads, queries, keys].
-at::Tensor attention_dropout_mask(const Dropout& dropout, std::int64_t row, std::int64_t heads,
-                                  std::int64_t queries, std::int64_t keys);
+/// Of the attention probabilities of row r of a layout of queries: [heads, queries, keys].
+at::Tensor attention_dropout_mask(const Dropout& dropout, const TokenLayout& layout, std::int64_t r,
+                                  std::int64_t heads, std::int64_t queries, std::int64_t keys);
 
 }  // namespace finesweep::worker

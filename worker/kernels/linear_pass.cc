@@ -24,6 +24,7 @@ bool LinearModule::trains() const {
   bool any = weight->trained || (bias != nullptr && bias->trained);
   for (const LoraBranch& branch : branches) any |= branch.a->trained || branch.b->trained;
   for (const ScaleBranch& branch : scales) any |= branch.scale->trained;
+  for (const LinearModule* module : of_jobs) any |= module->trains();
   return any;
 }
 
@@ -146,6 +147,7 @@ at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Te
     lora.dropout = make_dropout(branch.dropout, run, branch.site);
     lora.input = lora.dropout.active() ? masked(x.value, layout_, lora.dropout) : x.value;
     lora.down = product_with_weight(lora.input, branch.a->value);
+    if (branch.columns != nullptr) gpu::keep_own_columns(lora.down, *branch.columns, layout_, /*check=*/false);
     add_product(z.narrow(1, lora.columns.begin, lora.columns.count), lora.down, lora.up().t(), branch.scale);
   }
   for (Scale& scale : scales_) {
@@ -195,6 +197,7 @@ void LinearPass::lora_backward_on_gpu(const Lora& lora, const at::Tensor& dy) co
   const LoraBranch& branch = *lora.branch;
   const at::Tensor columns = dy.narrow(1, lora.columns.begin, lora.columns.count);
   const at::Tensor through = at::mm(columns, lora.up());  // [tokens, rank], not yet scaled
+  if (branch.columns != nullptr) gpu::keep_own_columns(through, *branch.columns, layout_, /*check=*/true);
   if (branch.b->trained) {
     add_scaled_gradient(branch.b->grad.narrow(0, lora.columns.first, lora.columns.count), columns, lora.down,
                         branch.scale);

@@ -24,6 +24,15 @@ namespace finesweep::worker {
 
 enum class Activation { none, gelu, gelu_tanh, relu, tanh, silu };
 
+/// In a pack on a GPU the ranks of all jobs on one part of a module lie side by side in one A and one B, so that a
+/// product serves them all: whose each of them is. A token goes through its own job's. Tensors on the device, which
+/// a captured step reads anew at each replay.
+struct RankColumns {
+  at::Tensor jobs;    // [ranks] int32; -1: nobody's
+  at::Tensor scales;  // [ranks] fp32, in place of LoraBranch::scale
+  at::Tensor broken;  // [jobs] int32: becomes 1 where a gradient in the job's own ranks is not a finite number
+};
+
 /// y += scale · (dropout(x) Aᵀ) Bᵀ in columns out_begin … out_begin + B.rows of a linear module's output.
 struct LoraBranch {
   Parameter* a = nullptr;  // [rank, in]
@@ -33,6 +42,8 @@ struct LoraBranch {
   /// Numbers the dropout's stream: as dropout_site(module path).
   std::uint64_t site = 0;
   std::int64_t out_begin = 0;
+  /// Null: all ranks are every token's.
+  const RankColumns* columns = nullptr;
 };
 
 /// IA3 (https://arxiv.org/abs/2205.05638) on a linear module or one part of it: the output's columns out_begin …
@@ -52,6 +63,9 @@ struct LinearModule {
   Parameter* bias = nullptr;    // may be null
   std::vector<LoraBranch> branches;
   std::vector<ScaleBranch> scales;
+  /// In a pack, where jobs have their own: of each job the module that its rows go through in place of this one.
+  /// They must outlive their use. Empty: all rows go through this one.
+  std::vector<const LinearModule*> of_jobs = {};
 
   /// Something that `linear` applies is trained.
   bool trains() const;
@@ -197,14 +211,19 @@ struct TokenLabels {
 ///   hidden [tokens, width]
 ///
 /// Works through some 2,048 tokens at a time; their gradients are computed on the way forward. No work is spent on
-/// tokens that do not count, but on a GPU where they have no index.
+/// tokens that do not count, but on a GPU where they have no index. Of a pack the loss of each job: [jobs].
 Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
                          const Denominator& denominator, double scale, const Layout& layout, const DropoutRun& run);
 
 /// Sum over rows of (value - label)², divided by `denominator`. Values [rows, 1] fp32, labels [rows] fp32.
 Var squared_error(Tape* tape, const Var& values, const at::Tensor& labels, const Denominator& denominator);
 
-/// Starts the way back from a scalar loss: its gradient is 1.
+/// A classifier's loss: cross_entropy, or squared_error where there is one output. Of a pack's rows that of each
+/// job, [jobs]. The layout may be null where it is that of no pack.
+Var label_loss(Tape* tape, const Var& logits, const at::Tensor& labels, const Denominator& denominator,
+               const Layout& layout);
+
+/// Starts the way back from a loss, or from the losses of a pack's jobs: their gradient is 1.
 void backward(Tape& tape, const Var& loss);
 
 }  // namespace finesweep::worker

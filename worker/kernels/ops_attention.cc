@@ -173,8 +173,8 @@ Var attention_by_reference(Tape* tape, const AttentionInputs& in, const Layout& 
                            const AttentionOptions& options, const Dropout& dropout) {
   std::vector<at::Tensor> masks;
   for (std::int64_t r = 0; dropout.active() && r < queries->rows; ++r) {
-    masks.push_back(attention_dropout_mask(dropout, queries->first_row + r, options.heads, queries->tokens_of(r),
-                                           keys.count[r]));
+    masks.push_back(
+        attention_dropout_mask(dropout, *queries, r, options.heads, queries->tokens_of(r), keys.count[r]));
   }
   const bool together = in.query.value.is_same(in.key_value.value);
   std::vector<Var> inputs{in.key_value};

@@ -14,6 +14,7 @@
 
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/job_rows.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
 
@@ -65,6 +66,11 @@ Var last_tokens(Tape* tape, const Var& x, const Layout& layout) {
 
 Var mean_tokens(Tape* tape, const Var& x, const Layout& layout) {
   const ProfileScope scope("pooling", OperatorGroup::other);
+  if (layout->is_pack() && !gpu::has_kernels(x.value)) {
+    return for_each_job(tape, x, *layout, [&](std::size_t job, const Var& mine) {
+      return mean_tokens(tape, mine, layout->of_job(job));
+    });
+  }
   if (gpu::has_kernels(x.value)) return gpu::mean_tokens(tape, x, layout);
   const at::Tensor matrix = averaging_matrix(*layout, x.value);
   const at::Tensor value = at::mm(matrix, x.value.to(at::kFloat)).to(x.value.scalar_type());
@@ -135,8 +141,20 @@ Var squared_error(Tape* tape, const Var& values, const at::Tensor& labels, const
   return result;
 }
 
+Var label_loss(Tape* tape, const Var& logits, const at::Tensor& labels, const Denominator& denominator,
+               const Layout& layout) {
+  const auto loss = [&](const Var& values, const at::Tensor& of, const Denominator& by) {
+    return values.value.size(1) == 1 ? squared_error(tape, values, of, by) : cross_entropy(tape, values, of, by);
+  };
+  if (layout == nullptr || !layout->is_pack()) return loss(logits, labels, denominator);
+  return losses_of_jobs(tape, logits, layout->job_rows, [&](std::size_t job, const Var& values) {
+    const at::Tensor mine = labels.narrow(0, layout->job_rows[job], layout->rows_of_job(job));
+    return loss(values, mine, denominator.of_job(job));
+  });
+}
+
 void backward(Tape& tape, const Var& loss) {
-  if (loss.needs_grad()) loss.slot->add(at::ones({}, loss.value.options()));
+  if (loss.needs_grad()) loss.slot->add(at::ones(loss.value.sizes(), loss.value.options()));
   tape.backward();
 }
 

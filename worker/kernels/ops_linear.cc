@@ -11,6 +11,7 @@
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/gradient_watch.h"
+#include "worker/kernels/job_rows.h"
 #include "worker/kernels/linear_pass.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
@@ -123,6 +124,11 @@ void add_residual(const at::Tensor& x, const at::Tensor& residual, const Layout&
 
 Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const DropoutRun& run,
            Activation activation, std::int64_t out_begin, std::int64_t out_count) {
+  if (!module.of_jobs.empty()) {
+    return for_each_job(tape, x, *layout, [&](std::size_t job, const Var& mine) {
+      return linear(tape, mine, *module.of_jobs[job], layout->of_job(job), run, activation, out_begin, out_count);
+    });
+  }
   const ProfileScope scope("linear", OperatorGroup::matrix_product);
   if (tape == nullptr && out_begin == 0 && out_count < 0) {
     const at::Tensor y = gpu::decode_linear(x.value, module, {.activation = activation});
@@ -153,6 +159,12 @@ Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& l
 
 Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& residual, const Layout& layout,
                const DropoutRun& run, const Dropout& dropout) {
+  if (!module.of_jobs.empty()) {
+    const std::vector<Var> residuals = split_rows(tape, residual, layout->job_tokens());
+    return for_each_job(tape, x, *layout, [&](std::size_t job, const Var& mine) {
+      return linear_add(tape, mine, *module.of_jobs[job], residuals[job], layout->of_job(job), run, dropout);
+    });
+  }
   const ProfileScope scope("linear and residual", OperatorGroup::matrix_product);
   if (tape == nullptr && !dropout.active()) {
     const at::Tensor y = gpu::decode_linear(x.value, module, {.residual = residual.value});

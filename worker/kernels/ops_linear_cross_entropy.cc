@@ -15,6 +15,7 @@
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/job_rows.h"
 #include "worker/kernels/linear_loss.h"
 #include "worker/kernels/ops.h"
 #include "worker/kernels/profile_scope.h"
@@ -58,6 +59,14 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
                          const Denominator& denominator, double scale, const Layout& layout,
                          const DropoutRun& run) {
   const ProfileScope scope("linear cross-entropy", OperatorGroup::loss);
+  if (layout != nullptr && layout->is_pack() && !gpu::has_kernels(hidden.value)) {
+    const std::vector<std::int64_t> begins = layout->job_tokens();
+    return losses_of_jobs(tape, hidden, begins, [&](std::size_t job, const Var& mine) {
+      const at::Tensor labels = token_labels.labels.narrow(0, begins[job], mine.value.size(0));
+      return linear_cross_entropy(tape, mine, head.of_jobs.empty() ? head : *head.of_jobs[job], labels,
+                                  denominator.of_job(job), scale, layout->of_job(job), run);
+    });
+  }
   const bool adapted = !head.branches.empty() || !head.scales.empty();
   const at::Tensor labels = adapted ? labels_of_all(token_labels, hidden.value.size(0)) : token_labels.labels;
   if (adapted) {
@@ -69,7 +78,7 @@ Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head
     return cross_entropy(tape, to_float(tape, linear(tape, scaled, head, layout, run)), labels, denominator);
   }
   if (gpu::has_kernels(hidden.value)) {
-    return gpu::linear_cross_entropy(tape, hidden, head, token_labels, denominator, scale);
+    return gpu::linear_cross_entropy(tape, hidden, head, token_labels, denominator, scale, layout);
   }
   if (token_labels.index.defined() || !denominator.is_number()) {
     throw std::invalid_argument("counted tokens and denominators of a device are for its kernels");

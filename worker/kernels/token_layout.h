@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -25,6 +26,13 @@ struct RowSpans {
   std::int64_t longest() const;
 };
 
+/// Where the dropout of a row of a pack draws from: what its job would draw from alone.
+struct RowStream {
+  std::uint64_t seed = 0;
+  std::int64_t step = 0;
+  std::int64_t row = 0;  // within the job's accumulated batch
+};
+
 /// Which tokens of a padded batch a pass works on, and where they lie. Hidden states are [tokens, width]: only the
 /// tokens under the mask exist, row after row, so no product is spent on padding and no result depends on how far a
 /// batch was padded.
@@ -39,6 +47,18 @@ struct TokenLayout : std::enable_shared_from_this<TokenLayout> {
   at::Tensor padded_index;           // [tokens] int64, CPU: row × length + position in the padded batch
   std::int64_t first_row = 0;        // of this batch within the accumulated batch: numbers the dropout streams
 
+  /// Of a pass over several jobs (a pack): job j has the rows job_rows[j] … job_rows[j + 1]. Empty: all rows are
+  /// one job's.
+  std::vector<std::int64_t> job_rows;
+  /// Of each row; empty: all draw from the pass's seed and step, and first_row numbers them.
+  std::vector<RowStream> streams;
+
+  bool is_pack() const { return !job_rows.empty(); }
+  std::size_t jobs() const { return job_rows.size() - 1; }
+  std::int64_t rows_of_job(std::size_t j) const { return job_rows[j + 1] - job_rows[j]; }
+  /// [jobs + 1]: job j has the tokens job_tokens()[j] … job_tokens()[j + 1].
+  std::vector<std::int64_t> job_tokens() const;
+
   std::int64_t tokens() const { return starts.empty() ? 0 : starts.back(); }
   std::int64_t tokens_of(std::int64_t r) const { return starts[r + 1] - starts[r]; }
 
@@ -50,6 +70,16 @@ struct TokenLayout : std::enable_shared_from_this<TokenLayout> {
   static Layout of_mask(const at::Tensor& attention_mask, std::int64_t first_row);
   /// The first token of each row, as a layout of its own.
   Layout first_tokens() const;
+  /// Of a pack: the rows of one job, as a layout of its own; null where it has none. One thread at a time.
+  Layout of_job(std::size_t j) const;
+
+  /// What of_mask() gave for one job, and the seed and step of its dropout. Null: the job has no rows.
+  struct JobRows {
+    Layout layout;
+    std::uint64_t seed = 0;
+    std::int64_t step = 0;
+  };
+  static Layout pack(const std::vector<JobRows>& jobs);
 
   /// The same on a GPU; made at the first call. One thread at a time.
   const DeviceLayout& on(c10::Device device) const;
@@ -58,6 +88,7 @@ struct TokenLayout : std::enable_shared_from_this<TokenLayout> {
 
  private:
   Layout whole_;  // of first_tokens(): whose they are
+  mutable std::vector<Layout> of_jobs_;
   mutable std::shared_ptr<const DeviceLayout> on_device_;
 };
 
@@ -67,6 +98,10 @@ struct DeviceLayout {
   at::Tensor token_rows;  // [rows of the matrices] int32: of each token first_row + its row
   at::Tensor places;      // as long: its number within its row
   at::Tensor rows;        // [rows] int32: first_row + 0, 1, …
+  /// Of a pack, else undefined. Of each token, and of each row, its job; -1 for what belongs to no row. int32.
+  at::Tensor token_jobs, row_jobs;
+  /// Of a pack, of each row: a FinesweepRowStream. int64 [rows, 3].
+  at::Tensor streams;
   /// [rows] int64: the first and the last token of each row.
   at::Tensor first() const;
   at::Tensor last() const;
@@ -79,7 +114,10 @@ struct DeviceLayout {
 
 /// What a DeviceLayout holds, as one run of int32 on the CPU; `size` rows of the matrices.
 std::vector<std::int32_t> device_layout_numbers(const TokenLayout& layout, std::int64_t size);
-/// The views of such numbers on a device: int32, contiguous.
-DeviceLayout device_layout_of(const at::Tensor& numbers, std::int64_t rows, std::int64_t size);
+/// The streams of a pack's rows; else empty.
+std::vector<std::int64_t> device_streams(const TokenLayout& layout);
+/// The views of such numbers on a device: int32, contiguous. `streams`: undefined but of a pack.
+DeviceLayout device_layout_of(const at::Tensor& numbers, const at::Tensor& streams, std::int64_t rows,
+                              std::int64_t size);
 
 }  // namespace finesweep::worker

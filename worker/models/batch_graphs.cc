@@ -47,6 +47,12 @@ struct LayoutShape {
   }
 };
 
+/// Where an array of int64 stands.
+struct Place {
+  std::size_t begin = 0;
+  std::int64_t count = 0;
+};
+
 /// Plain data in one run of pinned memory, and where each part of it lies.
 class Package {
  public:
@@ -86,11 +92,20 @@ at::Tensor view_of(const at::Tensor& bytes, std::size_t begin, std::int64_t coun
 struct PackedTokens {
   LayoutShape shape;
   std::size_t layout = 0, ids = 0;
+  std::int64_t layout_count = 0;
   std::optional<std::size_t> positions, types;
+  std::optional<Place> streams;        // of a pack
+  std::vector<std::int64_t> job_rows;  // of a pack
 
   PackedTokens(const BatchInputs::Tokens& tokens, Package& package) : shape(*tokens.layout) {
     const std::vector<std::int32_t> numbers = device_layout_numbers(*tokens.layout, shape.size);
     layout = package.add(numbers.data(), numbers.size());
+    layout_count = static_cast<std::int64_t>(numbers.size());
+    if (tokens.layout->is_pack()) {
+      const std::vector<std::int64_t> of_rows = device_streams(*tokens.layout);
+      streams = {package.add(of_rows.data(), of_rows.size()), static_cast<std::int64_t>(of_rows.size())};
+      job_rows = tokens.layout->job_rows;
+    }
     ids = package.add(tokens.ids, shape.size, 0);
     if (tokens.positions.defined()) positions = package.add(tokens.positions, shape.size, 0);
     if (tokens.types.defined()) types = package.add(tokens.types, shape.size, 0);
@@ -98,14 +113,16 @@ struct PackedTokens {
   void append_to(std::vector<std::int64_t>& key) const {
     shape.append_to(key);
     key.push_back((positions ? 1 : 0) + (types ? 2 : 0));
+    key.insert(key.end(), job_rows.begin(), job_rows.end());
   }
   /// The same as the device reads it. A layout of its own for each pass: what one pass derives from it is not
   /// another's.
   BatchInputs::Tokens on_device(const TokenLayout& host, const at::Tensor& bytes) const {
     BatchInputs::Tokens tokens;
     const auto copy = std::make_shared<TokenLayout>(host);
-    const std::int64_t count = 2 * shape.rows + 2 + 2 * shape.size;
-    DeviceLayout device = device_layout_of(view_of(bytes, layout, count, at::kInt), shape.rows, shape.size);
+    DeviceLayout device = device_layout_of(
+        view_of(bytes, layout, layout_count, at::kInt),
+        streams ? view_of(bytes, streams->begin, streams->count, at::kLong) : at::Tensor(), shape.rows, shape.size);
     device.longest = shape.longest;
     device.even = shape.even;
     copy->use(std::make_shared<const DeviceLayout>(std::move(device)));

@@ -16,8 +16,9 @@ namespace finesweep::worker {
 ///
 /// A batch is brought to one of few shapes: its tokens are padded up to a multiple of a sixteenth to an eighth of
 /// their number, with tokens of no row; where every row has the same length nothing is padded. Its numbers are
-/// copied into memory that the captured work reads. The first work of a shape runs as it is, the second is
-/// captured. What cannot be captured runs as it is each time, and stderr says so once.
+/// copied into memory that the captured work reads. In a pack the number of rows of each job is part of the shape.
+/// The first work of a shape runs as it is, the second is captured. What cannot be captured runs as it is each
+/// time, and stderr says so once.
 class BatchGraphs {
  public:
   /// Of inputs on the device. What it returns, if anything, is copied to memory that replays write.

@@ -2,6 +2,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <optional>
+#include <vector>
+
 #include "worker/kernels/token_layout.h"
 
 namespace finesweep::worker {
@@ -29,5 +33,16 @@ struct BatchInputs {
   /// labels].
   at::Tensor teacher;
 };
+
+/// What one job gives to a pass of a pack: nothing, where `inputs` is absent, and the seed and step of its dropout.
+struct JobInputs {
+  std::optional<BatchInputs> inputs;
+  std::uint64_t seed = 0;
+  std::int64_t step = 0;
+};
+
+/// The inputs of a pass over several jobs, at least one of which gives some: one job's rows behind the other's. All
+/// on the CPU.
+BatchInputs pack_inputs(const std::vector<JobInputs>& jobs);
 
 }  // namespace finesweep::worker

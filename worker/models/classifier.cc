@@ -89,8 +89,8 @@ Var EncoderClassifier::logits(const Batch& batch, const Pass& pass) {
 Var EncoderClassifier::loss(const Batch& batch, const Pass& pass, const Denominator& denominator) {
   const Var values = logits(batch, pass);
   const at::Tensor labels = pass.inputs != nullptr ? pass.inputs->labels : batch.labels.to(device());
-  return labels_ == 1 ? squared_error(pass.tape, values, labels, denominator)
-                      : cross_entropy(pass.tape, values, labels, denominator);
+  return label_loss(pass.tape, values, labels, denominator,
+                    pass.inputs != nullptr ? pass.inputs->tokens.layout : nullptr);
 }
 
 Status check_classifier(const Pretrained& pretrained, const ModelOptions& options, const std::string& output) {

@@ -333,8 +333,8 @@ Var Decoder::loss(const Batch& batch, const Pass& pass, const Denominator& denom
   if (classifies_) {
     const Var values = logits(batch, pass);
     const at::Tensor labels = pass.inputs != nullptr ? pass.inputs->labels : batch.labels.to(device());
-    return labels_ == 1 ? squared_error(pass.tape, values, labels, denominator)
-                        : cross_entropy(pass.tape, values, labels, denominator);
+    return label_loss(pass.tape, values, labels, denominator,
+                      pass.inputs != nullptr ? pass.inputs->tokens.layout : nullptr);
   }
   const TokenOutputs out = outputs(batch, pass);
   return linear_cross_entropy(pass.tape, out.hidden, head_, {out.labels, out.counted}, denominator, out.scale,

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/profile_scope.h"
@@ -31,6 +32,56 @@ bool in_place(const at::Tensor& x, at::ScalarType type) {
   return x.defined() && x.is_cuda() && x.is_contiguous() && x.scalar_type() == type;
 }
 
+/// How far apart the rows of a matrix, or of what lies in one, are.
+std::int64_t stride_of(const at::Tensor& x) {
+  return x.dim() == 2 && !x.is_contiguous() ? x.stride(0) : x.dim() == 2 ? x.size(1) : x.numel();
+}
+
+FinesweepAdamWTensor kernel_view(const DeviceAdamW::Tensor& of, std::int32_t job) {
+  Parameter& p = *of.parameter;
+  const at::Tensor& grad = of.grad.defined() ? of.grad : p.grad;
+  const at::Tensor& value = of.value.defined() ? of.value : p.value;
+  FinesweepAdamWTensor tensor{};
+  tensor.master = p.master.mutable_data_ptr<float>();
+  tensor.first = of.moments->first.mutable_data_ptr<float>();
+  tensor.second = of.moments->second.mutable_data_ptr<float>();
+  tensor.grad = grad.mutable_data_ptr<float>();
+  tensor.value = value.data_ptr() == p.master.data_ptr() ? nullptr : value.mutable_data_ptr();
+  tensor.type = gpu::type_of(value);
+  tensor.decays = p.decays ? 1 : 0;
+  tensor.count = p.master.numel();
+  tensor.columns = p.master.dim() == 2 ? p.master.size(1) : tensor.count;
+  tensor.grad_stride = stride_of(grad);
+  tensor.value_stride = stride_of(value);
+  tensor.job = job;
+  tensor.shared = of.value.defined() ? 1 : 0;
+  return tensor;
+}
+
+FinesweepAdamWNumbers numbers_of(const DeviceAdamW::Step& step, const AdamWOptions& options) {
+  const double exponent = static_cast<double>(step.step);
+  FinesweepAdamWNumbers numbers{};
+  numbers.decay = static_cast<float>(1 - step.learning_rate * options.weight_decay);
+  numbers.beta1 = static_cast<float>(options.beta1);
+  numbers.beta2 = static_cast<float>(options.beta2);
+  numbers.one_minus_beta1 = static_cast<float>(1 - options.beta1);
+  numbers.one_minus_beta2 = static_cast<float>(1 - options.beta2);
+  numbers.epsilon = static_cast<float>(options.epsilon);
+  numbers.step_size = static_cast<float>(step.learning_rate / (1 - std::pow(options.beta1, exponent)));
+  numbers.inverse_root = static_cast<float>(1 / std::sqrt(1 - std::pow(options.beta2, exponent)));
+  numbers.max_norm = static_cast<float>(options.max_grad_norm);
+  numbers.unscale = step.unscale;
+  return numbers;
+}
+
+DeviceAdamW::Job job_of(const std::vector<Parameter*>& parameters, const std::vector<AdamW::Moments>& moments,
+                        const AdamWOptions& options) {
+  DeviceAdamW::Job job;
+  for (std::size_t i = 0; i < parameters.size(); ++i) job.tensors.push_back({parameters[i], &moments[i]});
+  job.options = options;
+  return job;
+}
+
 }  // namespace
 
 bool DeviceAdamW::available(const std::vector<Parameter*>& parameters) {
@@ -42,81 +93,75 @@ bool DeviceAdamW::available(const std::vector<Parameter*>& parameters) {
 
 DeviceAdamW::DeviceAdamW(const std::vector<Parameter*>& parameters, const std::vector<AdamW::Moments>& moments,
                          const AdamWOptions& options)
-    : options_(options) {
-  const c10::Device device = parameters.front()->master.device();
+    : DeviceAdamW({job_of(parameters, moments, options)}) {}
+
+DeviceAdamW::DeviceAdamW(const std::vector<Job>& jobs, at::Tensor broken) : broken_(std::move(broken)) {
+  const c10::Device device = jobs.front().tensors.front().parameter->master.device();
   const std::int64_t chunk = cuda_module()->adamw_chunk();
   std::vector<FinesweepAdamWTensor> tensors;
   std::vector<FinesweepAdamWChunk> chunks;
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    Parameter& p = *parameters[i];
-    FinesweepAdamWTensor tensor{};
-    tensor.master = p.master.mutable_data_ptr<float>();
-    tensor.first = moments[i].first.mutable_data_ptr<float>();
-    tensor.second = moments[i].second.mutable_data_ptr<float>();
-    tensor.grad = p.grad.mutable_data_ptr<float>();
-    tensor.value = p.value.is_same(p.master) || p.value.data_ptr() == p.master.data_ptr()
-                       ? nullptr
-                       : p.value.mutable_data_ptr();
-    tensor.type = gpu::type_of(p.value);
-    tensor.decays = p.decays ? 1 : 0;
-    tensor.count = p.master.numel();
-    tensors.push_back(tensor);
-    for (std::int64_t begin = 0; begin < tensor.count; begin += chunk) {
-      chunks.push_back({begin, static_cast<std::int32_t>(i), 0});
+  std::vector<FinesweepAdamWJob> chunks_of_jobs;
+  for (std::size_t j = 0; j < jobs.size(); ++j) {
+    options_.push_back(jobs[j].options);
+    const auto first = static_cast<std::int64_t>(chunks.size());
+    for (const Tensor& of : jobs[j].tensors) {
+      const auto number = static_cast<std::int32_t>(tensors.size());
+      tensors.push_back(kernel_view(of, static_cast<std::int32_t>(j)));
+      for (std::int64_t begin = 0; begin < tensors.back().count; begin += chunk)
+        chunks.push_back({begin, number, 0});
     }
+    chunks_of_jobs.push_back({first, static_cast<std::int64_t>(chunks.size())});
   }
   chunk_count_ = static_cast<std::int64_t>(chunks.size());
   tensors_ = on_device(tensors, device);
   chunks_ = on_device(chunks, device);
+  jobs_ = on_device(chunks_of_jobs, device);
   const at::TensorOptions wide = at::TensorOptions(at::kDouble).device(device);
-  loss_ = at::zeros({1}, wide);
+  const auto count = static_cast<std::int64_t>(jobs.size());
+  losses_ = at::zeros({count}, wide);
   partial_ = at::empty({std::max<std::int64_t>(1, chunk_count_)}, wide);
-  numbers_ = at::empty({static_cast<std::int64_t>(sizeof(FinesweepAdamWNumbers))}, wide.dtype(at::kByte));
+  numbers_ = at::empty({count * static_cast<std::int64_t>(sizeof(FinesweepAdamWNumbers))}, wide.dtype(at::kByte));
+  results_ = at::empty({result_bytes()}, wide.dtype(at::kByte));
   resume();
 }
 
 void DeviceAdamW::resume() {
   FinesweepStepResult fresh{};
   fresh.finite = 1;
-  const at::Tensor begin = pinned(std::vector<FinesweepStepResult>{fresh});
-  if (!result_.defined()) result_ = at::empty(begin.sizes(), loss_.options().dtype(at::kByte));
-  result_.copy_(begin, /*non_blocking=*/true);
+  results_.copy_(pinned(std::vector<FinesweepStepResult>(options_.size(), fresh)), /*non_blocking=*/true);
 }
 
-void DeviceAdamW::update(double learning_rate, std::int64_t step, double unscale) {
+void DeviceAdamW::update(const std::vector<Step>& steps) {
   const ProfileScope scope("AdamW", OperatorGroup::optimiser);
-  const double exponent = static_cast<double>(step);
-  FinesweepAdamWNumbers numbers{};
-  numbers.decay = static_cast<float>(1 - learning_rate * options_.weight_decay);
-  numbers.beta1 = static_cast<float>(options_.beta1);
-  numbers.beta2 = static_cast<float>(options_.beta2);
-  numbers.one_minus_beta1 = static_cast<float>(1 - options_.beta1);
-  numbers.one_minus_beta2 = static_cast<float>(1 - options_.beta2);
-  numbers.epsilon = static_cast<float>(options_.epsilon);
-  numbers.step_size = static_cast<float>(learning_rate / (1 - std::pow(options_.beta1, exponent)));
-  numbers.inverse_root = static_cast<float>(1 / std::sqrt(1 - std::pow(options_.beta2, exponent)));
-  numbers.max_norm = static_cast<float>(options_.max_grad_norm);
-  numbers.unscale = unscale;
-  numbers_.copy_(pinned(std::vector<FinesweepAdamWNumbers>{numbers}), /*non_blocking=*/true);
-  gpu::call(&CudaModule::adamw, "AdamW", loss_, static_cast<const FinesweepAdamWTensor*>(tensors_.const_data_ptr()),
-            static_cast<const FinesweepAdamWChunk*>(chunks_.const_data_ptr()), chunk_count_,
-            static_cast<const FinesweepAdamWNumbers*>(numbers_.const_data_ptr()), loss_.mutable_data_ptr<double>(),
-            partial_.mutable_data_ptr<double>(), static_cast<FinesweepStepResult*>(result_.mutable_data_ptr()));
+  std::vector<FinesweepAdamWNumbers> numbers;
+  for (std::size_t j = 0; j < steps.size(); ++j) numbers.push_back(numbers_of(steps[j], options_[j]));
+  numbers_.copy_(pinned(numbers), /*non_blocking=*/true);
+  gpu::call(
+      &CudaModule::adamw, "AdamW", losses_, static_cast<const FinesweepAdamWTensor*>(tensors_.const_data_ptr()),
+      static_cast<const FinesweepAdamWChunk*>(chunks_.const_data_ptr()), chunk_count_,
+      static_cast<const FinesweepAdamWJob*>(jobs_.const_data_ptr()), static_cast<std::int64_t>(steps.size()),
+      static_cast<const FinesweepAdamWNumbers*>(numbers_.const_data_ptr()), losses_.mutable_data_ptr<double>(),
+      broken_.defined() ? broken_.mutable_data_ptr<std::int32_t>() : nullptr, partial_.mutable_data_ptr<double>(),
+      static_cast<FinesweepStepResult*>(results_.mutable_data_ptr()));
 }
 
-void DeviceAdamW::copy_result(const at::Tensor& pinned) const {
+void DeviceAdamW::copy_results(const at::Tensor& pinned) const {
   at::Tensor to = pinned;
-  to.copy_(result_, /*non_blocking=*/true);
+  to.copy_(results_, /*non_blocking=*/true);
 }
 
-std::int64_t DeviceAdamW::result_bytes() {
-  return static_cast<std::int64_t>(sizeof(FinesweepStepResult));
+std::int64_t DeviceAdamW::result_bytes() const {
+  return static_cast<std::int64_t>(options_.size() * sizeof(FinesweepStepResult));
 }
 
-DeviceStepResult DeviceAdamW::read_result(const at::Tensor& pinned) {
-  FinesweepStepResult result{};
-  std::memcpy(&result, pinned.const_data_ptr(), sizeof result);
-  return {result.loss, result.grad_norm, result.finite != 0};
+std::vector<DeviceStepResult> DeviceAdamW::read_results(const at::Tensor& pinned) {
+  std::vector<FinesweepStepResult> results(static_cast<std::size_t>(pinned.numel()) / sizeof(FinesweepStepResult));
+  std::memcpy(results.data(), pinned.const_data_ptr(), results.size() * sizeof(FinesweepStepResult));
+  std::vector<DeviceStepResult> read;
+  for (const FinesweepStepResult& one : results) {
+    read.push_back({one.loss, one.grad_norm, one.finite != 0, one.broken != 0});
+  }
+  return read;
 }
 
 }  // namespace finesweep::worker

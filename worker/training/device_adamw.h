@@ -10,41 +10,65 @@
 
 namespace finesweep::worker {
 
-/// What a step on a GPU leaves, once the host has it.
+/// What a step on a GPU leaves of a job, once the host has it.
 struct DeviceStepResult {
   double loss = 0, grad_norm = 0;
   /// Also false after a step that was not.
   bool finite = true;
+  /// Of a pack: a number of the job's own was not finite on its way to the gradients, which spreads to those of the
+  /// others.
+  bool broken = false;
 };
 
-/// AdamW (as training/adamw.h has it) of parameters on one GPU, with clipping, in three launches and without the
-/// host: what it decides by, the norm and whether it is a finite number, never leaves the device. After a loss or
-/// norm that is none, no step updates anything until `resume`.
+/// AdamW (as training/adamw.h has it) of the parameters of one job, or of the jobs of a pack, on one GPU, each with
+/// its own learning rate, step and clipping, in three launches and without the host: what it decides by, the norms
+/// and whether they are finite numbers, never leaves the device. After a loss or norm that is none, of any job, no
+/// step updates anything until `resume`.
 class DeviceAdamW {
  public:
+  struct Tensor {
+    Parameter* parameter = nullptr;
+    const AdamW::Moments* moments = nullptr;
+    /// Views, rows apart, in place of the parameter's own: where a pack's passes leave its gradient, and where they
+    /// read its value. Undefined: its own.
+    at::Tensor grad = {}, value = {};
+  };
+  struct Job {
+    std::vector<Tensor> tensors;
+    AdamWOptions options;
+  };
+  /// Of a job in one step.
+  struct Step {
+    double learning_rate = 0;
+    std::int64_t step = 1;  // from 1
+    /// Gradients and loss are those of `unscale`⁻¹ times the loss.
+    double unscale = 1;
+  };
+
   /// Whether the kernels can do it.
   static bool available(const std::vector<Parameter*>& parameters);
 
-  /// Parameters and moments must outlive it, and their tensors stay where they are.
+  /// Parameters and moments must outlive it, and all tensors stay where they are. `broken`: of a pack, int32
+  /// [jobs], what RankColumns::broken says of each.
+  explicit DeviceAdamW(const std::vector<Job>& jobs, at::Tensor broken = {});
   DeviceAdamW(const std::vector<Parameter*>& parameters, const std::vector<AdamW::Moments>& moments,
               const AdamWOptions& options);
 
-  /// fp64 [1], on the device: passes add their losses to it.
-  const at::Tensor& loss() const { return loss_; }
-  /// One update from the gradients, which become 0, as the loss does. Gradients and loss are those of `unscale`⁻¹
-  /// times the loss.
-  void update(double learning_rate, std::int64_t step, double unscale);
+  /// fp64 [jobs], on the device: passes add their losses to it.
+  const at::Tensor& losses() const { return losses_; }
+  /// One update from the gradients, which become 0, as the losses do. `steps` are the jobs'.
+  void update(const std::vector<Step>& steps);
   void resume();
 
-  /// Copies the result of the last update into pinned memory, of result_bytes(); read it when the copy is done.
-  void copy_result(const at::Tensor& pinned) const;
-  static std::int64_t result_bytes();
-  static DeviceStepResult read_result(const at::Tensor& pinned);
+  /// Copies the results of the last update into pinned memory, of result_bytes(); read it when the copy is done.
+  void copy_results(const at::Tensor& pinned) const;
+  std::int64_t result_bytes() const;
+  static std::vector<DeviceStepResult> read_results(const at::Tensor& pinned);
 
  private:
-  AdamWOptions options_;
+  std::vector<AdamWOptions> options_;
   std::int64_t chunk_count_ = 0;
-  at::Tensor tensors_, chunks_, numbers_, loss_, partial_, result_;
+  at::Tensor tensors_, chunks_, jobs_, numbers_, losses_, broken_, partial_, results_;
 };
 
 }  // namespace finesweep::worker

@@ -12,22 +12,23 @@
 
 namespace finesweep::worker {
 
-StepGraphs::StepGraphs(Model& model, const TrainingLoss& loss, at::Tensor sum, const Options& options)
+StepGraphs::StepGraphs(Model& model, const TrainingLoss& loss, at::Tensor losses, const Options& options)
     : model_(model),
       loss_(loss),
       options_(options),
-      sum_(std::move(sum)),
-      graphs_(sum_.device(), "a training step") {
-  numbers_ = at::empty({16}, sum_.options().dtype(at::kByte));
-  denominator_ = numbers_.narrow(0, 0, 8).view(at::kDouble);
-  step_ = numbers_.narrow(0, 8, 8).view(at::kLong);
+      losses_(std::move(losses)),
+      graphs_(losses_.device(), "a training step") {
+  const std::int64_t bytes = 8 * losses_.numel();
+  numbers_ = at::empty({bytes + 8}, losses_.options().dtype(at::kByte));
+  denominators_ = numbers_.narrow(0, 0, bytes).view(at::kDouble);
+  step_ = numbers_.narrow(0, bytes, 8).view(at::kLong);
 }
 
-void StepGraphs::begin(std::int64_t step, double denominator) {
-  const at::Tensor pinned = at::empty({16}, at::TensorOptions(at::kByte).pinned_memory(true));
+void StepGraphs::begin(std::int64_t step, const std::vector<double>& denominators) {
+  const at::Tensor pinned = at::empty(numbers_.sizes(), at::TensorOptions(at::kByte).pinned_memory(true));
   char* bytes = static_cast<char*>(pinned.mutable_data_ptr());
-  std::memcpy(bytes, &denominator, sizeof denominator);
-  std::memcpy(bytes + 8, &step, sizeof step);
+  std::memcpy(bytes, denominators.data(), 8 * denominators.size());
+  std::memcpy(bytes + 8 * denominators.size(), &step, sizeof step);
   numbers_.copy_(pinned, /*non_blocking=*/true);
 }
 
@@ -42,10 +43,10 @@ void StepGraphs::run(const BatchInputs& inputs) {
   pass.dropout = {true, options_.seed, 0, step_.const_data_ptr<std::int64_t>()};
   pass.recompute_layers = options_.recompute_layers;
   pass.inputs = &inputs;
-  const Var loss = loss_.of(model_, Batch(), pass, Denominator(denominator_));
+  const Var loss = loss_.of(model_, Batch(), pass, Denominator(denominators_));
   backward(tape, loss);
   if (options_.gradients != nullptr) options_.gradients->end_pass();
-  sum_.add_(loss.value);
+  losses_.add_(loss.value);
 }
 
 bool StepGraphs::pass(const Batch& batch, std::int64_t first_row) {
@@ -55,11 +56,15 @@ bool StepGraphs::pass(const Batch& batch, std::int64_t first_row) {
     inputs->teacher = loss_.teacher(batch);
     inputs->indexed = inputs->of_tokens;
   }
-  graphs_.run(*inputs, [this](const BatchInputs& on_device) {
+  pass(*inputs);
+  return true;
+}
+
+void StepGraphs::pass(const BatchInputs& inputs) {
+  graphs_.run(inputs, [this](const BatchInputs& on_device) {
     run(on_device);
     return at::Tensor();
   });
-  return true;
 }
 
 }  // namespace finesweep::worker

@@ -57,7 +57,7 @@ FINESWEEP_INLINE F keep_at(const KeyMask& mask, std::int64_t j) {
 class KeyMasks {
  public:
   KeyMasks(const Dropout& dropout, const TokenLayout& queries, std::int64_t row) : dropout_(dropout) {
-    if (dropout.active()) stream_ = dropout.stream(queries.first_row + row);
+    if (dropout.active()) stream_ = dropout.stream(queries, row);
   }
 
   /// For queries first … first + count of a head, and keys of `range`.

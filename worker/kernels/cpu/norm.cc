@@ -126,7 +126,7 @@ class Masks {
     if (!dropout_.active()) return {};
     const std::int64_t row = layout_->row[token];
     if (row != row_) {
-      stream_ = dropout_.stream(layout_->first_row + row);
+      stream_ = dropout_.stream(*layout_, row);
       row_ = row;
     }
     dropout_bits(stream_, static_cast<std::uint64_t>(token - layout_->starts[row]) << 32,

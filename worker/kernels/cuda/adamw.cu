@@ -1,12 +1,19 @@
 #include "worker/kernels/cuda/device.cuh"
 
-// AdamW over every trained tensor: a launch for the sums of squares, one that makes of them the norm, the clipping
-// and the verdict, one that updates. No number passes through the host.
+// AdamW over every trained tensor of one job, or of the jobs of a pack: a launch for the sums of squares, one that
+// makes of them each job's norm, clipping and verdict, one that updates. No number passes through the host.
 
 namespace finesweep::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kChunk = 2048;
+
+/// Where element i of a matrix stands whose rows lie `stride` apart.
+__device__ inline std::int64_t place_of(std::int64_t i, std::int64_t columns, std::int64_t stride) {
+  if (columns == stride) return i;
+  const auto at = static_cast<std::uint32_t>(i), wide = static_cast<std::uint32_t>(columns), row = at / wide;
+  return row * stride + (at - row * wide);
+}
 
 __global__ void __launch_bounds__(kThreads)
     squares(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks, double* partial) {
@@ -14,9 +21,15 @@ __global__ void __launch_bounds__(kThreads)
   const FinesweepAdamWChunk chunk = chunks[blockIdx.x];
   const FinesweepAdamWTensor& tensor = tensors[chunk.tensor];
   const int count = static_cast<int>(min(static_cast<std::int64_t>(kChunk), tensor.count - chunk.begin));
-  const float* grad = tensor.grad + chunk.begin;
+  const bool in_one = tensor.grad_stride == tensor.columns;
+  const float* grad = tensor.grad + (in_one ? chunk.begin : 0);
   float sum = 0;
-  if (count == kChunk && reinterpret_cast<std::uintptr_t>(grad) % 16 == 0) {
+  if (!in_one) {
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+      const float g = grad[place_of(chunk.begin + i, tensor.columns, tensor.grad_stride)];
+      sum += g * g;
+    }
+  } else if (count == kChunk && reinterpret_cast<std::uintptr_t>(grad) % 16 == 0) {
 #pragma unroll
     for (int i = 0; i < kChunk / (4 * kThreads); ++i) {
       const float4 g = reinterpret_cast<const float4*>(grad)[i * kThreads + threadIdx.x];
@@ -29,19 +42,25 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
+/// A block for each job.
 __global__ void __launch_bounds__(1024)
-    verdict(const double* partial, std::int64_t count, const FinesweepAdamWNumbers* numbers, double* loss,
-            FinesweepStepResult* result) {
+    verdict(const double* partial, const FinesweepAdamWJob* jobs, const FinesweepAdamWNumbers* all_numbers,
+            double* losses, std::int32_t* broken, FinesweepStepResult* results) {
   __shared__ double shared[32];
+  const FinesweepAdamWJob job = jobs[blockIdx.x];
+  const FinesweepAdamWNumbers* numbers = all_numbers + blockIdx.x;
+  FinesweepStepResult* result = results + blockIdx.x;
   double sum = 0;
-  for (std::int64_t i = threadIdx.x; i < count; i += 1024) sum += partial[i];
+  for (std::int64_t i = job.first_chunk + threadIdx.x; i < job.last_chunk; i += 1024) sum += partial[i];
   sum = block_sum<32>(sum, shared);
   if (threadIdx.x != 0) return;
-  const double unscale = numbers->unscale, norm = sqrt(sum) * unscale, value = *loss * unscale;
-  *loss = 0;
+  const double unscale = numbers->unscale, norm = sqrt(sum) * unscale, value = losses[blockIdx.x] * unscale;
+  losses[blockIdx.x] = 0;
+  result->broken = broken != nullptr ? broken[blockIdx.x] : 0;
+  if (broken != nullptr) broken[blockIdx.x] = 0;
   result->loss = value;
   result->grad_norm = norm;
-  if (!isfinite(norm) || !isfinite(value)) result->finite = 0;
+  if (!isfinite(norm) || !isfinite(value) || result->broken != 0) result->finite = 0;
   const double most = numbers->max_norm;
   result->clip = static_cast<float>(unscale * (most > 0 ? fmin(1.0, most / (norm + 1e-6)) : 1.0));
 }
@@ -50,6 +69,13 @@ __device__ inline void update(float& w, float& m, float& v, float g, float decay
   m = n.beta1 * m + n.one_minus_beta1 * g;
   v = n.beta2 * v + n.one_minus_beta2 * g * g;
   w = decay * w - n.step_size * m / (sqrtf(v) * n.inverse_root + n.epsilon);
+}
+
+/// A number of this type can be it.
+__device__ inline bool fits(int type, float w) {
+  if (type == kBFloat16) return isfinite(from(to<__nv_bfloat16>(w)));
+  if (type == kFloat16) return isfinite(from(to<__half>(w)));
+  return isfinite(w);
 }
 
 __device__ inline void write_value(void* value, int type, std::int64_t i, float w) {
@@ -63,19 +89,21 @@ __device__ inline void write_value(void* value, int type, std::int64_t i, float 
 }
 
 __global__ void __launch_bounds__(kThreads)
-    update_all(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
-               const FinesweepAdamWNumbers* numbers, const FinesweepStepResult* result) {
+    update_all(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks, int job_count,
+               const FinesweepAdamWNumbers* numbers, const FinesweepStepResult* results, std::int32_t* broken) {
   const FinesweepAdamWChunk chunk = chunks[blockIdx.x];
   const FinesweepAdamWTensor tensor = tensors[chunk.tensor];
-  const FinesweepAdamWNumbers n = *numbers;
-  const bool finite = result->finite != 0;
-  const float clip = result->clip, decay = tensor.decays ? n.decay : 1.0f;
+  const FinesweepAdamWNumbers n = numbers[tensor.job];
+  bool finite = true;
+  for (int job = 0; job < job_count; ++job) finite &= results[job].finite != 0;
+  const float clip = results[tensor.job].clip, decay = tensor.decays ? n.decay : 1.0f;
   const int count = static_cast<int>(min(static_cast<std::int64_t>(kChunk), tensor.count - chunk.begin));
-  float *grad = tensor.grad + chunk.begin, *master = tensor.master + chunk.begin;
+  const bool in_one = tensor.grad_stride == tensor.columns && tensor.value_stride == tensor.columns;
+  float *grad = tensor.grad + (in_one ? chunk.begin : 0), *master = tensor.master + chunk.begin;
   float *first = tensor.first + chunk.begin, *second = tensor.second + chunk.begin;
   const std::uintptr_t places = reinterpret_cast<std::uintptr_t>(grad) | reinterpret_cast<std::uintptr_t>(master) |
                                 reinterpret_cast<std::uintptr_t>(first) | reinterpret_cast<std::uintptr_t>(second);
-  if (count == kChunk && places % 16 == 0) {
+  if (in_one && tensor.shared == 0 && count == kChunk && places % 16 == 0) {
     // All loads before the first store: that many bytes are on their way at once.
     constexpr int kPieces = kChunk / (4 * kThreads);
     float4 g[kPieces], w[kPieces], m[kPieces], v[kPieces];
@@ -116,15 +144,21 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
   for (int i = threadIdx.x; i < count; i += kThreads) {
-    const float g = grad[i] * clip;
-    grad[i] = 0;
+    float& gradient = in_one ? grad[i] : grad[place_of(chunk.begin + i, tensor.columns, tensor.grad_stride)];
+    const float g = gradient * clip;
+    gradient = 0;
     if (!finite) continue;
     float w = master[i], m = first[i], v = second[i];
     update(w, m, v, g, decay, n);
     master[i] = w;
     first[i] = m;
     second[i] = v;
-    if (tensor.value != nullptr) write_value(tensor.value, tensor.type, chunk.begin + i, w);
+    if (tensor.value == nullptr) continue;
+    if (tensor.shared != 0 && !fits(tensor.type, w)) {
+      if (broken != nullptr) broken[tensor.job] = 1;
+      w = 0;
+    }
+    write_value(tensor.value, tensor.type, place_of(chunk.begin + i, tensor.columns, tensor.value_stride), w);
   }
 }
 
@@ -140,13 +174,16 @@ std::int64_t finesweep_adamw_chunk() {
 }
 
 int finesweep_adamw(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
-                    std::int64_t chunk_count, const FinesweepAdamWNumbers* numbers, double* loss, double* partial,
-                    FinesweepStepResult* result, void* stream) {
+                    std::int64_t chunk_count, const FinesweepAdamWJob* jobs, std::int64_t job_count,
+                    const FinesweepAdamWNumbers* numbers, double* losses, std::int32_t* broken, double* partial,
+                    FinesweepStepResult* results, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
   const auto blocks = static_cast<unsigned>(chunk_count);
   if (blocks > 0) squares<<<blocks, kThreads, 0, on>>>(tensors, chunks, partial);
-  verdict<<<1, 1024, 0, on>>>(partial, chunk_count, numbers, loss, result);
-  if (blocks > 0) update_all<<<blocks, kThreads, 0, on>>>(tensors, chunks, numbers, result);
+  verdict<<<static_cast<unsigned>(job_count), 1024, 0, on>>>(partial, jobs, numbers, losses, broken, results);
+  if (blocks > 0) {
+    update_all<<<blocks, kThreads, 0, on>>>(tensors, chunks, static_cast<int>(job_count), numbers, results, broken);
+  }
   return cudaGetLastError();
 }
 }

@@ -146,9 +146,21 @@ __device__ inline std::uint64_t site_lane(const FinesweepDropout& dropout) {
   const std::int64_t step = dropout.step != nullptr ? *dropout.step : dropout.step_number;
   return combine(combine(combine(0, 3), static_cast<std::uint64_t>(step)), dropout.site);
 }
-__device__ inline std::uint64_t row_lane(std::uint64_t site, std::int32_t row) {
-  return combine(site, static_cast<std::uint64_t>(static_cast<std::int64_t>(row)));
-}
+/// Key and lane of a row's stream. `row` is a number of dropout.rows, `site` is site_lane(dropout).
+struct StreamPlace {
+  std::uint64_t key, lane;
+  __device__ StreamPlace(const FinesweepDropout& dropout, std::uint64_t site, std::int32_t row) {
+    if (dropout.streams == nullptr) {
+      key = dropout.key;
+      lane = combine(site, static_cast<std::uint64_t>(static_cast<std::int64_t>(row)));
+      return;
+    }
+    const FinesweepRowStream& of = dropout.streams[row];
+    key = of.key;
+    lane = combine(combine(combine(combine(0, 3), static_cast<std::uint64_t>(of.step)), dropout.site),
+                   static_cast<std::uint64_t>(of.row));
+  }
+};
 
 /// The 16 bits of element `i` of a block.
 __device__ inline std::uint32_t bits_of(const uint4& block, int i) {
@@ -168,8 +180,9 @@ struct TokenMask {
     threshold = dropout.threshold;
     if (threshold == 0) return;
     scale = dropout.scale;
-    key = dropout.key;
-    lane = row_lane(site, dropout.rows[token]);
+    const StreamPlace stream(dropout, site, dropout.rows[token]);
+    key = stream.key;
+    lane = stream.lane;
     first_block = static_cast<std::uint64_t>(static_cast<std::uint32_t>(dropout.places[token])) << 32;
   }
   /// Columns column … column + kCount, of which no vector crosses a block of eight.
@@ -183,8 +196,14 @@ struct TokenMask {
   }
 };
 
-__device__ inline double value_of(const FinesweepNumber& number) {
-  return number.device != nullptr ? *number.device : number.number;
+/// The job of a token; of no pack 0.
+__device__ inline int job_of(const FinesweepDenominator& denominator, std::int64_t token) {
+  if (denominator.jobs == nullptr) return 0;
+  const std::int64_t at = denominator.index != nullptr ? denominator.index[token] : token;
+  return at < 0 ? -1 : denominator.jobs[at];
+}
+__device__ inline double value_of(const FinesweepDenominator& denominator, int job) {
+  return denominator.device != nullptr ? denominator.device[max(job, 0)] : denominator.number;
 }
 
 inline bool aligned(const void* pointer) {

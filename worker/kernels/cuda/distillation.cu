@@ -17,7 +17,7 @@ struct Arguments {
   std::int64_t vocabulary;
   int gradient;
   float inverse_temperature, alpha;
-  FinesweepNumber denominator;
+  FinesweepDenominator denominator;
   float* losses;
 };
 
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads) distil(const Arguments a) {
   }
   if (!a.gradient) return;
   __syncthreads();  // the label's logit has been read
-  const float factor = static_cast<float>(1 / value_of(a.denominator));
+  const float factor = static_cast<float>(1 / value_of(a.denominator, job_of(a.denominator, blockIdx.x)));
   const float hard_share = factor * (1 - alpha) / hard_sum, soft_share = factor * alpha * temperature / soft_sum;
   const float teacher_share = factor * alpha * temperature / teacher_sum;
   for (int i = threadIdx.x; i < vectors; i += kThreads) {
@@ -147,7 +147,7 @@ using namespace finesweep::cuda;
 
 extern "C" int finesweep_distillation(void* student, const void* teacher, std::int64_t stride,
                                       const std::int64_t* labels, std::int64_t tokens, std::int64_t vocabulary,
-                                      int gradient, float temperature, float alpha, FinesweepNumber denominator,
+                                      int gradient, float temperature, float alpha, FinesweepDenominator denominator,
                                       float* losses, int type, void* stream) {
   if (tokens == 0) return cudaSuccess;
   const Arguments a{student,  teacher,         stride, labels,      vocabulary,

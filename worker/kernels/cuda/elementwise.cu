@@ -1,6 +1,7 @@
 #include "worker/kernels/cuda/device.cuh"
 
-// Dropout, activations, gates and rotary embeddings: bound by memory, 16 bytes a load.
+// Dropout, the columns of a pack's jobs, activations, gates and rotary embeddings: bound by memory, 16 bytes a
+// load.
 
 namespace finesweep::cuda {
 namespace {
@@ -28,6 +29,29 @@ __global__ void dropout_kernel(const T* x, const T* residual, T* y, std::int64_t
     for (int k = 0; k < kCount; ++k) v[k] += r[k];
   }
   store<kCount>(y + i * kCount, v);
+}
+
+// ---- a pack's jobs
+
+template <typename T, int kCount>
+__global__ void own_columns(T* x, std::int64_t vectors, int columns, const std::int32_t* token_jobs,
+                            const std::int32_t* column_jobs, const float* scales, std::int32_t* broken) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= vectors) return;
+  const int of_token = columns / kCount;
+  const std::int64_t token = i / of_token;
+  const int first = static_cast<int>(i - token * of_token) * kCount, job = token_jobs[token];
+  float v[kCount];
+  load<kCount>(x + i * kCount, v);
+  bool finite = true;
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+    const bool own = job >= 0 && column_jobs[first + k] == job;
+    v[k] = own ? v[k] * scales[first + k] : 0.0f;
+    finite &= isfinite(from(to<T>(v[k])));
+  }
+  store<kCount>(x + i * kCount, v);
+  if (broken != nullptr && !finite) broken[job] = 1;
 }
 
 // ---- activations
@@ -270,6 +294,28 @@ int finesweep_gate_backward(int activation, const void* z, const void* dy, void*
       }
       return static_cast<int>(cudaGetLastError());
     });
+  });
+}
+
+int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, const std::int32_t* token_jobs,
+                          const std::int32_t* column_jobs, const float* scales, std::int32_t* broken, int type,
+                          void* stream) {
+  if (tokens * columns == 0) return cudaSuccess;
+  return with_type(type, [&](auto like) {
+    using T = decltype(like);
+    constexpr int n = kVector<T>;
+    const auto on = static_cast<cudaStream_t>(stream);
+    const std::int64_t count = tokens * columns;
+    T* values = static_cast<T*>(x);
+    const int width = static_cast<int>(columns);
+    if (columns % n == 0 && aligned(x)) {
+      own_columns<T, n><<<blocks_for(count / n, kThreads), kThreads, 0, on>>>(values, count / n, width, token_jobs,
+                                                                              column_jobs, scales, broken);
+    } else {
+      own_columns<T, 1><<<blocks_for(count, kThreads), kThreads, 0, on>>>(values, count, width, token_jobs,
+                                                                          column_jobs, scales, broken);
+    }
+    return static_cast<int>(cudaGetLastError());
   });
 }
 

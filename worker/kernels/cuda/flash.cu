@@ -116,7 +116,7 @@ __device__ inline void write_rows(T* to_row, std::int64_t stride, int first, int
 struct Place {
   int head, key_head, query_begin, queries, key_begin, keys, offset;
   const float* bias = nullptr;  // [key - position]
-  std::uint64_t lane = 0, first_block = 0;
+  std::uint64_t key = 0, lane = 0, first_block = 0;
 
   __device__ Place(const FinesweepFlash& a, int row, int at_head) : head(at_head) {
     key_head = head / (a.heads / a.key_heads);
@@ -126,7 +126,11 @@ struct Place {
     keys = a.key_end[row] - key_begin;
     offset = keys - queries;  // a query's position among the keys, less its number
     if (a.bias != nullptr) bias = a.bias + head * a.bias_stride + a.bias_zero;
-    if (a.dropout.threshold != 0) lane = row_lane(site_lane(a.dropout), a.dropout.rows[row]);
+    if (a.dropout.threshold != 0) {
+      const StreamPlace stream(a.dropout, site_lane(a.dropout), a.dropout.rows[row]);
+      key = stream.key;
+      lane = stream.lane;
+    }
     first_block = static_cast<std::uint64_t>(head) << 48;
   }
   __device__ bool sees(const FinesweepFlash& a, int query, int key) const {
@@ -136,7 +140,7 @@ struct Place {
   }
   /// Which of eight keys from 8 · block on are kept: a bit each.
   __device__ std::uint32_t kept(const FinesweepDropout& dropout, int query, int block) const {
-    const uint4 random = philox(dropout.key, lane,
+    const uint4 random = philox(key, lane,
                                 first_block + (static_cast<std::uint64_t>(static_cast<unsigned>(query)) << 24) +
                                     static_cast<unsigned>(block));
     const std::uint32_t words[4] = {random.x, random.y, random.z, random.w};

@@ -74,12 +74,15 @@ struct Query {
 };
 
 struct Bits {
-  std::uint64_t key, lane, first;
+  std::uint64_t key = 0, lane = 0, first;
   std::uint32_t threshold;
   float scale;
   __device__ Bits(const FinesweepDropout& d, const Query& q) : threshold(d.threshold), scale(d.scale) {
-    key = d.key;
-    lane = threshold != 0 ? row_lane(site_lane(d), d.rows[q.row]) : 0;
+    if (threshold != 0) {
+      const StreamPlace stream(d, site_lane(d), d.rows[q.row]);
+      key = stream.key;
+      lane = stream.lane;
+    }
     first = (static_cast<std::uint64_t>(q.head) << 48) + (static_cast<std::uint64_t>(q.query) << 24);
   }
   /// The factors of eight keys.

@@ -15,9 +15,13 @@ struct Arguments {
   const std::int64_t* labels;
   std::int64_t vocabulary;
   int gradient;
-  FinesweepNumber denominator;
+  FinesweepDenominator denominator;
   float* losses;
 };
+
+__device__ inline float factor_of(const Arguments& a) {
+  return static_cast<float>(1 / value_of(a.denominator, job_of(a.denominator, blockIdx.x)));
+}
 
 /// A row whose label does not count.
 template <typename T>
@@ -78,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) staged(const Arguments a) {
     a.losses[blockIdx.x] = most + logf(sum) - from(reinterpret_cast<const T*>(stage)[label]);
   }
   if (!a.gradient) return;
-  const float factor = static_cast<float>(1 / value_of(a.denominator)), share = factor / sum;
+  const float factor = factor_of(a), share = factor / sum;
   for (int i = threadIdx.x; i < vectors; i += kThreads) {
     float v[n];
     load<n>(reinterpret_cast<const T*>(stage + i), v);
@@ -112,7 +116,7 @@ __global__ void __launch_bounds__(kThreads) streamed(const Arguments a) {
   if (threadIdx.x == 0) a.losses[blockIdx.x] = most + logf(sum) - from(row[label]);
   if (!a.gradient) return;
   __syncthreads();
-  const float factor = static_cast<float>(1 / value_of(a.denominator)), share = factor / sum;
+  const float factor = factor_of(a), share = factor / sum;
   for (std::int64_t i = threadIdx.x; i < a.stride; i += kThreads) {
     float v = i < a.vocabulary ? exp2f(fmaf(from(row[i]), kLog2E, -shift)) * share : 0.0f;
     if (i == label) v -= factor;
@@ -120,13 +124,17 @@ __global__ void __launch_bounds__(kThreads) streamed(const Arguments a) {
   }
 }
 
+/// A block for each job.
 __global__ void __launch_bounds__(kThreads)
-    add_sum(const float* values, std::int64_t count, FinesweepNumber denominator, double* total) {
+    add_sum(const float* values, std::int64_t count, FinesweepDenominator denominator, double* total) {
   __shared__ double shared[kWarps];
+  const int job = blockIdx.x;
   double sum = 0;
-  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) sum += values[i];
+  for (std::int64_t i = threadIdx.x; i < count; i += kThreads) {
+    if (job_of(denominator, i) == job) sum += values[i];
+  }
   sum = block_sum<kWarps>(sum, shared);
-  if (threadIdx.x == 0) *total += sum / value_of(denominator);
+  if (threadIdx.x == 0) total[job] += sum / value_of(denominator, job);
 }
 
 }  // namespace
@@ -137,7 +145,7 @@ using namespace finesweep::cuda;
 extern "C" {
 
 int finesweep_cross_entropy(void* logits, std::int64_t stride, const std::int64_t* labels, std::int64_t tokens,
-                            std::int64_t vocabulary, int gradient, FinesweepNumber denominator, float* losses,
+                            std::int64_t vocabulary, int gradient, FinesweepDenominator denominator, float* losses,
                             int type, void* stream) {
   if (tokens == 0) return cudaSuccess;
   const Arguments a{logits, stride, labels, vocabulary, gradient, denominator, losses};
@@ -159,9 +167,10 @@ int finesweep_cross_entropy(void* logits, std::int64_t stride, const std::int64_
   });
 }
 
-int finesweep_add_sum(const float* values, std::int64_t count, FinesweepNumber denominator, double* total,
+int finesweep_add_sum(const float* values, std::int64_t count, FinesweepDenominator denominator, double* total,
                       void* stream) {
-  add_sum<<<1, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(values, count, denominator, total);
+  const auto jobs = static_cast<unsigned>(denominator.jobs != nullptr ? denominator.job_count : 1);
+  add_sum<<<jobs, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(values, count, denominator, total);
   return cudaGetLastError();
 }
 }

@@ -7,6 +7,12 @@
 
 extern "C" {
 
+/// Where the dropout of a row of a pack draws from.
+struct FinesweepRowStream {
+  std::uint64_t key;
+  std::int64_t step, row;
+};
+
 /// Dropout at one place (kernels/dropout.h): the streams are those of the CPU's kernels. A stream's lane follows
 /// from step, site and row.
 struct FinesweepDropout {
@@ -18,12 +24,19 @@ struct FinesweepDropout {
   std::int64_t step_number;    // then this
   const std::int32_t* rows;    // [tokens]: of each token its row in the accumulated batch; for attention [rows]
   const std::int32_t* places;  // [tokens]: its number within the row; for attention null
+  /// Null, or in place of key and step: `rows` then number these.
+  const FinesweepRowStream* streams;
 };
 
-/// A number that may change between replays of a captured step.
-struct FinesweepNumber {
+/// What sums of losses are divided by. It may change between replays of a captured step.
+struct FinesweepDenominator {
   const double* device;  // null:
   double number;         // then this
+  /// Null, or of a pack: token t belongs to job jobs[t], or where there is an index to jobs[index[t]], and is
+  /// divided by device[job]. A negative index, or job, is that of a token that does not count.
+  const std::int32_t* jobs;
+  const std::int64_t* index;
+  std::int64_t job_count;
 };
 
 struct FinesweepNormWeights {
@@ -101,17 +114,25 @@ int finesweep_mean_backward(const void* dy, const std::int32_t* starts, void* dx
 /// (softmax - one-hot) / denominator, 0 where the label is negative, and what stands behind them up to the stride
 /// becomes 0.
 int finesweep_cross_entropy(void* logits, std::int64_t stride, const std::int64_t* labels, std::int64_t tokens,
-                            std::int64_t vocabulary, int gradient, FinesweepNumber denominator, float* losses,
+                            std::int64_t vocabulary, int gradient, FinesweepDenominator denominator, float* losses,
                             int type, void* stream);
 /// losses[t] = alpha T² KL(softmax(teacher[t] / T) ‖ softmax(student[t] / T)) + (1 - alpha) cross-entropy, 0 where
 /// a label is negative. With `gradient` the student's logits become its gradient / denominator, as above. Both have
 /// this stride, a multiple of 16 bytes.
 int finesweep_distillation(void* student, const void* teacher, std::int64_t stride, const std::int64_t* labels,
                            std::int64_t tokens, std::int64_t vocabulary, int gradient, float temperature,
-                           float alpha, FinesweepNumber denominator, float* losses, int type, void* stream);
-/// total[0] += sum of values / denominator, in a fixed order.
-int finesweep_add_sum(const float* values, std::int64_t count, FinesweepNumber denominator, double* total,
+                           float alpha, FinesweepDenominator denominator, float* losses, int type,
+                           void* stream);
+/// total[0] += sum of values / denominator, in a fixed order; of a pack total[job] those of its tokens.
+int finesweep_add_sum(const float* values, std::int64_t count, FinesweepDenominator denominator, double* total,
                       void* stream);
+
+/// Of a pack's adapters, whose ranks lie side by side: x[t, c] *= scales[c] where the column's job is the token's,
+/// else x[t, c] = 0 whatever it was. `broken` (null: not asked) [jobs] gets a 1 for every job that has a number in
+/// its own columns that is not finite.  x [tokens, columns] contiguous, column_jobs [columns]: -1 for no job
+int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, const std::int32_t* token_jobs,
+                          const std::int32_t* column_jobs, const float* scales, std::int32_t* broken, int type,
+                          void* stream);
 
 /// One trained tensor of an optimiser.
 struct FinesweepAdamWTensor {
@@ -123,6 +144,12 @@ struct FinesweepAdamWTensor {
   int type;     // of value
   int decays;   // weight decay applies
   std::int64_t count;
+  /// Master and moments are contiguous; of grad and value, rows of `columns` elements lie so far apart.
+  std::int64_t columns, grad_stride, value_stride;
+  std::int32_t job;
+  /// The value lies among those of other jobs, which a number that is not finite would spread to: it becomes 0
+  /// there, and breaks its job.
+  std::int32_t shared;
 };
 /// Up to finesweep_adamw_chunk() values of tensor number `tensor` from `begin` on.
 struct FinesweepAdamWChunk {
@@ -131,25 +158,34 @@ struct FinesweepAdamWChunk {
   std::int32_t unused;
 };
 std::int64_t finesweep_adamw_chunk();
-/// What changes from step to step; on the device.
+/// The chunks of one job lie together.
+struct FinesweepAdamWJob {
+  std::int64_t first_chunk, last_chunk;
+};
+/// What changes from step to step, of a job; on the device.
 struct FinesweepAdamWNumbers {
   float decay, beta1, beta2, one_minus_beta1, one_minus_beta2, epsilon, step_size, inverse_root;
   float max_norm;  // 0: no clipping
   float unused;
   double unscale;  // gradients and loss are multiplied by it
 };
-/// What a step leaves: on the device.
+/// What a step leaves, of a job: on the device.
 struct FinesweepStepResult {
   double loss, grad_norm;
-  /// 0: loss or norm were no finite numbers, in this step or one before; then nothing was updated.
+  /// 0: loss or norm were no finite numbers, in this step or one before. Where that is so of any job nothing is
+  /// updated.
   std::int32_t finite;
   float clip;
+  std::int32_t broken;  // what finesweep_own_columns, or the update before, said of the job
+  std::int32_t unused;
 };
-/// Clips by the norm of all gradients, updates every tensor and sets the gradients to 0; loss[0] goes to the result
-/// and becomes 0. partial [chunks]. All on the device.
+/// Clips by the norm of all gradients of a job, updates every tensor and sets the gradients to 0; losses, numbers
+/// and results [jobs]. The losses go to the results and become 0, and so does `broken` (null: none); a job that was
+/// broken counts as not finite. partial [chunks]. All on the device.
 int finesweep_adamw(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
-                    std::int64_t chunk_count, const FinesweepAdamWNumbers* numbers, double* loss, double* partial,
-                    FinesweepStepResult* result, void* stream);
+                    std::int64_t chunk_count, const FinesweepAdamWJob* jobs, std::int64_t job_count,
+                    const FinesweepAdamWNumbers* numbers, double* losses, std::int32_t* broken, double* partial,
+                    FinesweepStepResult* results, void* stream);
 
 /// Attention as plain products works on heads that lie apart and are padded to one length.
 struct FinesweepHeads {
@@ -227,5 +263,5 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
   X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) \
   X(mean_backward) X(cross_entropy) X(distillation) X(add_sum) X(adamw_chunk) \
   X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
-  X(softmax_backward) X(flash_fits) X(flash_forward) X(flash_backward)
+  X(softmax_backward) X(own_columns) X(flash_fits) X(flash_forward) X(flash_backward)
 // clang-format on

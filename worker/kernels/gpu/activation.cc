@@ -31,6 +31,13 @@ void activate(const at::Tensor& z, const at::Tensor& y, Activation activation) {
        y.mutable_data_ptr(), z.numel(), type_of(z));
 }
 
+void keep_own_columns(const at::Tensor& x, const RankColumns& columns, const Layout& layout, bool check) {
+  call(&CudaModule::own_columns, "the ranks of a pack", x, x.mutable_data_ptr(), x.size(0), x.size(1),
+       layout->on(x.device()).token_jobs.const_data_ptr<std::int32_t>(),
+       columns.jobs.const_data_ptr<std::int32_t>(), columns.scales.const_data_ptr<float>(),
+       check ? columns.broken.mutable_data_ptr<std::int32_t>() : nullptr, type_of(x));
+}
+
 void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, Activation activation) {
   call(&CudaModule::activation_backward, "activation's gradient", z, kind_of(activation), z.const_data_ptr(),
        dy.const_data_ptr(), dz.mutable_data_ptr(), z.numel(), type_of(z));

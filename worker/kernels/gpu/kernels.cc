@@ -20,6 +20,12 @@ FinesweepDropout without_tokens(const Dropout& dropout) {
   return view;
 }
 
+const FinesweepRowStream* streams_of(const DeviceLayout& layout) {
+  static_assert(sizeof(FinesweepRowStream) == 3 * sizeof(std::int64_t));
+  return layout.streams.defined() ? static_cast<const FinesweepRowStream*>(layout.streams.const_data_ptr())
+                                  : nullptr;
+}
+
 }  // namespace
 
 bool has_kernels(at::ScalarType type, c10::Device device) {
@@ -45,18 +51,36 @@ FinesweepDropout kernel_view(const Dropout& dropout, const Layout& layout, c10::
   const DeviceLayout& tokens = layout->on(device);
   view.rows = tokens.token_rows.const_data_ptr<std::int32_t>();
   view.places = tokens.places.const_data_ptr<std::int32_t>();
+  view.streams = streams_of(tokens);
   return view;
 }
 
 FinesweepDropout attention_view(const Dropout& dropout, const Layout& queries, c10::Device device) {
   FinesweepDropout view = without_tokens(dropout);
-  if (view.threshold != 0) view.rows = queries->on(device).rows.const_data_ptr<std::int32_t>();
+  if (view.threshold == 0) return view;
+  const DeviceLayout& layout = queries->on(device);
+  view.rows = layout.rows.const_data_ptr<std::int32_t>();
+  view.streams = streams_of(layout);
   return view;
 }
 
-FinesweepNumber kernel_view(const Denominator& denominator) {
-  if (denominator.is_number()) return {nullptr, denominator.number()};
-  return {denominator.on_device().const_data_ptr<double>(), 0};
+FinesweepDenominator kernel_view(const Denominator& denominator) {
+  FinesweepDenominator view{};
+  if (denominator.is_number()) {
+    view.number = denominator.number();
+  } else {
+    view.device = denominator.on_device().const_data_ptr<double>();
+  }
+  return view;
+}
+
+FinesweepDenominator kernel_view(const Denominator& denominator, const DeviceLayout& layout,
+                                 const at::Tensor& index) {
+  FinesweepDenominator view = kernel_view(denominator);
+  view.jobs = layout.token_jobs.const_data_ptr<std::int32_t>();
+  view.index = data_or_null<std::int64_t>(index);
+  view.job_count = denominator.on_device().numel();
+  return view;
 }
 
 FinesweepNormWeights kernel_view(const NormModule& module) {

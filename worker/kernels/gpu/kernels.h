@@ -31,7 +31,10 @@ void call(Function CudaModule::*function, const char* what, const at::Tensor& on
 FinesweepDropout kernel_view(const Dropout& dropout, const Layout& layout, c10::Device device);
 /// Of attention probabilities.
 FinesweepDropout attention_view(const Dropout& dropout, const Layout& queries, c10::Device device);
-FinesweepNumber kernel_view(const Denominator& denominator);
+FinesweepDenominator kernel_view(const Denominator& denominator);
+/// Of the tokens of a pack; `index` as TokenLabels has it.
+FinesweepDenominator kernel_view(const Denominator& denominator, const DeviceLayout& layout,
+                                 const at::Tensor& index);
 FinesweepNormWeights kernel_view(const NormModule& module);
 
 template <typename T>

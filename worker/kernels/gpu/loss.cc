@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <functional>
+#include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "worker/kernels/gemm.h"
 #include "worker/kernels/gpu/kernels.h"
@@ -47,6 +49,16 @@ at::Tensor scattered(const at::Tensor& rows, const at::Tensor& index, std::int64
   return all;
 }
 
+/// The same for the tokens from `begin` on.
+FinesweepDenominator from_token(FinesweepDenominator denominator, std::int64_t begin) {
+  if (denominator.index != nullptr) {
+    denominator.index += begin;
+  } else if (denominator.jobs != nullptr) {
+    denominator.jobs += begin;
+  }
+  return denominator;
+}
+
 /// to = a b.
 void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor to) {
   if (!Matmul{a, b, {}, {}, {}, to}.run().defined()) at::mm_out(to, a, b);
@@ -66,20 +78,23 @@ std::int64_t round_stride(std::int64_t columns) {
 
 /// A loss of logits [count, vocabulary], whose rows lie `stride` apart and have room up to there, of the tokens
 /// from `begin` on: each token's loss goes to `losses`, and with `gradient` the logits become the gradient of the
-/// whole.
+/// whole. `divisor` is that of these tokens.
 using ChunkLoss = std::function<void(const at::Tensor& logits, std::int64_t stride, std::int64_t begin,
-                                     bool gradient, float* losses)>;
+                                     bool gradient, const FinesweepDenominator& divisor, float* losses)>;
 
 /// The sum of such losses of scale · hidden Wᵀ + b, without all logits at once: gradients are computed on the way
-/// forward.
+/// forward. The layout may be null where it is no pack's.
 Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
-                const Denominator& denominator, double scale, const ChunkLoss& loss) {
+                const Denominator& denominator, double scale, const Layout& layout,
+                const ChunkLoss& loss) {
   const bool hidden_wanted = tape != nullptr && hidden.needs_grad();
   const bool weight_wanted = tape != nullptr && head.weight->trained;
   const bool bias_wanted = tape != nullptr && head.bias != nullptr && head.bias->trained;
   const bool wanted = hidden_wanted || weight_wanted || bias_wanted;
   // Gradients of parameters go straight to where they belong where nothing can come between.
   const bool direct = tape != nullptr && tape->loss_is_end();
+  const bool pack = layout != nullptr && layout->is_pack();
+  if (pack && wanted && !direct) throw std::logic_error("the losses of a pack are where its way back begins");
 
   at::Tensor counted = labels.index.defined() ? rows_at(hidden.value.contiguous(), labels.index) : hidden.value;
   if (scale != 1) counted = counted * scale;
@@ -91,6 +106,8 @@ Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const T
   const std::int64_t step = std::min(tokens, std::clamp<std::int64_t>(fitting, 64, kChunkTokens));
   const at::Tensor buffer = at::empty({step, stride}, counted.options());
   const at::Tensor losses = at::empty({tokens}, wide);
+  const FinesweepDenominator divisor =
+      pack ? kernel_view(denominator, layout->on(counted.device()), labels.index) : kernel_view(denominator);
   Gradients gradients;
   if (hidden_wanted) gradients.hidden = at::empty(counted.sizes(), counted.options());
   if (weight_wanted) gradients.weight = direct ? head.weight->grad : at::zeros_like(head.weight->grad);
@@ -102,7 +119,7 @@ Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const T
     multiply(part, weight.t(), products);
     const at::Tensor logits = products.narrow(1, 0, vocabulary);
     if (head.bias != nullptr) logits.add_(head.bias->value);
-    loss(logits, stride, begin, wanted, losses.mutable_data_ptr<float>() + begin);
+    loss(logits, stride, begin, wanted, from_token(divisor, begin), losses.mutable_data_ptr<float>() + begin);
     if (hidden_wanted) {
       multiply(products, weight, gradients.hidden.narrow(0, begin, count));
     }
@@ -113,8 +130,10 @@ Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const T
     }
     if (bias_wanted) add_column_sums(gradients.bias, logits);
   }
-  const at::Tensor total = at::zeros({}, wide.dtype(at::kDouble));
-  call(&CudaModule::add_sum, "loss", total, losses.const_data_ptr<float>(), tokens, kernel_view(denominator),
+  const std::vector<std::int64_t> shape =
+      pack ? std::vector<std::int64_t>{divisor.job_count} : std::vector<std::int64_t>();
+  const at::Tensor total = at::zeros(shape, wide.dtype(at::kDouble));
+  call(&CudaModule::add_sum, "loss", total, losses.const_data_ptr<float>(), tokens, divisor,
        total.mutable_data_ptr<double>());
   const at::Tensor value = total.to(at::kFloat);
   if (!wanted) return Var(value);
@@ -139,13 +158,14 @@ Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const T
 }  // namespace
 
 Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
-                         const Denominator& denominator, double scale) {
+                         const Denominator& denominator, double scale, const Layout& layout) {
   return linear_loss(
-      tape, hidden, head, labels, denominator, scale,
-      [&](const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient, float* losses) {
+      tape, hidden, head, labels, denominator, scale, layout,
+      [&](const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient,
+          const FinesweepDenominator& divisor, float* losses) {
         call(&CudaModule::cross_entropy, "cross-entropy", logits, logits.mutable_data_ptr(), stride,
              labels.labels.const_data_ptr<std::int64_t>() + begin, logits.size(0), logits.size(1), gradient ? 1 : 0,
-             kernel_view(denominator), losses, type_of(logits));
+             divisor, losses, type_of(logits));
       });
 }
 
@@ -156,8 +176,9 @@ Var linear_distillation(Tape* tape, const Var& hidden, const LinearModule& head,
   const at::Tensor weight = round_weight(*teacher.head->weight, of_teacher.scalar_type());
   at::Tensor buffer;
   return linear_loss(
-      tape, hidden, head, labels, denominator, scale,
-      [&](const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient, float* losses) {
+      tape, hidden, head, labels, denominator, scale, {},
+      [&](const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient,
+          const FinesweepDenominator& divisor, float* losses) {
         const std::int64_t count = logits.size(0), vocabulary = logits.size(1);
         // The first chunk is the largest.
         if (!buffer.defined()) buffer = at::empty({count, stride}, of_teacher.options());
@@ -167,7 +188,7 @@ Var linear_distillation(Tape* tape, const Var& hidden, const LinearModule& head,
         call(&CudaModule::distillation, "distillation", logits, logits.mutable_data_ptr(),
              products.const_data_ptr(), stride, labels.labels.const_data_ptr<std::int64_t>() + begin, count,
              vocabulary, gradient ? 1 : 0, static_cast<float>(how.temperature), static_cast<float>(how.alpha),
-             kernel_view(denominator), losses, type_of(logits));
+             divisor, losses, type_of(logits));
       });
 }
 

@@ -22,6 +22,10 @@ Var gated(Tape* tape, const Var& z, Activation activation);
 void rotate_in_place(const at::Tensor& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
                      std::int64_t size, float sign);
 
+/// x [tokens, ranks] *= the scale of its rank where that is the token's job's, else 0. `check`: says in
+/// columns.broken whose numbers are not finite.
+void keep_own_columns(const at::Tensor& x, const RankColumns& columns, const Layout& layout, bool check);
+
 /// grad += the sum over rows of dy.
 void add_column_sums(const at::Tensor& grad, const at::Tensor& dy);
 
@@ -32,7 +36,7 @@ void add_rows(const at::Tensor& gradient, const at::Tensor& ids, std::int64_t sk
 Var mean_tokens(Tape* tape, const Var& x, const Layout& layout);
 
 Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
-                         const Denominator& denominator, double scale);
+                         const Denominator& denominator, double scale, const Layout& layout);
 
 /// The teacher's logits on the same device. Nothing waits for the device.
 Var distillation_loss(Tape* tape, const Var& student, const at::Tensor& teacher, const at::Tensor& labels,

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "worker/kernels/ops.h"
+
+namespace finesweep::worker {
+
+/// The LoRA of a pack's jobs on a GPU: of each part of a module that adapters work on, the ranks of all jobs side
+/// by side in one A and one B (RankColumns), on the modules of the model that the pack's batches go through. So
+/// each token costs what one adapter of that many ranks costs, whatever the ranks of the jobs are. The jobs' own
+/// parameters keep the fp32 weights; gradients arrive, and values are read, in views of the groups.
+class RankGroups {
+ public:
+  /// host: the modules that the batches go through; jobs[j]: the same modules of job j's model, with its adapter.
+  /// Both must outlive it. Dropout of the adapters is the same in all jobs.
+  RankGroups(const std::vector<LinearModule*>& host, const std::vector<std::vector<LinearModule*>>& jobs,
+             c10::Device device);
+  /// Takes them off the modules.
+  ~RankGroups();
+  RankGroups(const RankGroups&) = delete;
+  RankGroups& operator=(const RankGroups&) = delete;
+
+  /// Of a job's parameter.
+  struct Views {
+    at::Tensor value, grad;
+  };
+  /// Undefined ones where the parameter is in no group.
+  Views views(const Parameter* parameter) const;
+  /// RankColumns::broken of all groups.
+  const at::Tensor& broken() const { return broken_; }
+
+  /// From here on the job's tokens go through the base alone, and its ranks have no gradient. Shapes stay.
+  void leave_out(std::size_t job);
+
+ private:
+  struct Group {
+    Parameter a, b;
+    RankColumns columns;
+    /// Ranks first … first + count are the job's.
+    struct Ranks {
+      std::size_t job = 0;
+      std::int64_t first = 0, count = 0;
+    };
+    std::vector<Ranks> ranks;
+  };
+  struct Member {
+    std::size_t job = 0;
+    const LoraBranch* branch = nullptr;
+  };
+  void add(LinearModule& module, const std::vector<Member>& members);
+
+  std::vector<LinearModule*> host_;
+  std::vector<std::unique_ptr<Group>> groups_;
+  std::map<const Parameter*, Views> views_;
+  at::Tensor broken_;
+};
+
+}  // namespace finesweep::worker
