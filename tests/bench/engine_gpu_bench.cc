@@ -8,8 +8,8 @@
 //
 // A step is a whole one: tokens copied to the device, forward, back, clipping, AdamW. The host is one step ahead,
 // as in a job. A pack's step takes each of its eight jobs, of ranks 2, 4, 8 and 16 twice, one step further. Each
-// number is the median over groups of ten steps, of (time of the group) / 10; beside it the least. A forward pass is
-// timed with its result on the host; below that, passes one behind the other.
+// number is the median over groups of ten steps, of (time of the group) / 10; beside it the least. A forward pass
+// is timed with its result on the host; below that, passes one behind the other.
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>

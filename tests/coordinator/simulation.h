@@ -41,7 +41,9 @@ namespace finesweep::coordinator {
 /// - an isolated job whose result is accepted was alone on its CPU host;
 /// - jobs share a pack only where their traits, the device and its memory let them; of a pack that crashed no more
 ///   than half run together again;
-/// - while a job on several devices whose result is accepted ran, the workers that it was lent did nothing else;
+/// - while a job on several devices whose result is accepted ran, the workers that it was lent did nothing else,
+/// but
+///   for a moment what had been revoked on its way to them;
 /// - failures and losses are charged within their bounds;
 /// - what a request to cancel was answered for is over, and stays so in later lives;
 /// - once nothing goes wrong any more, the sweep ends within bounded time, once, and every job is accounted for.

@@ -22,7 +22,7 @@ namespace {
 constexpr const char* kRequest = "FINESWEEP_TEST_RANK_REQUEST";
 
 std::string result_file(const Execute& execute) {
-  return execute.staging + "/outcome." + std::to_string(execute.rank);
+  return execute.pack.front().staging + "/outcome." + std::to_string(execute.rank);
 }
 
 class RankControl final : public ExecutionControl {
@@ -46,12 +46,13 @@ TEST(RankProcess, DISABLED_executes_its_part) {
   const auto message = decode(bytes.data(), bytes.size());
   ASSERT_TRUE(message.ok()) << message.error().message;
   const auto& execute = std::get<Execute>(*message);
+  const Execute::Member& member = execute.pack.front();
   ExecutionRequest request;
-  request.job = execute.job;
-  request.attempt = execute.attempt;
-  request.staging = execute.staging;
-  for (const auto& [id, folder] : execute.artifacts) request.artifacts[*JobId::parse(id)] = folder;
-  for (const std::string& folder : execute.earlier_checkpoints) request.earlier_checkpoints.emplace_back(folder);
+  request.job = member.job;
+  request.attempt = member.attempt;
+  request.staging = member.staging;
+  for (const auto& [id, folder] : member.artifacts) request.artifacts[*JobId::parse(id)] = folder;
+  for (const std::string& folder : member.earlier_checkpoints) request.earlier_checkpoints.emplace_back(folder);
   request.device = execute.devices.at(execute.rank);
   if (request.device != "cpu") {
     ASSERT_NE(dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL), nullptr) << dlerror();
@@ -66,7 +67,7 @@ TEST(RankProcess, DISABLED_executes_its_part) {
 }
 
 pid_t start_rank(const Execute& execute, const std::map<std::string, std::string>& environment) {
-  const std::string request = execute.staging + "/request." + std::to_string(execute.rank);
+  const std::string request = execute.pack.front().staging + "/request." + std::to_string(execute.rank);
   const Bytes bytes = encode(execute);
   std::ofstream(request, std::ios::binary)
       .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
@@ -115,13 +116,14 @@ std::vector<Outcome> execute_on_ranks(const Execute& execute,
 Outcome RankBench::run(const Job& job) {
   auto& attempts = attempts_[job.id];
   Execute execute;
-  execute.job = job;
-  execute.attempt = static_cast<int>(attempts.size()) + 1;
-  const auto staging = bench_.folder().path() / "ranks" / (job.id.hex() + "." + std::to_string(execute.attempt));
+  Execute::Member& member = execute.pack.emplace_back();
+  member.job = job;
+  member.attempt = static_cast<int>(attempts.size()) + 1;
+  const auto staging = bench_.folder().path() / "ranks" / (job.id.hex() + "." + std::to_string(member.attempt));
   std::filesystem::create_directories(staging);
-  execute.staging = staging.string();
+  member.staging = staging.string();
   for (auto attempt = attempts.rbegin(); attempt != attempts.rend(); ++attempt)
-    execute.earlier_checkpoints.push_back((*attempt / "checkpoints").string());
+    member.earlier_checkpoints.push_back((*attempt / "checkpoints").string());
   attempts.push_back(staging);
   execute.cache = bench_.cache.string();
   execute.devices = devices;

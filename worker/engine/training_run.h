@@ -44,8 +44,8 @@ class TrainingRecipe {
 };
 
 /// A training from its data to its artifact: steps, evaluations, checkpoints, metrics. Whatever the recipe is, it
-/// can be stopped between two steps and goes on bit for bit as if it had not been. Where several processes do the job
-/// (ExecutionRequest::ranks), the leader evaluates, writes checkpoints and leaves the artifact.
+/// can be stopped between two steps and goes on bit for bit as if it had not been. Where several processes do the
+/// job (ExecutionRequest::ranks), the leader evaluates, writes checkpoints and leaves the artifact.
 ///
 /// run() does it all. In a pack (engine/pack.cc) somebody else makes the steps:
 ///

@@ -25,7 +25,8 @@ class StepGraphs {
     GradientSum* gradients = nullptr;
   };
 
-  /// The passes add what `loss` says to `losses`, fp64 [jobs] on the model's device. Model and loss must outlive this.
+  /// The passes add what `loss` says to `losses`, fp64 [jobs] on the model's device. Model and loss must outlive
+  /// this.
   StepGraphs(Model& model, const TrainingLoss& loss, at::Tensor losses, const Options& options);
 
   /// The step, from 0 (of a pack each row has its own), and each job's denominator of the passes that follow.

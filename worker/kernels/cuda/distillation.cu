@@ -147,8 +147,8 @@ using namespace finesweep::cuda;
 
 extern "C" int finesweep_distillation(void* student, const void* teacher, std::int64_t stride,
                                       const std::int64_t* labels, std::int64_t tokens, std::int64_t vocabulary,
-                                      int gradient, float temperature, float alpha, FinesweepDenominator denominator,
-                                      float* losses, int type, void* stream) {
+                                      int gradient, float temperature, float alpha,
+                                      FinesweepDenominator denominator, float* losses, int type, void* stream) {
   if (tokens == 0) return cudaSuccess;
   const Arguments a{student,  teacher,         stride, labels,      vocabulary,
                     gradient, 1 / temperature, alpha,  denominator, losses};

@@ -121,8 +121,7 @@ int finesweep_cross_entropy(void* logits, std::int64_t stride, const std::int64_
 /// this stride, a multiple of 16 bytes.
 int finesweep_distillation(void* student, const void* teacher, std::int64_t stride, const std::int64_t* labels,
                            std::int64_t tokens, std::int64_t vocabulary, int gradient, float temperature,
-                           float alpha, FinesweepDenominator denominator, float* losses, int type,
-                           void* stream);
+                           float alpha, FinesweepDenominator denominator, float* losses, int type, void* stream);
 /// total[0] += sum of values / denominator, in a fixed order; of a pack total[job] those of its tokens.
 int finesweep_add_sum(const float* values, std::int64_t count, FinesweepDenominator denominator, double* total,
                       void* stream);

@@ -85,8 +85,7 @@ using ChunkLoss = std::function<void(const at::Tensor& logits, std::int64_t stri
 /// The sum of such losses of scale · hidden Wᵀ + b, without all logits at once: gradients are computed on the way
 /// forward. The layout may be null where it is no pack's.
 Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
-                const Denominator& denominator, double scale, const Layout& layout,
-                const ChunkLoss& loss) {
+                const Denominator& denominator, double scale, const Layout& layout, const ChunkLoss& loss) {
   const bool hidden_wanted = tape != nullptr && hidden.needs_grad();
   const bool weight_wanted = tape != nullptr && head.weight->trained;
   const bool bias_wanted = tape != nullptr && head.bias != nullptr && head.bias->trained;
@@ -159,14 +158,13 @@ Var linear_loss(Tape* tape, const Var& hidden, const LinearModule& head, const T
 
 Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
                          const Denominator& denominator, double scale, const Layout& layout) {
-  return linear_loss(
-      tape, hidden, head, labels, denominator, scale, layout,
-      [&](const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient,
-          const FinesweepDenominator& divisor, float* losses) {
-        call(&CudaModule::cross_entropy, "cross-entropy", logits, logits.mutable_data_ptr(), stride,
-             labels.labels.const_data_ptr<std::int64_t>() + begin, logits.size(0), logits.size(1), gradient ? 1 : 0,
-             divisor, losses, type_of(logits));
-      });
+  return linear_loss(tape, hidden, head, labels, denominator, scale, layout,
+                     [&](const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient,
+                         const FinesweepDenominator& divisor, float* losses) {
+                       call(&CudaModule::cross_entropy, "cross-entropy", logits, logits.mutable_data_ptr(), stride,
+                            labels.labels.const_data_ptr<std::int64_t>() + begin, logits.size(0), logits.size(1),
+                            gradient ? 1 : 0, divisor, losses, type_of(logits));
+                     });
 }
 
 Var linear_distillation(Tape* tape, const Var& hidden, const LinearModule& head, const TeacherLogits& teacher,
@@ -175,21 +173,21 @@ Var linear_distillation(Tape* tape, const Var& hidden, const LinearModule& head,
   const at::Tensor of_teacher = teacher.scale == 1 ? teacher.hidden : teacher.hidden * teacher.scale;
   const at::Tensor weight = round_weight(*teacher.head->weight, of_teacher.scalar_type());
   at::Tensor buffer;
-  return linear_loss(
-      tape, hidden, head, labels, denominator, scale, {},
-      [&](const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient,
-          const FinesweepDenominator& divisor, float* losses) {
-        const std::int64_t count = logits.size(0), vocabulary = logits.size(1);
-        // The first chunk is the largest.
-        if (!buffer.defined()) buffer = at::empty({count, stride}, of_teacher.options());
-        const at::Tensor products = buffer.narrow(0, 0, count).narrow(1, 0, weight.size(0));
-        multiply(of_teacher.narrow(0, begin, count), weight.t(), products);
-        if (teacher.head->bias != nullptr) products.narrow(1, 0, vocabulary).add_(teacher.head->bias->value);
-        call(&CudaModule::distillation, "distillation", logits, logits.mutable_data_ptr(),
-             products.const_data_ptr(), stride, labels.labels.const_data_ptr<std::int64_t>() + begin, count,
-             vocabulary, gradient ? 1 : 0, static_cast<float>(how.temperature), static_cast<float>(how.alpha),
-             divisor, losses, type_of(logits));
-      });
+  return linear_loss(tape, hidden, head, labels, denominator, scale, {},
+                     [&](const at::Tensor& logits, std::int64_t stride, std::int64_t begin, bool gradient,
+                         const FinesweepDenominator& divisor, float* losses) {
+                       const std::int64_t count = logits.size(0), vocabulary = logits.size(1);
+                       // The first chunk is the largest.
+                       if (!buffer.defined()) buffer = at::empty({count, stride}, of_teacher.options());
+                       const at::Tensor products = buffer.narrow(0, 0, count).narrow(1, 0, weight.size(0));
+                       multiply(of_teacher.narrow(0, begin, count), weight.t(), products);
+                       if (teacher.head->bias != nullptr)
+                         products.narrow(1, 0, vocabulary).add_(teacher.head->bias->value);
+                       call(&CudaModule::distillation, "distillation", logits, logits.mutable_data_ptr(),
+                            products.const_data_ptr(), stride, labels.labels.const_data_ptr<std::int64_t>() + begin,
+                            count, vocabulary, gradient ? 1 : 0, static_cast<float>(how.temperature),
+                            static_cast<float>(how.alpha), divisor, losses, type_of(logits));
+                     });
 }
 
 Var distillation_loss(Tape* tape, const Var& student, const at::Tensor& teacher, const at::Tensor& labels,
