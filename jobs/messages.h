@@ -127,7 +127,15 @@ struct Execute {
   /// leads.
   std::vector<std::string> devices;
   int rank = 0;
+  /// Another process has the device: make everything ready, and wait for Begin.
+  bool ahead = false;
 };
+
+/// The pack that was given ahead has the device now.
+struct Begin {};
+
+/// Another process has the device: nothing stays on it until the next Execute.
+struct LetGo {};
 
 struct ExecuteProgress {
   AttemptKey attempt;
@@ -152,7 +160,7 @@ struct StopExecution {
 
 using Message =
     std::variant<Hello, Heartbeat, Finished, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop, Rejoin, Alive,
-                 Lend, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution, Pulse>;
+                 Lend, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution, Pulse, Begin, LetGo>;
 
 Bytes encode(const Message& message);
 

@@ -66,7 +66,9 @@ inline std::vector<Message> example_messages() {
       ExecuteProgress{attempt, progress},
       Executed{attempt, example_outcome(), true},
       StopExecution{{attempt}},
-      Pulse{}};
+      Pulse{},
+      Begin{},
+      LetGo{}};
 }
 
 }  // namespace finesweep

@@ -137,6 +137,20 @@ void release_cached_memory(c10::Device device) {
   if (!device.is_cpu()) c10::getDeviceAllocator(device.type())->emptyCache();
 }
 
+double free_share(c10::Device device) {
+  if (device.is_cpu()) return 1;
+  const auto [free, total] = c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index());
+  return static_cast<double>(free) / static_cast<double>(total);
+}
+
+double own_share(c10::Device device) {
+  if (device.is_cpu()) return 0;
+  c10::DeviceAllocator& allocator = *c10::getDeviceAllocator(device.type());
+  constexpr auto all = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+  const auto bytes = allocator.getDeviceStats(device.index()).allocated_bytes[all].current;
+  return static_cast<double>(bytes) / static_cast<double>(allocator.getMemoryInfo(device.index()).second);
+}
+
 Json describe_device(const std::string& name) {
   Json json = {{"device", name}, {"libtorch", TORCH_VERSION}};
   const auto device = find_device(name);

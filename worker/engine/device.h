@@ -21,7 +21,10 @@ void begin_memory_peak(c10::Device device);
 bool restart_memory_peak(c10::Device device);
 /// On a GPU the peak of allocated bytes, on a CPU that of the process's resident memory.
 double peak_memory_mb(c10::Device device);
-/// Gives back what the allocator keeps for reuse: after a job ran out of memory.
+/// Gives back what the allocator keeps for reuse.
 void release_cached_memory(c10::Device device);
+/// Of a GPU's memory, the share that nobody uses, and the share of this process's tensors. Of a CPU 1 and 0.
+double free_share(c10::Device device);
+double own_share(c10::Device device);
 
 }  // namespace finesweep::worker

@@ -27,6 +27,17 @@ std::string text_of(const std::optional<BaseQuantization>& quantization) {
   return "nf4 " + std::to_string(quantization->block_size) + (quantization->double_quantization ? " double" : "");
 }
 
+struct Kept {
+  std::string key;
+  std::shared_ptr<const Pretrained> base;
+};
+
+/// One job at a time runs in a process, on one thread.
+Kept& kept() {
+  static Kept instance;
+  return instance;
+}
+
 }  // namespace
 
 std::string fingerprint(const fs::path& path) {
@@ -46,9 +57,7 @@ std::string fingerprint(const fs::path& path) {
 
 Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device,
                                                     KeepLoaded keep) {
-  // One job at a time runs in a process, on one thread.
-  static std::string loaded_key;
-  static std::shared_ptr<const Pretrained> loaded;
+  auto& [loaded_key, loaded] = kept();
   const std::string key = fingerprint(request.path) + "\n" + std::string(c10::toString(request.storage)) + " " +
                           text_of(request.quantization) + " " + device.str();
   if (keep == KeepLoaded::no || loaded_key != key) loaded.reset();
@@ -60,6 +69,10 @@ Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, 
     loaded_key = key;
   }
   return base;
+}
+
+void forget_base() {
+  kept() = {};
 }
 
 }  // namespace finesweep::worker

@@ -70,6 +70,8 @@ class Pack {
   void run() {
     for (Member& member : members_) prepare(member);
     keep_those_that_fit();
+    rehearse();
+    for (Member* member : active()) member->run->await_turn(/*alone=*/trainer_ == nullptr);
     while (!active().empty()) {
       const std::vector<Member*> together = active();
       if (together.size() == 1) {
@@ -182,15 +184,33 @@ class Pack {
     }
   }
 
+  std::unique_ptr<PackTrainer> trainer_of(const std::vector<Member*>& together) {
+    std::vector<PackedTraining> trainings;
+    for (Member* member : together) {
+      trainings.push_back({&member->run->model(), &member->run->training(), *member->waiting.request.job.seed});
+    }
+    return std::make_unique<PackTrainer>(*host_.model, std::move(trainings));
+  }
+
+  /// Where the pack is to wait for its turn: makes its first step ready.
+  void rehearse() {
+    const std::vector<Member*> together = active();
+    if (device_.is_cpu() || together.size() < 2 || together.front()->waiting.control->has_turn()) return;
+    std::vector<std::vector<Batch>> batches;
+    for (Member* member : together) {
+      batches.push_back(member->run->coming_batches());
+      if (batches.back().empty()) return;
+    }
+    trainer_ = trainer_of(together);
+    trainer_->rehearse(batches);
+  }
+
   /// Until somebody leaves.
   void train(const std::vector<Member*>& together) {
     packed_ = std::max(packed_, static_cast<std::int64_t>(together.size()));
-    std::vector<PackedTraining> trainings;
-    for (Member* member : together) {
-      member->run->join_pack(static_cast<std::int64_t>(together.size()));
-      trainings.push_back({&member->run->model(), &member->run->training(), *member->waiting.request.job.seed});
-    }
-    PackTrainer trainer(*host_.model, std::move(trainings));
+    for (Member* member : together) member->run->join_pack(static_cast<std::int64_t>(together.size()));
+    const std::unique_ptr<PackTrainer> made = trainer_ ? std::move(trainer_) : trainer_of(together);
+    PackTrainer& trainer = *made;
     try {
       while (step(trainer, together)) {
       }
@@ -279,7 +299,8 @@ class Pack {
   c10::Device device_;
   JobModel host_;  // goes after those that are packed
   std::vector<Member> members_;
-  std::int64_t packed_ = 1;  // the most that trained together
+  std::unique_ptr<PackTrainer> trainer_;  // of those that are active, made ready
+  std::int64_t packed_ = 1;               // the most that trained together
 };
 
 void run_all(std::vector<Waiting> waiting, const Ended& ended);
