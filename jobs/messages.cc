@@ -185,10 +185,12 @@ void read(const Json& j, ExecuteProgress& m) {
 }
 
 Json write(const Executed& m) {
-  return {{"attempt", m.attempt}, {"outcome", m.outcome}, {"peer_lost", m.peer_lost}};
+  return {
+      {"attempt", m.attempt}, {"outcome", m.outcome}, {"peer_lost", m.peer_lost}, {"memory_share", m.memory_share}};
 }
 void read(const Json& j, Executed& m) {
-  m = {j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>(), j.at("peer_lost").get<bool>()};
+  m = {j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>(), j.at("peer_lost").get<bool>(),
+       j.at("memory_share").get<double>()};
 }
 
 Json write(const StopExecution& m) {

@@ -147,6 +147,8 @@ struct Executed {
   Outcome outcome;
   /// It failed only because another process of the job was lost.
   bool peer_lost = false;
+  /// Of the device's memory, what the process took at most; 1: not known.
+  double memory_share = 1;
 };
 
 /// The process runs, whatever its computing thread does. Sent every second while it works with others on a job.

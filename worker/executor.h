@@ -75,6 +75,9 @@ void execute_pack(const std::vector<PackMember>& members, const std::function<vo
 /// Whether a job may be made ready on the device beside the one that has it: at least half of its memory is free.
 bool has_room_beside(const std::string& device);
 
+/// Of the device's memory, what this process took at most since the last base was loaded.
+double memory_share(const std::string& device);
+
 /// Lets go of what is kept on the device from job to job: weights, workspaces, the allocator's blocks.
 void let_go(const std::string& device);
 

@@ -60,8 +60,8 @@ class MadeUpRunner final : public JobRunner {
     ++packs;
     if (on_start) on_start();
   }
-  void prepare(const Execute& execute) override {
-    std::vector<AttemptKey>& pack = prepared.emplace_back();
+  void prepare(const Execute& execute, bool under_way) override {
+    std::vector<AttemptKey>& pack = (under_way ? prepared : announced).emplace_back();
     for (const auto& member : execute.pack) pack.push_back(member.key());
   }
   void request_stop(const std::vector<AttemptKey>& attempts) override {
@@ -96,7 +96,7 @@ class MadeUpRunner final : public JobRunner {
 
   std::function<void()> on_start;
   std::vector<AttemptKey> running;  // what is not done
-  std::vector<std::vector<AttemptKey>> prepared;
+  std::vector<std::vector<AttemptKey>> announced, prepared;
   int packs = 0;
   std::vector<std::vector<AttemptKey>> stops;
   bool obeys_stop = false;
@@ -316,8 +316,9 @@ TEST_F(AgentPackTest, the_next_pack_is_made_ready_once_the_first_is_under_way) {
     if (runner.packs == 2) return boost::asio::post(io, [&] { runner.finish(Outcome{}); });
     EXPECT_THAT(runner.prepared, IsEmpty());
     boost::asio::post(io, [&] {
+      EXPECT_THAT(runner.announced.back(), ElementsAre(d));
       runner.progress(a, 0);
-      EXPECT_THAT(runner.prepared, IsEmpty()) << "it is seen first what the running one needs of the device";
+      EXPECT_THAT(runner.prepared, IsEmpty());
       runner.progress(b, 1);
       runner.progress(b, 2);
       EXPECT_THAT(runner.prepared, ElementsAre(ElementsAre(d)));
@@ -355,6 +356,7 @@ TEST_F(AgentTest, beside_a_job_whose_times_are_compared_nothing_is_made_ready) {
     }
   };
   work();
+  EXPECT_THAT(runner.announced, IsEmpty());
   EXPECT_THAT(runner.prepared, IsEmpty());
 }
 

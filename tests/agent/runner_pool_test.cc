@@ -251,8 +251,8 @@ TEST_F(PreparedRunnersTest, it_begins_in_the_process_that_made_it_ready_and_the_
   script(2, answers({b_ahead, Begin{}}, done("b")));
   const auto ended = run({a, b}, [&](std::size_t done) {
     if (done > 0) return;
-    boost::asio::post(io, [&] { pool->prepare(b); });
-    boost::asio::post(io, [&] { pool->prepare(b); });  // again: nothing new
+    boost::asio::post(io, [&] { pool->prepare(b, true); });
+    boost::asio::post(io, [&] { pool->prepare(b, true); });  // again: nothing new
   });
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
   wait_until_told(1, bytes({a, LetGo{}}).size());
@@ -266,7 +266,7 @@ TEST_F(PreparedRunnersTest, what_was_made_ready_for_nothing_is_ended) {
   script(1, "while [ ! -s in.2 ]; do sleep 0.01; done\n" + printed(done("a")) + "\n" + answers({a, c}, done("c")));
   script(2, "");
   const auto ended = run({a, c}, [&](std::size_t done) {
-    if (done == 0) boost::asio::post(io, [&] { pool->prepare(pack_of("b")); });
+    if (done == 0) boost::asio::post(io, [&] { pool->prepare(pack_of("b"), true); });
   });
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("c")));
   EXPECT_FALSE(is_there(2));
@@ -278,7 +278,7 @@ TEST_F(PreparedRunnersTest, where_the_process_died_over_it_another_runs_it) {
                 answers({a, b}, done("b")));
   script(2, "while [ ! -s in.2 ]; do sleep 0.01; done; kill -KILL $reader $$");
   const auto ended = run({a, b}, [&](std::size_t done) {
-    if (done == 0) boost::asio::post(io, [&] { pool->prepare(b); });
+    if (done == 0) boost::asio::post(io, [&] { pool->prepare(b, true); });
   });
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
 }

@@ -210,11 +210,13 @@ struct Agent::Impl {
     under_way = false;
     runner.start(execute_of(pack));
     crash_point("worker.started");
+    prepare_next();
   }
 
-  /// The first that waits, once it is seen what the running one needs of the device.
+  /// The first that waits.
   void prepare_next() {
-    if (under_way && may_be_disturbed && !queue.empty() && !stopping) runner.prepare(execute_of(queue.front()));
+    if (!running.empty() && may_be_disturbed && !queue.empty() && !stopping)
+      runner.prepare(execute_of(queue.front()), under_way);
   }
 
   Execute execute_of(const Pack& pack) const {

@@ -200,6 +200,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   std::shared_ptr<RunnerProcess> spare;   // of the next pack
   std::vector<AttemptKey> running;        // of the pack, those that are not done
   std::vector<AttemptKey> prepared;       // the pack that the spare makes ready; empty: none
+  double memory_share = 1;                // of the device, that the last pack took
   std::string killed_because;
   const bool prepares = options.device != "cpu" || std::getenv("FINESWEEP_PREPARE_NEXT") != nullptr;
   bool described = false;  // the device, or that nobody can
@@ -220,6 +221,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   // A process loads libtorch before it can say anything.
   static constexpr std::chrono::minutes kStart{3};
   static constexpr std::chrono::seconds kWatchEvery{1}, kGrace{2};
+  static constexpr double kLittleMemory = 0.2;
 
   bool one_pack_each() const { return options.device == "cpu"; }
 
@@ -301,8 +303,9 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     }
   }
 
-  void prepare(const Execute& execute) {
+  void prepare(const Execute& execute, bool under_way) {
     const std::vector<AttemptKey> keys = keys_of(execute);
+    if (!under_way && memory_share > kLittleMemory) return;
     if (!prepares || closed || execute.devices.size() > 1 || (prepared == keys && is_alive(spare))) return;
     if (!prepared.empty()) drop_spare();
     if (!is_alive(spare)) spare = spawn();
@@ -366,6 +369,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   }
 
   void take_result(int rank, Executed executed) {
+    if (rank == 0) memory_share = executed.memory_share;
     if (executed.outcome.kind == OutcomeKind::failed && executed.peer_lost && !members.empty()) {
       lost_a_peer(executed.attempt, std::move(executed.outcome));
     } else if (rank == 0 || executed.outcome.kind == OutcomeKind::failed) {
@@ -464,8 +468,8 @@ void RunnerPool::set_callbacks(Callbacks callbacks) {
 void RunnerPool::start(const Execute& execute) {
   impl_->start(execute);
 }
-void RunnerPool::prepare(const Execute& execute) {
-  impl_->prepare(execute);
+void RunnerPool::prepare(const Execute& execute, bool under_way) {
+  impl_->prepare(execute, under_way);
 }
 void RunnerPool::request_stop(const std::vector<AttemptKey>& attempts) {
   if (impl_->active && !impl_->running.empty()) impl_->active->send(StopExecution{attempts});

@@ -143,12 +143,14 @@ double free_share(c10::Device device) {
   return static_cast<double>(free) / static_cast<double>(total);
 }
 
-double own_share(c10::Device device) {
-  if (device.is_cpu()) return 0;
+OwnShare own_share(c10::Device device) {
+  if (device.is_cpu()) return {};
   c10::DeviceAllocator& allocator = *c10::getDeviceAllocator(device.type());
   constexpr auto all = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
-  const auto bytes = allocator.getDeviceStats(device.index()).allocated_bytes[all].current;
-  return static_cast<double>(bytes) / static_cast<double>(allocator.getMemoryInfo(device.index()).second);
+  const auto stats = allocator.getDeviceStats(device.index());
+  const auto total = static_cast<double>(allocator.getMemoryInfo(device.index()).second);
+  return {static_cast<double>(stats.allocated_bytes[all].current) / total,
+          static_cast<double>(stats.reserved_bytes[all].peak) / total};
 }
 
 Json describe_device(const std::string& name) {

@@ -23,8 +23,12 @@ bool restart_memory_peak(c10::Device device);
 double peak_memory_mb(c10::Device device);
 /// Gives back what the allocator keeps for reuse.
 void release_cached_memory(c10::Device device);
-/// Of a GPU's memory, the share that nobody uses, and the share of this process's tensors. Of a CPU 1 and 0.
+/// Of a GPU's memory, the share that nobody uses. Of a CPU 1.
 double free_share(c10::Device device);
-double own_share(c10::Device device);
+/// The share of this process's tensors, and what its allocator had at most since begin_memory_peak(). Of a CPU 0.
+struct OwnShare {
+  double now = 0, peak = 0;
+};
+OwnShare own_share(c10::Device device);
 
 }  // namespace finesweep::worker

@@ -139,12 +139,17 @@ bool has_room_beside(const std::string& device) {
   return found && free_share(*found) >= 0.5;
 }
 
+double memory_share(const std::string& device) {
+  const auto found = find_device(device);
+  return found ? own_share(*found).peak : 1;
+}
+
 void let_go(const std::string& device_name) {
   // Small weights may stay: they are soon wanted again, and nobody is short of memory for them.
   constexpr double little = 0.05;
   const auto device = find_device(device_name);
   if (!device || device->is_cpu()) return;
-  if (own_share(*device) > little) {
+  if (own_share(*device).now > little) {
     forget_base();
     forget_teacher_states();
   }

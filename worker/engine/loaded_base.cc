@@ -46,7 +46,8 @@ std::string fingerprint(const fs::path& path) {
   if (fs::is_regular_file(path, ignored)) lines.push_back(fingerprint_of_file(path));
   for (const auto& entry : fs::directory_iterator(path, ignored)) {
     const std::string name = entry.path().filename().string();
-    if (name.ends_with(".safetensors") || name.ends_with(".json"))
+    if (name.ends_with(".safetensors") || name.ends_with(".json") || name.ends_with(".txt") ||
+        name.ends_with(".model"))
       lines.push_back(fingerprint_of_file(entry.path()));
   }
   std::sort(lines.begin(), lines.end());

@@ -161,7 +161,8 @@ class Pack {
     }
   }
 
-  /// The first member's base is the pack's.
+  /// The first member's base is the pack's. It stays in any case, alone where it cannot be packed: so those that do
+  /// not fit come to an end when they are put together again.
   void keep_those_that_fit() {
     const std::vector<Member*> together = active();
     if (together.size() < 2) return;
@@ -172,11 +173,15 @@ class Pack {
     } else {
       std::fprintf(stderr, "jobs are not packed: %s\n", host.error().message.c_str());
     }
+    Status first_fits = host ? Status() : Status(Error{"there is no base"});
     for (Member* member : together) {
-      if (member == together.front() && !host) continue;
-      const Status fits = host ? check_packable(*host_.model, member->run->model(), member->run->parameters())
-                               : Status(Error{"there is no base"});
+      Status fits = first_fits;
+      if (fits) fits = check_packable(*host_.model, member->run->model(), member->run->parameters());
       if (fits) continue;
+      if (member == together.front()) {
+        first_fits = fits;
+        continue;
+      }
       std::fprintf(stderr, "job %s is not packed: %s\n", member->waiting.request.job.id.hex().c_str(),
                    fits.error().message.c_str());
       member->state = State::does_not_fit;
@@ -193,7 +198,7 @@ class Pack {
   }
 
   /// Where the pack is to wait for its turn: makes its first step ready.
-  void rehearse() {
+  void rehearse() try {
     const std::vector<Member*> together = active();
     if (device_.is_cpu() || together.size() < 2 || together.front()->waiting.control->has_turn()) return;
     std::vector<std::vector<Batch>> batches;
@@ -203,6 +208,11 @@ class Pack {
     }
     trainer_ = trainer_of(together);
     trainer_->rehearse(batches);
+  } catch (...) {
+    // There may be memory for it when it is the pack's turn.
+    if (!describe_exception().out_of_memory) throw;
+    trainer_.reset();
+    release_cached_memory(device_);
   }
 
   /// Until somebody leaves.

@@ -81,8 +81,15 @@ std::vector<Batch> TrainingRun::coming_batches() {
   return batches;
 }
 
+void TrainingRun::rehearse() try { trainer_->rehearse(coming_batches()); } catch (...) {
+  // There may be memory for it when it is this job's turn.
+  if (!describe_exception().out_of_memory) throw;
+  training().zero_grads();
+  release_cached_memory(device_);
+}
+
 void TrainingRun::await_turn(bool alone) {
-  if (alone && !control_.has_turn()) trainer_->rehearse(coming_batches());
+  if (alone && !control_.has_turn()) rehearse();
   const auto ready = Clock::now();
   control_.await_turn();
   last_checkpoint_ = last_finished_ = Clock::now();

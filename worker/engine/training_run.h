@@ -111,6 +111,7 @@ class TrainingRun {
   Wish own_wish();
   Wish wish() { return group_ ? agreed_ : own_wish(); }
 
+  void rehearse();
   Status load_data();
   Status load_rows();
   Status load_model();
@@ -142,8 +143,8 @@ class TrainingRun {
   Wish agreed_ = Wish::none;             // of a group, for now
 
   ModelSource source_;
-  std::unique_ptr<JobTask> task_;
-  std::unique_ptr<TaskData> train_, validation_;
+  std::shared_ptr<JobTask> task_;
+  std::shared_ptr<const TaskData> train_, validation_;
   JobModel loaded_;
   std::vector<Parameter*> parameters_;
   std::optional<EpochPlan> plan_;

@@ -298,7 +298,8 @@ Status load_cuda() {
       channel.await_turn();
       crash_point("runner.before_result");
       channel.end_pulse();
-      channel.send(Executed{message.pack[member].key(), std::move(outcome), controls[member].has_lost_peer()});
+      channel.send(Executed{message.pack[member].key(), std::move(outcome), controls[member].has_lost_peer(),
+                            cuda ? memory_share(device) : 1});
     };
     if (message.devices.size() > 1) channel.begin_pulse();
     if (cuda && message.ahead && !has_room_beside(device)) channel.await_turn();
@@ -307,7 +308,13 @@ Status load_cuda() {
       outcome.error = cuda.error().message;
       for (std::size_t i = 0; i < members.size(); ++i) ended(i, outcome);
     } else if (members.size() == 1) {
-      ended(0, execute(members[0].request, *members[0].control));
+      Outcome outcome = execute(members[0].request, *members[0].control);
+      if (outcome.kind == OutcomeKind::failed && !channel.has_turn()) {
+        // It may have lacked what the other process has.
+        channel.await_turn();
+        outcome = execute(members[0].request, *members[0].control);
+      }
+      ended(0, std::move(outcome));
     } else {
       execute_pack(members, ended);
     }
