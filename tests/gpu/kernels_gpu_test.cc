@@ -3,6 +3,9 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "tests/gpu/gpu.h"
 #include "tests/gpu/trained_model.h"
 #include "tests/kernels/support.h"
@@ -16,6 +19,7 @@
 #include "worker/kernels/reference.h"
 #include "worker/models/forward_graphs.h"
 #include "worker/models/pretrained.h"
+#include "worker/training/fused_lora.h"
 #include "worker/training/trainer.h"
 
 namespace finesweep::worker {
@@ -207,6 +211,56 @@ TEST_P(KernelsOnGpu, adapters_on_parts_of_a_stacked_linear_are_their_reference) 
           {x}, {&a1, &b1, &a2, &b2, &weight, &bias},
           [&](Tape* tape, const std::vector<Var>& v) { return linear(tape, v[0], module, layout, kRun); }, 8);
       expect_same(mine, expected, 2 * tolerance());
+    }
+  }
+}
+
+TEST_P(KernelsOnGpu, adapters_in_one_matrix_with_their_base_are_their_reference) {
+  if (type() == at::kFloat) GTEST_SKIP() << "only where values are narrow";
+  for (const bool gradient_has_room : {true, false}) {
+    for (const Sizes& sizes : sizes()) {
+      SCOPED_TRACE(::testing::Message() << sizes.width() << " room " << gradient_has_room);
+      const Layout layout = layout_of(sizes.lengths, 3, 5);
+      const std::int64_t width = sizes.width(), tokens = layout->tokens();
+      Parameter weight = parameter(numbers({3 * width, width}, 1) / std::sqrt(double(width)), type(), false);
+      Parameter bias = parameter(numbers({3 * width}, 2), type(), false);
+      Parameter a1 = parameter(numbers({3, width}, 3) / std::sqrt(double(width)), type(), true);
+      Parameter b1 = parameter(numbers({width, 3}, 4), type(), true);
+      Parameter a2 = parameter(numbers({8, width}, 5) / std::sqrt(double(width)), type(), true);
+      Parameter b2 = parameter(numbers({width, 8}, 6), type(), true);
+      LinearModule module{
+          {"q", "k", "v"}, &weight, &bias, {{&a1, &b1, 0.5, 0, 11, 0}, {&a2, &b2, 0.5, 0, 12, 2 * width}}, {}};
+      const at::Tensor x = numbers({tokens, width}, 7).to(type());
+      const at::Tensor w = weight.value.to(at::kFloat), b = bias.value.to(at::kFloat);
+      const Outcome expected = run_reference(
+          {x}, {&a1, &b1, &a2, &b2},
+          [&](const std::vector<at::Tensor>& v) {
+            return reference::linear(v[0], w, b, {{v[1], v[2], 0.5, {}, 0}, {v[3], v[4], 0.5, {}, 2 * width}},
+                                     Activation::none);
+          },
+          8);
+      std::optional<FusedLora> fused;
+      const Outcome mine = run(
+          {x}, {&a1, &b1, &a2, &b2, &weight, &bias},
+          [&](Tape* tape, const std::vector<Var>& v) {
+            fused.emplace(std::vector<LinearModule*>{&module});
+            EXPECT_EQ(module.room(), 16) << "11 ranks, up to a multiple of eight";
+            Var input = v[0];
+            input.value = empty_with_room(tokens, width, module.room(), v[0].value.options());
+            input.value.copy_(v[0].value);
+            const Var result = linear(tape, input, module, layout, kRun);
+            EXPECT_EQ(result.slot->room, module.room());
+            if (gradient_has_room) {
+              result.slot->grad = empty_with_room(tokens, 3 * width, module.room(), result.value.options());
+              result.slot->grad.zero_();
+            }
+            return result;
+          },
+          8);
+      expect_same(mine, expected, 2 * tolerance());
+      fused.reset();
+      EXPECT_EQ(module.room(), 0);
+      EXPECT_TRUE(a2.value.is_contiguous() && b1.value.is_contiguous());
     }
   }
 }
@@ -577,6 +631,29 @@ TEST_P(StepsOnGpu, captured_steps_are_those_of_the_cpu_with_the_same_dropout) {
     }
     ASSERT_NE(gpu.trainer->graphs(), nullptr);
     EXPECT_GE(gpu.trainer->graphs()->captured(), 2);
+  }
+}
+
+TEST_P(StepsOnGpu, adapters_in_one_matrix_with_their_base_learn_what_they_learn_on_the_cpu) {
+  const TrainedAs how{.rank = 5, .learning_rate = 3e-3, .type = at::kBFloat16, .adapter_dropout = 0};
+  TrainedModel here(GetParam(), c10::Device(c10::kCPU), how), gpu(GetParam(), kGpu, how);
+  for (int step = 0; step < 6; ++step) {
+    SCOPED_TRACE(step);
+    // Rows of one length go through other kernels of attention.
+    const std::vector<std::int64_t> lengths =
+        step % 2 == 0 ? std::vector<std::int64_t>{20, 9, 14} : std::vector<std::int64_t>{32, 32, 32};
+    const std::vector<Batch> batches{batch_of(GetParam(), lengths, step)};
+    const auto expected = here.trainer->step(batches), mine = gpu.trainer->step(batches);
+    ASSERT_TRUE(expected && mine);
+    EXPECT_NEAR(mine->loss, expected->loss, 2e-2 * std::abs(expected->loss));
+    EXPECT_NEAR(mine->grad_norm, expected->grad_norm, 0.1 * expected->grad_norm);
+  }
+  const auto modules = gpu.model->linear_modules();
+  EXPECT_TRUE(std::any_of(modules.begin(), modules.end(), [](const LinearModule* m) { return m->room() > 0; }));
+  gpu.trainer.reset();
+  for (const Parameter* parameter : gpu.adapter->parameters()) {
+    EXPECT_TRUE(parameter->value.is_contiguous());
+    EXPECT_TRUE(at::equal(parameter->value, parameter->master.to(at::kBFloat16)));
   }
 }
 

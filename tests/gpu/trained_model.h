@@ -28,6 +28,7 @@ struct TrainedAs {
   std::uint64_t seed = 77;
   double learning_rate = 0;  // 0: one that suits
   at::ScalarType type = at::kFloat;
+  double adapter_dropout = 0.2;
 };
 
 /// A small model of tests/fixtures and its trainer.
@@ -88,7 +89,7 @@ struct TrainedModel {
       AdapterOptions adapts;
       adapts.rank = how.rank;
       adapts.alpha = how.alpha;
-      adapts.dropout = 0.2;
+      adapts.dropout = how.adapter_dropout;
       adapter = *make_adapter(*model, adapts, how.seed);
       parameters = adapter->parameters();
     }

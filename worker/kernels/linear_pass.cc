@@ -94,9 +94,14 @@ LinearPass::LinearPass(const LinearModule& module, Layout layout, std::int64_t o
       layout_(std::move(layout)),
       out_begin_(out_begin),
       out_count_(out_count < 0 ? module.weight->rows() - out_begin : out_count) {
-  for (const LoraBranch& branch : module.branches) {
+  for (std::size_t i = 0; i < module.branches.size(); ++i) {
+    const LoraBranch& branch = module.branches[i];
     const Columns columns = columns_of(branch.out_begin, branch.b->rows());
-    if (columns.count > 0) loras_.push_back({&branch, columns, {}, {}, {}});
+    if (columns.count == 0) continue;
+    Lora& lora = loras_.emplace_back();
+    lora.branch = &branch;
+    lora.columns = columns;
+    if (module.block) lora.rank_begin = module.block->begins[i];
   }
   for (const ScaleBranch& branch : module.scales) {
     if (branch.on_input) continue;
@@ -141,6 +146,7 @@ at::Tensor LinearPass::multiply(const Parameter& weight, const at::Tensor& x, co
 at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Tensor& residual, bool keeps) {
   const at::Tensor bias =
       module_->bias == nullptr ? at::Tensor() : module_->bias->value.narrow(0, out_begin_, out_count_);
+  if (const at::Tensor z = forward_in_block(x, bias, residual, keeps); z.defined()) return z;
   const at::Tensor z = multiply(*module_->weight, x.value, bias, residual);
   for (Lora& lora : loras_) {
     const LoraBranch& branch = *lora.branch;
@@ -156,6 +162,26 @@ at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Te
   }
   if (keeps) keep(x);
   return z;
+}
+
+at::Tensor LinearPass::forward_in_block(const Var& x, const at::Tensor& bias, const at::Tensor& residual,
+                                        bool keeps) {
+  if (module_->block == nullptr || out_count_ != module_->block->out) return {};
+  const LoraBlock& block = *module_->block;
+  const at::Tensor wide = with_room(x.value, block.ranks);
+  if (!wide.defined()) return {};
+  at::Tensor down = wide.narrow(1, block.in, block.ranks);
+  at::addmm_out(down, down, x.value, block.a().t(), /*beta=*/0, loras_.front().branch->scale);
+  for (Lora& lora : loras_) {
+    lora.input = x.value;
+    lora.down = down.narrow(1, lora.rank_begin, lora.branch->a->rows());
+    if (lora.branch->columns != nullptr) {
+      gpu::keep_own_columns(lora.down, *lora.branch->columns, layout_, /*check=*/false);
+    }
+  }
+  down_is_scaled_ = true;
+  if (keeps) keep(x);
+  return product_with_weight(wide, block.forward_weight(), bias, residual);
 }
 
 void LinearPass::keep(const Var& x) {
@@ -200,7 +226,7 @@ void LinearPass::lora_backward_on_gpu(const Lora& lora, const at::Tensor& dy) co
   if (branch.columns != nullptr) gpu::keep_own_columns(through, *branch.columns, layout_, /*check=*/true);
   if (branch.b->trained) {
     add_scaled_gradient(branch.b->grad.narrow(0, lora.columns.first, lora.columns.count), columns, lora.down,
-                        branch.scale);
+                        down_is_scaled_ ? 1 : branch.scale);
   }
   if (branch.a->trained) add_scaled_gradient(branch.a->grad, through, lora.input, branch.scale);
   if (!input_slot_) return;
@@ -214,6 +240,38 @@ void LinearPass::lora_backward_on_gpu(const Lora& lora, const at::Tensor& dy) co
   }
   const at::Tensor d = product(at::empty({1, branch.a->value.size(1)}, through.options()), 0);
   input_slot_->add(lora.dropout.active() ? masked(d, layout_, lora.dropout) : d);
+}
+
+bool LinearPass::backward_in_block(const at::Tensor& dy) const {
+  if (!down_is_scaled_) return false;
+  const LoraBlock& block = *module_->block;
+  const at::Tensor wide = with_room(dy, block.ranks);
+  if (!wide.defined()) return false;
+  at::Tensor through = wide.narrow(1, block.out, block.ranks);
+  at::addmm_out(through, through, dy, block.b(), /*beta=*/0, loras_.front().branch->scale);
+  for (const Lora& lora : loras_) {
+    const LoraBranch& branch = *lora.branch;
+    const at::Tensor mine = through.narrow(1, lora.rank_begin, branch.a->rows());
+    if (branch.columns != nullptr) gpu::keep_own_columns(mine, *branch.columns, layout_, /*check=*/true);
+    if (branch.b->trained) {
+      add_scaled_gradient(branch.b->grad, dy.narrow(1, lora.columns.begin, lora.columns.count), lora.down, 1);
+    }
+    if (branch.a->trained) add_scaled_gradient(branch.a->grad, mine, lora.input, 1);
+  }
+  if (input_slot_) add_to_input(wide, block.backward_weight());
+  return true;
+}
+
+/// input_slot_ += dy weight; on a GPU in one kernel with what is there.
+void LinearPass::add_to_input(const at::Tensor& dy, const at::Tensor& weight) const {
+  at::Tensor& there = input_slot_->grad;
+  const bool joins = there.defined() && there.is_cuda();
+  const at::Tensor sum = joins ? gpu::Matmul{dy, weight, there, {}, {}, {}}.run() : at::Tensor();
+  if (sum.defined()) {
+    there = sum;
+  } else {
+    input_slot_->add(product_with_transposed_weight(dy, weight));
+  }
 }
 
 void LinearPass::lora_backward(const Lora& lora, const at::Tensor& dy) const {
@@ -246,6 +304,7 @@ void LinearPass::backward(at::Tensor dy) const {
   if (module_->weight->trained) {
     add_weight_gradient(module_->weight->grad.narrow(0, out_begin_, out_count_), dy, input_);
   }
+  if (backward_in_block(dy)) return;
   // On a GPU the base's product adds to what the adapters gave, in one kernel.
   const bool adapters_first = gpu::has_kernels(dy);
   if (adapters_first) {
@@ -254,11 +313,8 @@ void LinearPass::backward(at::Tensor dy) const {
   if (input_slot_) {
     const at::ScalarType type = module_->weight->product_type.value_or(dy.scalar_type());
     const at::Tensor weight = weight_rows(*module_->weight, type, out_begin_, out_count_);
-    at::Tensor& there = input_slot_->grad;
-    const bool joins = there.defined() && there.is_cuda() && type == dy.scalar_type();
-    const at::Tensor sum = joins ? gpu::Matmul{dy, weight, there, {}, {}, {}}.run() : at::Tensor();
-    if (sum.defined()) {
-      there = sum;
+    if (type == dy.scalar_type()) {
+      add_to_input(dy, weight);
     } else {
       input_slot_->add(product_with_transposed_weight(dy.to(type), weight).to(dy.scalar_type()));
     }

@@ -49,6 +49,8 @@ class LinearPass {
   bool trains() const;
   /// Everything that does, trained or not; may hold nulls.
   std::vector<Parameter*> parameters() const;
+  /// So many columns behind those of the result's gradient are of use.
+  std::int64_t room() const { return down_is_scaled_ ? module_->room() : 0; }
   /// Adapters multiply the output, so nothing may be added to it before.
   bool scales_output() const { return !scales_.empty(); }
   /// x Wᵀ + b and adapters, plus `residual` where it is defined (not together with scales_output). `keeps`: the way
@@ -70,8 +72,9 @@ class LinearPass {
     const LoraBranch* branch = nullptr;
     Columns columns;
     Dropout dropout;
-    at::Tensor input;  // dropout(x)
-    at::Tensor down;   // input Aᵀ: [tokens, rank]
+    at::Tensor input;             // dropout(x)
+    at::Tensor down;              // input Aᵀ: [tokens, rank]
+    std::int64_t rank_begin = 0;  // in the module's block
     at::Tensor up() const { return branch->b->value.narrow(0, columns.first, columns.count); }
   };
   struct Scale {
@@ -82,6 +85,10 @@ class LinearPass {
   Columns columns_of(std::int64_t begin, std::int64_t count) const;
   at::Tensor multiply(const Parameter& weight, const at::Tensor& x, const at::Tensor& bias,
                       const at::Tensor& residual) const;
+  /// Both ways through the module's block. Undefined, false: x, dy have no room for it, and nothing was done.
+  at::Tensor forward_in_block(const Var& x, const at::Tensor& bias, const at::Tensor& residual, bool keeps);
+  bool backward_in_block(const at::Tensor& dy) const;
+  void add_to_input(const at::Tensor& dy, const at::Tensor& weight) const;
   void lora_backward(const Lora& lora, const at::Tensor& dy) const;
   void lora_backward_on_gpu(const Lora& lora, const at::Tensor& dy) const;
   void keep(const Var& x);
@@ -91,6 +98,7 @@ class LinearPass {
   std::int64_t out_begin_, out_count_;
   std::vector<Lora> loras_;
   std::vector<Scale> scales_;
+  bool down_is_scaled_ = false;
   std::shared_ptr<GradSlot> input_slot_;
   at::Tensor input_;  // where the weight is trained
 };

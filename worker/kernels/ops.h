@@ -8,6 +8,7 @@
 
 #include "worker/kernels/denominator.h"
 #include "worker/kernels/dropout.h"
+#include "worker/kernels/lora_block.h"
 #include "worker/kernels/parameter.h"
 #include "worker/kernels/tape.h"
 #include "worker/kernels/token_layout.h"
@@ -66,6 +67,12 @@ struct LinearModule {
   /// In a pack, where jobs have their own: of each job the module that its rows go through in place of this one.
   /// They must outlive their use. Empty: all rows go through this one.
   std::vector<const LinearModule*> of_jobs = {};
+  /// Weight and branches as one matrix, where somebody keeps it so (training/fused_lora.h). Their values are views
+  /// of it.
+  std::shared_ptr<const LoraBlock> block = nullptr;
+
+  /// Columns that are wanted behind those of its input, and behind the gradient of its output.
+  std::int64_t room() const { return block == nullptr ? 0 : block->ranks; }
 
   /// Something that `linear` applies is trained.
   bool trains() const;
@@ -112,7 +119,8 @@ Var embed(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, cons
           const at::Tensor& types, const Layout& layout, const Dropout& dropout, at::ScalarType compute_type);
 
 /// norm(x): the beginning of a pre-norm block.
-Var norm(Tape* tape, const Var& x, const NormModule& module);
+/// `room`: so many columns are made behind those of the result, for who multiplies it (LoraBlock); no promise.
+Var norm(Tape* tape, const Var& x, const NormModule& module, std::int64_t room = 0);
 
 /// norm(residual + dropout(x)): the end of a post-norm block. Consumes x: its memory is reused.
 Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const Layout& layout,

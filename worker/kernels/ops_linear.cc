@@ -145,6 +145,7 @@ Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& l
   }
   if (!recorded) return Var(y);
   const Var result = tape->track(y);
+  if (activation == Activation::none) result.slot->room = pass.room();
   const std::vector<Parameter*> parameters = pass.parameters();
   tape->record([slot = result.slot, z = activation == Activation::none ? at::Tensor() : z, pass = std::move(pass),
                 activation] {

@@ -119,7 +119,11 @@ Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layou
   });
 }
 
-Var norm(Tape* tape, const Var& x, const NormModule& module) {
+Var norm(Tape* tape, const Var& x, const NormModule& module, std::int64_t room) {
+  if (room > 0 && gpu::computes(x.value, module)) {
+    const ProfileScope scope("norm", OperatorGroup::normalisation);
+    return gpu::norm_dropout(tape, x, module, nullptr, {}, room);
+  }
   return norm_dropout(tape, x, module, nullptr, {});
 }
 

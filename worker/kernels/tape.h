@@ -12,6 +12,8 @@ namespace finesweep::worker {
 /// Where the gradient of one tensor gathers on the way back. Shared by whoever made the tensor and whoever used it.
 struct GradSlot {
   at::Tensor grad;  // undefined until a consumer has added to it
+  /// So many columns behind those of the gradient are of use to who takes it (kernels/lora_block.h).
+  std::int64_t room = 0;
   /// Adds `gradient`, in place where nobody else holds the tensor that is already there. `gradient` is no view of
   /// memory that others still write.
   void add(const at::Tensor& gradient);

@@ -25,9 +25,12 @@ RankGroups::RankGroups(const std::vector<LinearModule*>& host, const std::vector
     }
     for (const auto& [begin, members] : parts) add(*host[m], members);
   }
+  fused_ = std::make_unique<FusedLora>(host);
+  settle_views();
 }
 
 RankGroups::~RankGroups() {
+  fused_.reset();
   for (LinearModule* module : host_) {
     std::erase_if(module->branches, [](const LoraBranch& branch) { return branch.columns != nullptr; });
   }
@@ -57,17 +60,26 @@ void RankGroups::add(LinearModule& module, const std::vector<Member>& members) {
     group->ranks.push_back({job, begin, count});
     group->columns.jobs.narrow(0, begin, count).fill_(static_cast<std::int64_t>(job));
     group->columns.scales.narrow(0, begin, count).fill_(branch->scale);
-    const Views a{group->a.value.narrow(0, begin, count), group->a.grad.narrow(0, begin, count)};
-    const Views b{group->b.value.narrow(1, begin, count), group->b.grad.narrow(1, begin, count)};
-    a.value.copy_(branch->a->master);
-    b.value.copy_(branch->b->master);
-    views_[branch->a] = a;
-    views_[branch->b] = b;
+    group->branches.push_back(branch);
+    group->a.value.narrow(0, begin, count).copy_(branch->a->master);
+    group->b.value.narrow(1, begin, count).copy_(branch->b->master);
     begin += count;
   }
   module.branches.push_back(
       {&group->a, &group->b, 1.0, first.dropout, first.site, first.out_begin, &group->columns});
   groups_.push_back(std::move(group));
+}
+
+void RankGroups::settle_views() {
+  for (const auto& group : groups_) {
+    for (std::size_t i = 0; i < group->ranks.size(); ++i) {
+      const auto& [job, first, count] = group->ranks[i];
+      views_[group->branches[i]->a] = {group->a.value.narrow(0, first, count),
+                                       group->a.grad.narrow(0, first, count)};
+      views_[group->branches[i]->b] = {group->b.value.narrow(1, first, count),
+                                       group->b.grad.narrow(1, first, count)};
+    }
+  }
 }
 
 RankGroups::Views RankGroups::views(const Parameter* parameter) const {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "worker/kernels/ops.h"
+#include "worker/training/fused_lora.h"
 
 namespace finesweep::worker {
 
@@ -50,6 +51,7 @@ class RankGroups {
       std::int64_t first = 0, count = 0;
     };
     std::vector<Ranks> ranks;
+    std::vector<const LoraBranch*> branches;  // of these jobs
   };
   struct Member {
     std::size_t job = 0;
@@ -57,8 +59,11 @@ class RankGroups {
   };
   void add(LinearModule& module, const std::vector<Member>& members);
 
+  void settle_views();
+
   std::vector<LinearModule*> host_;
   std::vector<std::unique_ptr<Group>> groups_;
+  std::unique_ptr<FusedLora> fused_;  // goes before the groups
   std::map<const Parameter*, Views> views_;
   at::Tensor broken_;
 };

@@ -21,13 +21,17 @@ Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const Trainin
       loss_(std::move(loss)),
       seed_(seed),
       training_(std::move(parameters), settings, total_steps, std::move(masks)),
-      gradients_(group == nullptr ? nullptr : std::make_unique<GradientSum>(training_.parameters(), *group)) {
-  if (!DeviceAdamW::available(training_.parameters())) return;
+      gradients_(group == nullptr ? nullptr : std::make_unique<GradientSum>(training_.parameters(), *group)),
+      on_device_(DeviceAdamW::available(training_.parameters())) {}
+
+void Trainer::settle_on_device() {
+  if (device_optimizer_) return;
+  fused_ = std::make_unique<FusedLora>(model_.linear_modules());
   device_optimizer_ =
       std::make_unique<DeviceAdamW>(training_.parameters(), training_.moments(), training_.optimizer_options());
-  graphs_ =
-      std::make_unique<StepGraphs>(model_, loss_, device_optimizer_->losses(),
-                                   StepGraphs::Options{seed_, settings.gradient_checkpointing, gradients_.get()});
+  graphs_ = std::make_unique<StepGraphs>(
+      model_, loss_, device_optimizer_->losses(),
+      StepGraphs::Options{seed_, training_.settings().gradient_checkpointing, gradients_.get()});
 }
 
 std::vector<Trainer::Share> Trainer::shares_of(const std::vector<Batch>& batches) const {
@@ -99,7 +103,7 @@ Status Trainer::start(const std::vector<Batch>& batches) {
   }
   const AttentionChoice attention(training_.settings().attention);
   const at::NoGradGuard no_graph;  // the tape stands in for libtorch's
-  if (device_optimizer_) {
+  if (on_device_) {
     start_on_device(batches);
   } else {
     const std::int64_t step = training_.steps_done();
@@ -126,7 +130,8 @@ StepReport Trainer::finish() {
 }
 
 void Trainer::rehearse(const std::vector<Batch>& batches) {
-  if (!graphs_ || group_ != nullptr || batches.empty()) return;
+  if (!on_device_ || group_ != nullptr || batches.empty()) return;
+  settle_on_device();
   const AttentionChoice attention(training_.settings().attention);
   const at::NoGradGuard no_graph;
   graphs_->begin(training_.steps_done(), {std::numeric_limits<double>::infinity()});
@@ -153,6 +158,7 @@ void Trainer::pass_on_device(const std::vector<Batch>& batches, double denominat
 }
 
 void Trainer::start_on_device(const std::vector<Batch>& batches) {
+  settle_on_device();
   const std::int64_t count = counted(batches);
   Pending pending;
   pending.step = training_.steps_done();

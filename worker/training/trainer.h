@@ -13,6 +13,7 @@
 #include "worker/data/batch.h"
 #include "worker/models/model.h"
 #include "worker/training/device_adamw.h"
+#include "worker/training/fused_lora.h"
 #include "worker/training/gradient_sum.h"
 #include "worker/training/step_graphs.h"
 #include "worker/training/training.h"
@@ -53,7 +54,7 @@ class Trainer {
   /// Steps that were started and not reported. State is that behind them all.
   std::int64_t unfinished() const { return static_cast<std::int64_t>(pending_.size()); }
 
-  /// Of a GPU whose kernels compute every step; else null.
+  /// Of a GPU whose kernels compute every step, once one was started; else null.
   const StepGraphs* graphs() const { return graphs_.get(); }
 
   /// Its steps are those that were started.
@@ -75,6 +76,8 @@ class Trainer {
   /// Adds up the gradients of the scaled mean loss; returns that.
   double accumulate(const std::vector<Batch>& batches);
   StepReport step_here(const std::vector<Batch>& batches);
+  /// The part on a GPU, made when the first step is: in a pack there is none.
+  void settle_on_device();
   void start_on_device(const std::vector<Batch>& batches);
   void pass_on_device(const std::vector<Batch>& batches, double denominator);
 
@@ -93,6 +96,8 @@ class Trainer {
   };
   std::deque<Pending> pending_;
   /// Of a GPU whose kernels compute every step.
+  const bool on_device_;
+  std::unique_ptr<FusedLora> fused_;
   std::unique_ptr<DeviceAdamW> device_optimizer_;
   std::unique_ptr<StepGraphs> graphs_;
 };

@@ -34,15 +34,17 @@ __global__ void dropout_kernel(const T* x, const T* residual, T* y, std::int64_t
 // ---- a pack's jobs
 
 template <typename T, int kCount>
-__global__ void own_columns(T* x, std::int64_t vectors, int columns, const std::int32_t* token_jobs,
-                            const std::int32_t* column_jobs, const float* scales, std::int32_t* broken) {
+__global__ void own_columns(T* x, std::int64_t vectors, int columns, std::int64_t stride,
+                            const std::int32_t* token_jobs, const std::int32_t* column_jobs, const float* scales,
+                            std::int32_t* broken) {
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= vectors) return;
   const int of_token = columns / kCount;
   const std::int64_t token = i / of_token;
   const int first = static_cast<int>(i - token * of_token) * kCount, job = token_jobs[token];
   float v[kCount];
-  load<kCount>(x + i * kCount, v);
+  T* const at = x + token * stride + first;
+  load<kCount>(at, v);
   bool finite = true;
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
@@ -50,7 +52,7 @@ __global__ void own_columns(T* x, std::int64_t vectors, int columns, const std::
     v[k] = own ? v[k] * scales[first + k] : 0.0f;
     finite &= isfinite(from(to<T>(v[k])));
   }
-  store<kCount>(x + i * kCount, v);
+  store<kCount>(at, v);
   if (broken != nullptr && !finite) broken[job] = 1;
 }
 
@@ -297,9 +299,9 @@ int finesweep_gate_backward(int activation, const void* z, const void* dy, void*
   });
 }
 
-int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, const std::int32_t* token_jobs,
-                          const std::int32_t* column_jobs, const float* scales, std::int32_t* broken, int type,
-                          void* stream) {
+int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, std::int64_t stride,
+                          const std::int32_t* token_jobs, const std::int32_t* column_jobs, const float* scales,
+                          std::int32_t* broken, int type, void* stream) {
   if (tokens * columns == 0) return cudaSuccess;
   return with_type(type, [&](auto like) {
     using T = decltype(like);
@@ -308,11 +310,11 @@ int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, co
     const std::int64_t count = tokens * columns;
     T* values = static_cast<T*>(x);
     const int width = static_cast<int>(columns);
-    if (columns % n == 0 && aligned(x)) {
-      own_columns<T, n><<<blocks_for(count / n, kThreads), kThreads, 0, on>>>(values, count / n, width, token_jobs,
-                                                                              column_jobs, scales, broken);
+    if (columns % n == 0 && stride % n == 0 && aligned(x)) {
+      own_columns<T, n><<<blocks_for(count / n, kThreads), kThreads, 0, on>>>(
+          values, count / n, width, stride, token_jobs, column_jobs, scales, broken);
     } else {
-      own_columns<T, 1><<<blocks_for(count, kThreads), kThreads, 0, on>>>(values, count, width, token_jobs,
+      own_columns<T, 1><<<blocks_for(count, kThreads), kThreads, 0, on>>>(values, count, width, stride, token_jobs,
                                                                           column_jobs, scales, broken);
     }
     return static_cast<int>(cudaGetLastError());

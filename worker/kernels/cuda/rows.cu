@@ -29,6 +29,20 @@ __global__ void gather_rows(const Tables tables, T* out, std::int64_t vectors, s
   store<kCount>(out + i * kCount, sum);
 }
 
+/// A 16-byte piece each.
+__global__ void concatenate(const FinesweepColumns of, char* to, std::int64_t to_stride, std::int64_t pieces,
+                            std::int64_t pieces_of_token, int bytes) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= pieces) return;
+  const std::int64_t token = i / pieces_of_token;
+  std::int64_t column = (i - token * pieces_of_token) * 16;
+  uint4* const target = reinterpret_cast<uint4*>(to + token * to_stride * bytes + column);
+  int part = 0;
+  for (; part < 2 && column >= of.width[part] * bytes; ++part) column -= of.width[part] * bytes;
+  *target = *reinterpret_cast<const uint4*>(static_cast<const char*>(of.from[part]) +
+                                            token * of.stride[part] * bytes + column);
+}
+
 template <typename T>
 __global__ void add_rows(const T* d, const std::int64_t* ids, std::int64_t skipped, float* grad, std::int64_t count,
                          std::int64_t width) {
@@ -161,5 +175,16 @@ int finesweep_mean_backward(const void* dy, const std::int32_t* starts, void* dx
                                                                                   static_cast<T*>(dx), width);
     return static_cast<int>(cudaGetLastError());
   });
+}
+
+int finesweep_concatenate(const FinesweepColumns* columns, void* to, std::int64_t to_stride, std::int64_t tokens,
+                          int type, void* stream) {
+  const int bytes = type == kFloat32 ? 4 : 2;
+  const std::int64_t width = columns->width[0] + columns->width[1] + columns->width[2];
+  const std::int64_t of_token = width * bytes / 16, pieces = tokens * of_token;
+  if (pieces == 0) return cudaSuccess;
+  concatenate<<<blocks_for(pieces, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      *columns, static_cast<char*>(to), to_stride, pieces, of_token, bytes);
+  return static_cast<int>(cudaGetLastError());
 }
 }

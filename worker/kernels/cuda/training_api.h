@@ -103,6 +103,14 @@ int finesweep_add_rows(const void* d, const std::int64_t* ids, std::int64_t skip
 int finesweep_scatter_rows(const void* from, const std::int64_t* index, void* out, std::int64_t count,
                            std::int64_t width, int type, void* stream);
 
+/// Up to three matrices side by side. Widths and distances of rows are multiples of 16 bytes, and so are addresses.
+struct FinesweepColumns {
+  const void* from[3];
+  std::int64_t stride[3], width[3];  // width 0: none
+};
+int finesweep_concatenate(const FinesweepColumns* columns, void* to, std::int64_t to_stride, std::int64_t tokens,
+                          int type, void* stream);
+
 /// y[r] = the mean of x over the tokens starts[r] … starts[r + 1]; and its way back, which writes the dx of those
 /// tokens.
 int finesweep_mean_forward(const void* x, const std::int32_t* starts, void* y, std::int64_t rows,
@@ -129,9 +137,9 @@ int finesweep_add_sum(const float* values, std::int64_t count, FinesweepDenomina
 /// Of a pack's adapters, whose ranks lie side by side: x[t, c] *= scales[c] where the column's job is the token's,
 /// else x[t, c] = 0 whatever it was. `broken` (null: not asked) [jobs] gets a 1 for every job that has a number in
 /// its own columns that is not finite.  x [tokens, columns] contiguous, column_jobs [columns]: -1 for no job
-int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, const std::int32_t* token_jobs,
-                          const std::int32_t* column_jobs, const float* scales, std::int32_t* broken, int type,
-                          void* stream);
+int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, std::int64_t stride,
+                          const std::int32_t* token_jobs, const std::int32_t* column_jobs, const float* scales,
+                          std::int32_t* broken, int type, void* stream);
 
 /// One trained tensor of an optimiser.
 struct FinesweepAdamWTensor {
@@ -262,5 +270,5 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
   X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) \
   X(mean_backward) X(cross_entropy) X(distillation) X(add_sum) X(adamw_chunk) \
   X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
-  X(softmax_backward) X(own_columns) X(flash_fits) X(flash_forward) X(flash_backward)
+  X(softmax_backward) X(own_columns) X(concatenate) X(flash_fits) X(flash_forward) X(flash_backward)
 // clang-format on

@@ -32,7 +32,7 @@ void activate(const at::Tensor& z, const at::Tensor& y, Activation activation) {
 }
 
 void keep_own_columns(const at::Tensor& x, const RankColumns& columns, const Layout& layout, bool check) {
-  call(&CudaModule::own_columns, "the ranks of a pack", x, x.mutable_data_ptr(), x.size(0), x.size(1),
+  call(&CudaModule::own_columns, "the ranks of a pack", x, x.mutable_data_ptr(), x.size(0), x.size(1), x.stride(0),
        layout->on(x.device()).token_jobs.const_data_ptr<std::int32_t>(),
        columns.jobs.const_data_ptr<std::int32_t>(), columns.scales.const_data_ptr<float>(),
        check ? columns.broken.mutable_data_ptr<std::int32_t>() : nullptr, type_of(x));

@@ -81,7 +81,10 @@ void add_fused_gradients(const AttentionInputs& in, const AttentionOptions& opti
                         in.query.value.size(1) == query_width + 2 * key_width;
     at::Tensor d;
     if (packed) {
-      d = at::cat({flat(dq), flat(dk), flat(dv)}, 1);
+      const std::vector<at::Tensor> parts{flat(dq), flat(dk), flat(dv)};
+      d = empty_with_room(parts[0].size(0), in.query.value.size(1), in.query.slot ? in.query.slot->room : 0,
+                          parts[0].options());
+      concatenate(parts, d);
     } else {
       d = at::zeros_like(in.query.value);
       d.narrow(1, in.query_column, query_width).copy_(flat(dq));

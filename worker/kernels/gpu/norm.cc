@@ -77,8 +77,9 @@ bool computes(const at::Tensor& x, const NormModule& module) {
          module.weight->value.scalar_type() == at::kFloat;
 }
 
-Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layout& layout, const Dropout& dropout) {
-  const at::Tensor y = at::empty_like(x.value);
+Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layout& layout, const Dropout& dropout,
+                 std::int64_t room) {
+  const at::Tensor y = empty_with_room(x.value.size(0), x.value.size(1), room, x.value.options());
   const Statistics statistics(x.value);
   const FinesweepDropout output = kernel_view(dropout, layout, y.device());
   forward(x.value, {}, y, statistics, module, {}, output);

@@ -9,7 +9,9 @@ namespace finesweep::worker::gpu {
 
 /// Whether the norm's width is one that the kernels compute.
 bool computes(const at::Tensor& x, const NormModule& module);
-Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layout& layout, const Dropout& dropout);
+/// `room`: so many columns behind the result's.
+Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layout& layout, const Dropout& dropout,
+                 std::int64_t room = 0);
 Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const Layout& layout,
              const Dropout& dropout);
 /// mask · x, or residual + mask · x; `to` may be x.
@@ -25,6 +27,9 @@ void rotate_in_place(const at::Tensor& x, const RotaryTable& table, const at::Te
 /// x [tokens, ranks] *= the scale of its rank where that is the token's job's, else 0. `check`: says in
 /// columns.broken whose numbers are not finite.
 void keep_own_columns(const at::Tensor& x, const RankColumns& columns, const Layout& layout, bool check);
+
+/// to = the columns of these, side by side. Widths and distances are multiples of eight elements.
+void concatenate(const std::vector<at::Tensor>& from, const at::Tensor& to);
 
 /// grad += the sum over rows of dy.
 void add_column_sums(const at::Tensor& grad, const at::Tensor& dy);

@@ -28,6 +28,17 @@ at::Tensor sum_of_rows(const EmbeddingModule& module, const at::Tensor& ids, con
   return sum;
 }
 
+void concatenate(const std::vector<at::Tensor>& from, const at::Tensor& to) {
+  FinesweepColumns columns{};
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    columns.from[i] = from[i].const_data_ptr();
+    columns.stride[i] = from[i].stride(0);
+    columns.width[i] = from[i].size(1);
+  }
+  call(&CudaModule::concatenate, "gradients side by side", to, &columns, to.mutable_data_ptr(), to.stride(0),
+       to.size(0), type_of(to));
+}
+
 void add_rows(const at::Tensor& gradient, const at::Tensor& ids, std::int64_t skipped, const at::Tensor& grad) {
   const at::Tensor from = gradient.contiguous();
   call(&CudaModule::add_rows, "embedding's gradient", from, from.const_data_ptr(),

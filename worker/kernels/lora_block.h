@@ -1,0 +1,37 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace finesweep::worker {
+
+/// On a GPU: a frozen weight W [out, in] and the LoRA on it, A [ranks, in] and B [out, ranks], as one matrix
+///
+///   [ W  B ]
+///   [ A  0 ]
+///
+/// The adapter is then some columns more of the base's products, and takes no pass of its own over their results:
+/// forward [x, s x Aᵀ] [W, B]ᵀ, back [dy, s dy B] [W; A].
+struct LoraBlock {
+  at::Tensor matrix;  // [out + ranks, in + ranks]
+  std::int64_t out = 0, in = 0;
+  /// Of all branches, up to a multiple of eight; those behind the last are 0.
+  std::int64_t ranks = 0;
+  /// Where the ranks of each of the module's branches begin. Of B, rows that are not the branch's are 0.
+  std::vector<std::int64_t> begins;
+
+  at::Tensor a() const { return matrix.narrow(0, out, ranks).narrow(1, 0, in); }
+  at::Tensor b() const { return matrix.narrow(0, 0, out).narrow(1, in, ranks); }
+  at::Tensor forward_weight() const { return matrix.narrow(0, 0, out); }  // [out, in + ranks]
+  at::Tensor backward_weight() const { return matrix.narrow(1, 0, in); }  // [out + ranks, in]
+};
+
+/// [rows, columns], a view of the left part of a matrix that has `room` columns more.
+at::Tensor empty_with_room(std::int64_t rows, std::int64_t columns, std::int64_t room,
+                           const at::TensorOptions& options);
+/// That matrix, where x was made so; else undefined.
+at::Tensor with_room(const at::Tensor& x, std::int64_t room);
+
+}  // namespace finesweep::worker
