@@ -97,7 +97,7 @@ LinearPass::LinearPass(const LinearModule& module, Layout layout, std::int64_t o
   for (std::size_t i = 0; i < module.branches.size(); ++i) {
     const LoraBranch& branch = module.branches[i];
     const Columns columns = columns_of(branch.out_begin, branch.b->rows());
-    if (columns.count == 0) continue;
+    if (columns.count <= 0) continue;
     Lora& lora = loras_.emplace_back();
     lora.branch = &branch;
     lora.columns = columns;
