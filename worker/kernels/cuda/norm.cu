@@ -139,22 +139,26 @@ __global__ void __launch_bounds__(kWarps == 1 ? 128 : 256) backward(const Backwa
     const T* dy = static_cast<const T*>(a.dy) + token * a.dy_stride;
     const float mean = a.mean[token], inverse = a.inverse[token];
     const TokenMask output_mask(a.output, output_site, token);
-    float g[kVectors][kCount], n[kVectors][kCount];
+    // All that is read is asked for before anything waits.
+    float g[kVectors][kCount], n[kVectors][kCount], more[kVectors][kCount];
     float sum_g = 0, sum_gn = 0;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const int column = (i * kLanes + lane) * kCount;
-      if (column < width) {
-        load<kCount>(x + column, n[i]);
-        load<kCount>(dy + column, g[i]);
-        output_mask.apply(g[i], column);
-      } else {
 #pragma unroll
-        for (int k = 0; k < kCount; ++k) {
-          g[i][k] = 0;
-          n[i][k] = mean;
-        }
+      for (int k = 0; k < kCount; ++k) {
+        g[i][k] = more[i][k] = 0;
+        n[i][k] = mean;
       }
+      if (column >= width) continue;
+      load<kCount>(x + column, n[i]);
+      load<kCount>(dy + column, g[i]);
+      if (a.add != nullptr) load<kCount>(static_cast<const T*>(a.add) + token * a.width + column, more[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const int column = (i * kLanes + lane) * kCount;
+      if (column < width) output_mask.apply(g[i], column);
 #pragma unroll
       for (int k = 0; k < kCount; ++k) {
         n[i][k] = (n[i][k] - mean) * inverse;
@@ -184,12 +188,8 @@ __global__ void __launch_bounds__(kWarps == 1 ? 128 : 256) backward(const Backwa
         input_mask.apply(kept, column);
         store<kCount>(static_cast<T*>(a.masked) + token * a.width + column, kept);
       }
-      if (a.add != nullptr) {
-        float more[kCount];
-        load<kCount>(static_cast<const T*>(a.add) + token * a.width + column, more);
 #pragma unroll
-        for (int k = 0; k < kCount; ++k) d[k] += more[k];
-      }
+      for (int k = 0; k < kCount; ++k) d[k] += more[i][k];
       if (a.dx != nullptr) store<kCount>(static_cast<T*>(a.dx) + token * a.width + column, d);
     }
   }

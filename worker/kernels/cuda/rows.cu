@@ -29,18 +29,18 @@ __global__ void gather_rows(const Tables tables, T* out, std::int64_t vectors, s
   store<kCount>(out + i * kCount, sum);
 }
 
-/// A 16-byte piece each.
-__global__ void concatenate(const FinesweepColumns of, char* to, std::int64_t to_stride, std::int64_t pieces,
-                            std::int64_t pieces_of_token, int bytes) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= pieces) return;
-  const std::int64_t token = i / pieces_of_token;
-  std::int64_t column = (i - token * pieces_of_token) * 16;
-  uint4* const target = reinterpret_cast<uint4*>(to + token * to_stride * bytes + column);
-  int part = 0;
-  for (; part < 2 && column >= of.width[part] * bytes; ++part) column -= of.width[part] * bytes;
-  *target = *reinterpret_cast<const uint4*>(static_cast<const char*>(of.from[part]) +
-                                            token * of.stride[part] * bytes + column);
+/// A token each block, a 16-byte piece of it a thread. Widths, distances in bytes.
+__global__ void __launch_bounds__(kThreads)
+    concatenate(const char* first, const char* second, const char* third, std::int64_t first_stride,
+                std::int64_t second_stride, std::int64_t third_stride, int first_width, int two_widths, int width,
+                char* to, std::int64_t to_stride) {
+  const std::int64_t token = blockIdx.x;
+  for (int column = static_cast<int>(threadIdx.x) * 16; column < width; column += kThreads * 16) {
+    const char* from = column < first_width  ? first + token * first_stride + column
+                       : column < two_widths ? second + token * second_stride + (column - first_width)
+                                             : third + token * third_stride + (column - two_widths);
+    *reinterpret_cast<uint4*>(to + token * to_stride + column) = *reinterpret_cast<const uint4*>(from);
+  }
 }
 
 template <typename T>
@@ -179,12 +179,14 @@ int finesweep_mean_backward(const void* dy, const std::int32_t* starts, void* dx
 
 int finesweep_concatenate(const FinesweepColumns* columns, void* to, std::int64_t to_stride, std::int64_t tokens,
                           int type, void* stream) {
-  const int bytes = type == kFloat32 ? 4 : 2;
-  const std::int64_t width = columns->width[0] + columns->width[1] + columns->width[2];
-  const std::int64_t of_token = width * bytes / 16, pieces = tokens * of_token;
-  if (pieces == 0) return cudaSuccess;
-  concatenate<<<blocks_for(pieces, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      *columns, static_cast<char*>(to), to_stride, pieces, of_token, bytes);
+  if (tokens == 0) return cudaSuccess;
+  const std::int64_t bytes = type == kFloat32 ? 4 : 2;
+  const FinesweepColumns& c = *columns;
+  const auto from = [&](int i) { return static_cast<const char*>(c.from[i]); };
+  const auto first = static_cast<int>(c.width[0] * bytes), two = first + static_cast<int>(c.width[1] * bytes);
+  concatenate<<<static_cast<unsigned>(tokens), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      from(0), from(1), from(2), c.stride[0] * bytes, c.stride[1] * bytes, c.stride[2] * bytes, first, two,
+      two + static_cast<int>(c.width[2] * bytes), static_cast<char*>(to), to_stride * bytes);
   return static_cast<int>(cudaGetLastError());
 }
 }
