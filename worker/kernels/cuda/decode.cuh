@@ -7,12 +7,18 @@
 #include <cstdint>
 
 #include "worker/kernels/cuda/api.h"
+#include "worker/kernels/cuda/launch.cuh"
 
 // What the kernels for decoding share. They are small and follow one another at once, so each may begin while the
 // one before it still runs (programmatic dependent launch): up to wait_for_predecessor() a kernel reads only what
 // no kernel of the step writes, weights above all, and each calls it in every thread before it writes or ends.
 
 namespace finesweep_decode {
+
+using finesweep::cuda::device_facts;
+using finesweep::cuda::launch;
+using finesweep::cuda::let_successor_begin;
+using finesweep::cuda::wait_for_predecessor;
 
 /// Values of T in 16 bytes.
 template <typename T>
@@ -67,17 +73,6 @@ __device__ inline uint4 load_weight(const void* address) {
   return v;
 }
 
-__device__ inline void wait_for_predecessor() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ inline void let_successor_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 __device__ inline void copy_to_shared(void* to, const void* from) {
   const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
   asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
@@ -113,51 +108,6 @@ __device__ inline float activate(float z, int activation) {
       return z / (1.0f + expf(-z));
   }
   return z;
-}
-
-/// What this process knows of its devices.
-struct DeviceFacts {
-  int processors = 1;
-  bool overlaps = false;  // has programmatic dependent launch
-};
-inline const DeviceFacts& device_facts() {
-  constexpr int kDevices = 64;
-  static DeviceFacts facts[kDevices];
-  static bool known[kDevices] = {};
-  int device = 0;
-  cudaGetDevice(&device);
-  if (device >= kDevices) device = 0;
-  if (!known[device]) {
-    int major = 0;
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    cudaDeviceGetAttribute(&facts[device].processors, cudaDevAttrMultiProcessorCount, device);
-    facts[device].overlaps = major >= 9;
-    known[device] = true;
-  }
-  return facts[device];
-}
-
-/// `overlaps`: it may begin while the kernel before it runs.
-template <typename... Parameters, typename... Arguments>
-int launch(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t shared, void* stream, bool overlaps,
-           Arguments... arguments) {
-  // Beyond 48 KB a kernel has to ask.
-  if (shared > 40 * 1024) {
-    const cudaError_t failed =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-    if (failed != cudaSuccess) return failed;
-  }
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared;
-  config.stream = static_cast<cudaStream_t>(stream);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = overlaps && device_facts().overlaps ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 
 inline std::int64_t divide_up(std::int64_t a, std::int64_t b) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "worker/kernels/cuda/api.h"
+#include "worker/kernels/cuda/launch.cuh"
 
 // What the kernels share: conversions, 16-byte vectors, sums over warps, Philox, the choice of a type.
 

@@ -37,6 +37,7 @@ template <typename T, int kCount>
 __global__ void own_columns(T* x, std::int64_t vectors, int columns, std::int64_t stride,
                             const std::int32_t* token_jobs, const std::int32_t* column_jobs, const float* scales,
                             std::int32_t* broken) {
+  wait_for_predecessor();
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= vectors) return;
   const int of_token = columns / kCount;
@@ -98,6 +99,7 @@ __device__ inline float act_gradient(float x) {
 
 template <typename T, int kActivation, int kCount>
 __global__ void forward(const T* z, T* y, std::int64_t vectors) {
+  wait_for_predecessor();
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= vectors) return;
   float v[kCount];
@@ -227,11 +229,10 @@ int finesweep_activation_forward(int activation, const void* z, void* y, std::in
       const T* from = static_cast<const T*>(z);
       T* out = static_cast<T*>(y);
       if (count % n == 0 && aligned(z) && aligned(y)) {
-        forward<T, k, n><<<blocks_for(count / n, kThreads), kThreads, 0, on>>>(from, out, count / n);
-      } else {
-        forward<T, k, 1><<<blocks_for(count, kThreads), kThreads, 0, on>>>(from, out, count);
+        return launch(forward<T, k, n>, dim3(blocks_for(count / n, kThreads)), kThreads, 0, on, true, from, out,
+                      count / n);
       }
-      return static_cast<int>(cudaGetLastError());
+      return launch(forward<T, k, 1>, dim3(blocks_for(count, kThreads)), kThreads, 0, on, true, from, out, count);
     });
   });
 }
@@ -311,13 +312,11 @@ int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, st
     T* values = static_cast<T*>(x);
     const int width = static_cast<int>(columns);
     if (columns % n == 0 && stride % n == 0 && aligned(x)) {
-      own_columns<T, n><<<blocks_for(count / n, kThreads), kThreads, 0, on>>>(
-          values, count / n, width, stride, token_jobs, column_jobs, scales, broken);
-    } else {
-      own_columns<T, 1><<<blocks_for(count, kThreads), kThreads, 0, on>>>(values, count, width, stride, token_jobs,
-                                                                          column_jobs, scales, broken);
+      return launch(own_columns<T, n>, dim3(blocks_for(count / n, kThreads)), kThreads, 0, on, true, values,
+                    count / n, width, stride, token_jobs, column_jobs, scales, broken);
     }
-    return static_cast<int>(cudaGetLastError());
+    return launch(own_columns<T, 1>, dim3(blocks_for(count, kThreads)), kThreads, 0, on, true, values, count, width,
+                  stride, token_jobs, column_jobs, scales, broken);
   });
 }
 

@@ -47,14 +47,15 @@ struct Tile {
     }
   }
   /// The same on the side: good after wait_for_groups() and __syncthreads().
+  template <int kThreads>
   __device__ void fetch(const T* from_row, std::int64_t stride, int first, int count, int size) {
     if (size % 8 == 0) {
-      fetch_pieces<8>(from_row, stride, first, count, size);
+      fetch_pieces<8, kThreads>(from_row, stride, first, count, size);
     } else {
-      fetch_pieces<2>(from_row, stride, first, count, size);
+      fetch_pieces<2, kThreads>(from_row, stride, first, count, size);
     }
   }
-  template <int kColumns>
+  template <int kColumns, int kThreads>
   __device__ void fetch_pieces(const T* from_row, std::int64_t stride, int first, int count, int size) {
     constexpr int kPieces = kSize / kColumns;
 #pragma unroll
@@ -236,25 +237,30 @@ struct KeptOfKeys {
   }
 };
 
-template <typename T, int kSize, bool kWhole>
-__global__ void __launch_bounds__(kThreads)
+/// kWarps · 16 queries of a head a block.
+template <typename T, int kSize, bool kWhole, int kWarps>
+__global__ void __launch_bounds__(kWarps * 32, kSize > 32    ? 1
+                                               : kWarps == 8 ? 2
+                                                             : 4)
     flash_forward(const FinesweepFlash a, T* out, std::int64_t out_stride, float* log_sum) {
   // Of one tile while the next one is fetched.
   __shared__ Tile<T, kSize> key_tiles[2], value_tiles[2];
+  constexpr int kQueries = kWarps * 16;
+  wait_for_predecessor();
   const Place place(a, blockIdx.z, blockIdx.y);
   const int size = kWhole ? kSize : static_cast<int>(a.size);
-  const int first = static_cast<int>(blockIdx.x) * kTile;
+  const int first = static_cast<int>(blockIdx.x) * kQueries;
   if (first >= place.queries) return;
   const int lane = threadIdx.x % 32, warp_first = first + static_cast<int>(threadIdx.x) / 32 * 16;
   const T* query = static_cast<const T*>(a.query) + place.query_begin * a.query_stride + place.head * size;
   const T* key = static_cast<const T*>(a.key) + place.key_begin * a.key_stride + place.key_head * size;
   const T* value = static_cast<const T*>(a.value) + place.key_begin * a.key_stride + place.key_head * size;
-  const int last = a.causal ? min(place.keys, min(first + kTile, place.queries) + place.offset) : place.keys;
+  const int last = a.causal ? min(place.keys, min(first + kQueries, place.queries) + place.offset) : place.keys;
   const int begin =
       a.window > 0 ? max(0, first + place.offset + 1 - static_cast<int>(a.window)) / kTile * kTile : 0;
   const auto fetch = [&](int stage, int first_key) {
-    key_tiles[stage].fetch(key, a.key_stride, first_key, place.keys, size);
-    value_tiles[stage].fetch(value, a.key_stride, first_key, place.keys, size);
+    key_tiles[stage].template fetch<kWarps * 32>(key, a.key_stride, first_key, place.keys, size);
+    value_tiles[stage].template fetch<kWarps * 32>(value, a.key_stride, first_key, place.keys, size);
   };
   if (begin < last) fetch(0, begin);
   end_group();
@@ -538,11 +544,16 @@ int finesweep_flash_forward(const FinesweepFlash* what, void* out, std::int64_t 
   if (a.rows * a.longest_query == 0) return cudaSuccess;
   return with_kernel(type, a.size, [&](auto like, auto size, auto whole) {
     using T = decltype(like);
-    const dim3 grid(blocks_for(a.longest_query, kTile), static_cast<unsigned>(a.heads),
-                    static_cast<unsigned>(a.rows));
-    flash_forward<T, decltype(size)::value, decltype(whole)::value>
-        <<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(a, static_cast<T*>(out), out_stride, log_sum);
-    return static_cast<int>(cudaGetLastError());
+    // Eight warps read the keys once for twice the queries, where there are as many.
+    const auto with_warps = [&](auto warps) {
+      constexpr int kWarps = decltype(warps)::value;
+      const dim3 grid(blocks_for(a.longest_query, kWarps * 16), static_cast<unsigned>(a.heads),
+                      static_cast<unsigned>(a.rows));
+      return launch(flash_forward<T, decltype(size)::value, decltype(whole)::value, kWarps>, grid, kWarps * 32, 0,
+                    stream, true, a, static_cast<T*>(out), out_stride, log_sum);
+    };
+    if (a.longest_query <= kTile) return with_warps(std::integral_constant<int, 4>());
+    return with_warps(std::integral_constant<int, 8>());
   });
 }
 

@@ -35,6 +35,7 @@ struct BackwardArguments {
 template <typename T, int kCount, int kVectors, int kWarps>
 __global__ void __launch_bounds__(kWarps == 1 ? 128 : 256) forward(const ForwardArguments a) {
   __shared__ float shared[kWarps];
+  wait_for_predecessor();
   constexpr int kLanes = 32 * kWarps;
   const int lane = threadIdx.x % kLanes;
   const std::int64_t token =
@@ -115,6 +116,7 @@ __global__ void __launch_bounds__(kWarps == 1 ? 128 : 256) forward(const Forward
 template <typename T, int kCount, int kVectors, int kWarps, bool kParameters>
 __global__ void __launch_bounds__(kWarps == 1 ? 128 : 256) backward(const BackwardArguments a) {
   __shared__ float shared[kWarps];
+  wait_for_predecessor();
   constexpr int kLanes = 32 * kWarps;
   constexpr int kTokens = kWarps == 1 ? kTokensOfBlock : 1;
   const int lane = threadIdx.x % kLanes, mine = kWarps == 1 ? threadIdx.x / 32 : 0;
@@ -231,21 +233,18 @@ __global__ void __launch_bounds__(kWarps == 1 ? 128 : 256) backward(const Backwa
 }
 
 template <typename T, int kCount, int kVectors, int kWarps>
-int launch(const ForwardArguments& a, cudaStream_t stream) {
+int launch_norm(const ForwardArguments& a, cudaStream_t stream) {
   const unsigned blocks = blocks_for(a.tokens, kWarps == 1 ? kTokensOfBlock : 1);
-  forward<T, kCount, kVectors, kWarps><<<blocks, kWarps == 1 ? 128 : 256, 0, stream>>>(a);
-  return cudaGetLastError();
+  return launch(forward<T, kCount, kVectors, kWarps>, dim3(blocks), kWarps == 1 ? 128 : 256, 0, stream, true, a);
 }
 template <typename T, int kCount, int kVectors, int kWarps>
-int launch(const BackwardArguments& a, cudaStream_t stream) {
+int launch_norm(const BackwardArguments& a, cudaStream_t stream) {
   constexpr int kThreads = kWarps == 1 ? 128 : 256;
   if (a.partial != nullptr) {
-    backward<T, kCount, kVectors, kWarps, true><<<kPartialRows, kThreads, 0, stream>>>(a);
-  } else {
-    const unsigned blocks = blocks_for(a.tokens, kWarps == 1 ? kTokensOfBlock : 1);
-    backward<T, kCount, kVectors, kWarps, false><<<blocks, kThreads, 0, stream>>>(a);
+    return launch(backward<T, kCount, kVectors, kWarps, true>, dim3(kPartialRows), kThreads, 0, stream, true, a);
   }
-  return cudaGetLastError();
+  const unsigned blocks = blocks_for(a.tokens, kWarps == 1 ? kTokensOfBlock : 1);
+  return launch(backward<T, kCount, kVectors, kWarps, false>, dim3(blocks), kThreads, 0, stream, true, a);
 }
 
 /// Calls the kernel that fits the width.
@@ -253,17 +252,17 @@ template <typename T, int kCount, typename Arguments>
 int choose(const Arguments& a, cudaStream_t stream) {
   constexpr int kWarp = 32 * kCount, kBlock = 8 * kWarp;
   if constexpr (kCount == 1) {
-    if (a.width <= 4 * kWarp) return launch<T, 1, 4, 1>(a, stream);
-    if (a.width <= kBlock) return launch<T, 1, 1, 8>(a, stream);
-    if (a.width <= 8 * kBlock) return launch<T, 1, 8, 8>(a, stream);
+    if (a.width <= 4 * kWarp) return launch_norm<T, 1, 4, 1>(a, stream);
+    if (a.width <= kBlock) return launch_norm<T, 1, 1, 8>(a, stream);
+    if (a.width <= 8 * kBlock) return launch_norm<T, 1, 8, 8>(a, stream);
   } else {
-    if (a.width <= kWarp) return launch<T, kCount, 1, 1>(a, stream);
-    if (a.width <= 2 * kWarp) return launch<T, kCount, 2, 1>(a, stream);
-    if (a.width <= 3 * kWarp) return launch<T, kCount, 3, 1>(a, stream);
-    if (a.width <= 4 * kWarp) return launch<T, kCount, 4, 1>(a, stream);
-    if (a.width <= kBlock) return launch<T, kCount, 1, 8>(a, stream);
-    if (a.width <= 2 * kBlock) return launch<T, kCount, 2, 8>(a, stream);
-    if (a.width <= 4 * kBlock) return launch<T, kCount, 4, 8>(a, stream);
+    if (a.width <= kWarp) return launch_norm<T, kCount, 1, 1>(a, stream);
+    if (a.width <= 2 * kWarp) return launch_norm<T, kCount, 2, 1>(a, stream);
+    if (a.width <= 3 * kWarp) return launch_norm<T, kCount, 3, 1>(a, stream);
+    if (a.width <= 4 * kWarp) return launch_norm<T, kCount, 4, 1>(a, stream);
+    if (a.width <= kBlock) return launch_norm<T, kCount, 1, 8>(a, stream);
+    if (a.width <= 2 * kBlock) return launch_norm<T, kCount, 2, 8>(a, stream);
+    if (a.width <= 4 * kBlock) return launch_norm<T, kCount, 4, 8>(a, stream);
   }
   return cudaErrorInvalidValue;
 }

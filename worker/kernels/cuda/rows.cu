@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "worker/kernels/cuda/device.cuh"
 
 // Rows of tables and of tokens: embeddings and pooling.
@@ -30,12 +32,13 @@ __global__ void gather_rows(const Tables tables, T* out, std::int64_t vectors, s
 }
 
 /// A token each block, a 16-byte piece of it a thread. Widths, distances in bytes.
-__global__ void __launch_bounds__(kThreads)
-    concatenate(const char* first, const char* second, const char* third, std::int64_t first_stride,
-                std::int64_t second_stride, std::int64_t third_stride, int first_width, int two_widths, int width,
-                char* to, std::int64_t to_stride) {
+__global__ void concatenate(const char* first, const char* second, const char* third, std::int64_t first_stride,
+                            std::int64_t second_stride, std::int64_t third_stride, int first_width, int two_widths,
+                            int width, char* to, std::int64_t to_stride) {
+  wait_for_predecessor();
   const std::int64_t token = blockIdx.x;
-  for (int column = static_cast<int>(threadIdx.x) * 16; column < width; column += kThreads * 16) {
+  for (int column = static_cast<int>(threadIdx.x) * 16; column < width;
+       column += static_cast<int>(blockDim.x) * 16) {
     const char* from = column < first_width  ? first + token * first_stride + column
                        : column < two_widths ? second + token * second_stride + (column - first_width)
                                              : third + token * third_stride + (column - two_widths);
@@ -184,9 +187,10 @@ int finesweep_concatenate(const FinesweepColumns* columns, void* to, std::int64_
   const FinesweepColumns& c = *columns;
   const auto from = [&](int i) { return static_cast<const char*>(c.from[i]); };
   const auto first = static_cast<int>(c.width[0] * bytes), two = first + static_cast<int>(c.width[1] * bytes);
-  concatenate<<<static_cast<unsigned>(tokens), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      from(0), from(1), from(2), c.stride[0] * bytes, c.stride[1] * bytes, c.stride[2] * bytes, first, two,
-      two + static_cast<int>(c.width[2] * bytes), static_cast<char*>(to), to_stride * bytes);
-  return static_cast<int>(cudaGetLastError());
+  const int width = two + static_cast<int>(c.width[2] * bytes);
+  const unsigned threads = std::min(512u, blocks_for(width, 512) * 32);
+  return launch(concatenate, dim3(static_cast<unsigned>(tokens)), static_cast<int>(threads), 0, stream, true,
+                from(0), from(1), from(2), c.stride[0] * bytes, c.stride[1] * bytes, c.stride[2] * bytes, first,
+                two, width, static_cast<char*>(to), to_stride * bytes);
 }
 }
