@@ -47,6 +47,10 @@ template <>
 constexpr std::uint16_t kType<StopExecution> = 36;
 template <>
 constexpr std::uint16_t kType<Pulse> = 37;
+template <>
+constexpr std::uint16_t kType<Begin> = 38;
+template <>
+constexpr std::uint16_t kType<LetGo> = 39;
 
 Json write(const Hello& m) {
   return {{"host", m.host},
@@ -165,11 +169,8 @@ Json write(const Execute& m) {
                     {"artifacts", member.artifacts},
                     {"earlier_checkpoints", member.earlier_checkpoints},
                     {"log", member.log}});
-  return {{"pack", std::move(pack)},
-          {"threads", m.threads},
-          {"cache", m.cache},
-          {"devices", m.devices},
-          {"rank", m.rank}};
+  return {{"pack", std::move(pack)}, {"threads", m.threads}, {"cache", m.cache},
+          {"devices", m.devices},    {"rank", m.rank},       {"ahead", m.ahead}};
 }
 void read(const Json& j, Execute& m) {
   for (const Json& member : j.at("pack"))
@@ -182,6 +183,7 @@ void read(const Json& j, Execute& m) {
   m.cache = j.at("cache").get<std::string>();
   m.devices = j.at("devices").get<std::vector<std::string>>();
   m.rank = checked_integer<int>(j.at("rank"));
+  m.ahead = j.at("ahead").get<bool>();
 }
 
 Json write(const ExecuteProgress& m) {
@@ -192,10 +194,12 @@ void read(const Json& j, ExecuteProgress& m) {
 }
 
 Json write(const Executed& m) {
-  return {{"attempt", m.attempt}, {"outcome", m.outcome}, {"peer_lost", m.peer_lost}};
+  return {
+      {"attempt", m.attempt}, {"outcome", m.outcome}, {"peer_lost", m.peer_lost}, {"memory_share", m.memory_share}};
 }
 void read(const Json& j, Executed& m) {
-  m = {j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>(), j.at("peer_lost").get<bool>()};
+  m = {j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>(), j.at("peer_lost").get<bool>(),
+       j.at("memory_share").get<double>()};
 }
 
 Json write(const StopExecution& m) {
@@ -208,6 +212,14 @@ Json write(const Pulse&) {
   return Json::object();
 }
 void read(const Json&, Pulse&) {}
+Json write(const Begin&) {
+  return Json::object();
+}
+void read(const Json&, Begin&) {}
+Json write(const LetGo&) {
+  return Json::object();
+}
+void read(const Json&, LetGo&) {}
 
 /// Tries the alternatives of Message one after the other until one has the frame's type.
 template <std::size_t index = 0>

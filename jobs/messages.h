@@ -134,7 +134,15 @@ struct Execute {
   /// leads.
   std::vector<std::string> devices;
   int rank = 0;
+  /// Another process has the device: make everything ready, and wait for Begin.
+  bool ahead = false;
 };
+
+/// The pack that was given ahead has the device now.
+struct Begin {};
+
+/// Another process has the device: nothing stays on it until the next Execute.
+struct LetGo {};
 
 struct ExecuteProgress {
   AttemptKey attempt;
@@ -146,6 +154,8 @@ struct Executed {
   Outcome outcome;
   /// It failed only because another process of the job was lost.
   bool peer_lost = false;
+  /// Of the device's memory, what the process took at most; 1: not known.
+  double memory_share = 1;
 };
 
 /// The process runs, whatever its computing thread does. Sent every second while it works with others on a job.
@@ -159,7 +169,7 @@ struct StopExecution {
 
 using Message =
     std::variant<Hello, Heartbeat, Finished, Revoked, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop, Rejoin,
-                 Alive, Lend, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution, Pulse>;
+                 Alive, Lend, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution, Pulse, Begin, LetGo>;
 
 Bytes encode(const Message& message);
 

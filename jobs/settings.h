@@ -135,12 +135,14 @@ struct DataContext {
   std::string prompt;            // around {source}; empty: the source alone
   LossOn loss_on = LossOn::target;
   TextRows rows = TextRows::samples;
+  bool operator==(const DataContext&) const = default;
 };
 
 struct JobContext {
   Task task = Task::classification;
   std::string model;  // absolute path of a Hugging Face directory or a GGUF file
   DataContext data;
+  bool operator==(const JobContext&) const = default;
 };
 
 Result<JobContext> read_job_context(const Json& context);

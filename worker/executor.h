@@ -45,6 +45,11 @@ class ExecutionControl {
   virtual bool stop_requested() = 0;
   /// This attempt fails only because another process of it was lost: what became of that one is the cause.
   virtual void peer_lost() {}
+  /// Called once, when data and model are ready and the work itself is to begin: waits until the device is this
+  /// job's. Until then another process has it, so nothing is written and little is computed.
+  virtual void await_turn() {}
+  /// Whether await_turn() would return at once.
+  virtual bool has_turn() { return true; }
 };
 
 /// Runs the job to its end on the calling thread. Never throws: a library's exception, an out-of-memory or a
@@ -66,6 +71,15 @@ struct PackMember {
 ///
 /// Who trained beside others has the number of jobs as outcome.environment["pack"], and no metric peak_memory_mb.
 void execute_pack(const std::vector<PackMember>& members, const std::function<void(std::size_t, Outcome)>& ended);
+
+/// Whether a job may be made ready on the device beside the one that has it: at least half of its memory is free.
+bool has_room_beside(const std::string& device);
+
+/// Of the device's memory, what this process took at most since the last base was loaded.
+double memory_share(const std::string& device);
+
+/// Lets go of what is kept on the device from job to job: weights, workspaces, the allocator's blocks.
+void let_go(const std::string& device);
 
 /// For `doctor` and for the workers: {"device": "cpu"|"cuda:0", "name", "memory_mb", "bf16", "libtorch", "cuda",
 /// …}.

@@ -60,6 +60,10 @@ class MadeUpRunner final : public JobRunner {
     ++packs;
     if (on_start) on_start();
   }
+  void prepare(const Execute& execute, bool under_way) override {
+    std::vector<AttemptKey>& pack = (under_way ? prepared : announced).emplace_back();
+    for (const auto& member : execute.pack) pack.push_back(member.key());
+  }
   void request_stop(const std::vector<AttemptKey>& attempts) override {
     stops.push_back(attempts);
     if (!obeys_stop) return;
@@ -92,6 +96,7 @@ class MadeUpRunner final : public JobRunner {
 
   std::function<void()> on_start;
   std::vector<AttemptKey> running;  // what is not done
+  std::vector<std::vector<AttemptKey>> announced, prepared;
   int packs = 0;
   std::vector<std::vector<AttemptKey>> stops;
   bool obeys_stop = false;
@@ -322,6 +327,55 @@ class AgentPackTest : public AgentTest {
   std::vector<AttemptKey> revoked;
   std::function<void()> on_beat;
 };
+
+TEST_F(AgentPackTest, the_next_pack_is_made_ready_once_the_first_is_under_way) {
+  runner.on_start = [&] {
+    if (runner.packs == 2) return boost::asio::post(io, [&] { runner.finish(Outcome{}); });
+    EXPECT_THAT(runner.prepared, IsEmpty());
+    boost::asio::post(io, [&] {
+      EXPECT_THAT(runner.announced.back(), ElementsAre(d));
+      runner.progress(a, 0);
+      EXPECT_THAT(runner.prepared, IsEmpty());
+      runner.progress(b, 1);
+      runner.progress(b, 2);
+      EXPECT_THAT(runner.prepared, ElementsAre(ElementsAre(d)));
+      for (const AttemptKey& one : {a, b, c}) runner.finish(one, Outcome{});
+    });
+  };
+  hear([&](const Finished&) {
+    if (finished.size() == 4) coordinator.say(Stop{});
+  });
+  work();
+  EXPECT_EQ(finished.size(), 4u);
+}
+
+TEST_F(AgentTest, beside_a_job_whose_times_are_compared_nothing_is_made_ready) {
+  coordinator.receive();
+  coordinator.say(Welcome{kWorker, "/nowhere", 0.01, 60, 1});
+  for (const char* name : {"isolated", "benchmark", "other"}) {
+    Dispatch dispatch{kWorker, {Assignment{}}};
+    dispatch.pack[0].job.id = storage::sample_id(name);
+    dispatch.pack[0].job.isolate = name == std::string("isolated");
+    if (name == std::string("benchmark")) dispatch.pack[0].job.kind = StepKind::benchmark;
+    coordinator.say(dispatch);
+  }
+  runner.on_start = [&] {
+    boost::asio::post(io, [&] {
+      runner.progress(1);
+      runner.finish(Outcome{});
+    });
+  };
+  std::size_t results = 0;
+  coordinator.on_message = [&](const Message& message) {
+    if (const auto* said = std::get_if<Finished>(&message)) {
+      coordinator.say(Acknowledge{said->attempt, true});
+      if (++results == 3) coordinator.say(Stop{});
+    }
+  };
+  work();
+  EXPECT_THAT(runner.announced, IsEmpty());
+  EXPECT_THAT(runner.prepared, IsEmpty());
+}
 
 TEST_F(AgentPackTest, each_result_is_told_as_it_comes_and_the_next_pack_begins_when_all_are_done) {
   runner.on_start = [&] {

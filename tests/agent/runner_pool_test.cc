@@ -7,7 +7,9 @@
 #include <signal.h>
 #include <sys/stat.h>
 
+#include <boost/asio/post.hpp>
 #include <chrono>
+#include <fstream>
 #include <optional>
 
 #include "tests/storage/temporary_folder.h"
@@ -158,6 +160,127 @@ TEST_F(RunnerPoolTest, one_that_dies_in_a_pack_crashes_what_is_not_done_and_each
   EXPECT_THAT(moved, testing::ElementsAre(c));
   ASSERT_EQ(devices.size(), 1u);
   EXPECT_EQ(devices[0]["memory_mb"], 81559);
+}
+
+// ---- the next pack, made ready beside the one that runs
+
+/// Runners that keep what they are told in in.1, in.2, … in the order in which they were started.
+class PreparedRunnersTest : public RunnerPoolTest {
+ protected:
+  void SetUp() override {
+    const auto program = folder / "runner";
+    storage::write_plainly(program, "#!/bin/sh\ncd " + folder.path().string() + R"sh(
+n=1; until mkdir runner.$n 2>/dev/null; do n=$((n+1)); done
+echo $$ > pid.$n
+cat <&3 > in.$n &
+reader=$!
+wait_for() { while [ "$(cat in.$n 2>/dev/null | wc -c)" -lt "$1" ]; do sleep 0.01; done; }
+. ./script.$n
+exec sleep 100
+)sh");
+    ::chmod(program.c_str(), 0755);
+  }
+  static Execute pack_of(const char* job, bool ahead = false) {
+    Execute execute;
+    execute.pack.emplace_back().job.id = JobId::of(job);
+    execute.ahead = ahead;
+    return execute;
+  }
+  static Message done(const char* job) {
+    Executed message{{JobId::of(job), 1}, {}};
+    message.outcome.kind = OutcomeKind::succeeded;
+    return message;
+  }
+  static std::string bytes(const std::vector<Message>& messages) {
+    std::string all;
+    for (const Message& message : messages) {
+      const Bytes frame = encode(message);
+      all.append(frame.begin(), frame.end());
+    }
+    return all;
+  }
+  /// In the script of a runner: waits until it has been told these, then says `answer`.
+  static std::string answers(const std::vector<Message>& told, const Message& answer) {
+    return "wait_for " + std::to_string(bytes(told).size()) + "\n" + printed(answer) + "\n";
+  }
+  void script(int number, const std::string& text) {
+    storage::write_plainly(folder / ("script." + std::to_string(number)), text);
+  }
+  std::string told(int number) const {
+    std::ifstream file(folder / ("in." + std::to_string(number)));
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  bool is_there(int number) const {
+    std::ifstream file(folder / ("pid." + std::to_string(number)));
+    pid_t pid = 0;
+    file >> pid;
+    return pid > 0 && ::kill(pid, 0) == 0;
+  }
+  /// Runs these packs one after the other; `before` is called before each, with how many are done.
+  std::vector<JobId> run(const std::vector<Execute>& packs, const std::function<void(std::size_t)>& before) {
+    pool.emplace(io, RunnerPool::Options{(folder / "runner").string(), "cuda:0"});
+    std::vector<JobId> ended;
+    const auto next = [&] {
+      before(ended.size());
+      if (ended.size() == packs.size()) return io.stop();
+      pool->start(packs[ended.size()]);
+    };
+    pool->set_callbacks({{},
+                         [](const AttemptKey&, const Progress&) {},
+                         [&](const AttemptKey& attempt, Outcome outcome, bool crashed) {
+                           EXPECT_FALSE(crashed) << outcome.error;
+                           ended.push_back(attempt.job);
+                           next();
+                         }});
+    next();
+    io.run_for(std::chrono::seconds(20));
+    return ended;
+  }
+  void wait_until_told(int number, std::size_t size) {
+    for (int i = 0; i < 500 && told(number).size() < size; ++i) usleep(10000);
+  }
+
+  boost::asio::io_context io;
+  std::optional<RunnerPool> pool;
+};
+
+TEST_F(PreparedRunnersTest, it_begins_in_the_process_that_made_it_ready_and_the_other_lets_go) {
+  const auto a = pack_of("a"), b = pack_of("b"), b_ahead = pack_of("b", true);
+  script(1, "wait_for " + std::to_string(bytes({a}).size()) + "; while [ ! -s in.2 ]; do sleep 0.01; done\n" +
+                printed(done("a")));
+  script(2, answers({b_ahead, Begin{}}, done("b")));
+  const auto ended = run({a, b}, [&](std::size_t done) {
+    if (done > 0) return;
+    boost::asio::post(io, [&] { pool->prepare(b, true); });
+    boost::asio::post(io, [&] { pool->prepare(b, true); });  // again: nothing new
+  });
+  EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
+  wait_until_told(1, bytes({a, LetGo{}}).size());
+  EXPECT_EQ(told(1), bytes({a, LetGo{}}));
+  EXPECT_EQ(told(2), bytes({b_ahead, Begin{}}));
+  EXPECT_TRUE(is_there(1) && is_there(2));
+}
+
+TEST_F(PreparedRunnersTest, what_was_made_ready_for_nothing_is_ended) {
+  const auto a = pack_of("a"), c = pack_of("c");
+  script(1, "while [ ! -s in.2 ]; do sleep 0.01; done\n" + printed(done("a")) + "\n" + answers({a, c}, done("c")));
+  script(2, "");
+  const auto ended = run({a, c}, [&](std::size_t done) {
+    if (done == 0) boost::asio::post(io, [&] { pool->prepare(pack_of("b"), true); });
+  });
+  EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("c")));
+  EXPECT_FALSE(is_there(2));
+}
+
+TEST_F(PreparedRunnersTest, where_the_process_died_over_it_another_runs_it) {
+  const auto a = pack_of("a"), b = pack_of("b");
+  script(1, "while [ ! -s in.2 ]; do sleep 0.01; done; sleep 0.3\n" + printed(done("a")) + "\n" +
+                answers({a, b}, done("b")));
+  script(2, "while [ ! -s in.2 ]; do sleep 0.01; done; kill -KILL $reader $$");
+  const auto ended = run({a, b}, [&](std::size_t done) {
+    if (done == 0) boost::asio::post(io, [&] { pool->prepare(b, true); });
+  });
+  EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
 }
 
 // ---- one job, several processes

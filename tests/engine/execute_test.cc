@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <thread>
 
 #include "storage/artifact.h"
 #include "storage/checkpoint.h"
@@ -170,6 +172,46 @@ TEST(Execute, a_job_of_a_chain_goes_on_from_the_one_before_and_gives_what_traini
   EXPECT_EQ(std::count_if(control.reports.begin(), control.reports.end(),
                           [](const Progress& progress) { return progress.phase == "training"; }),
             2 * 8);
+}
+
+TEST(Execute, a_job_that_is_made_ready_ahead_waits_for_its_turn_and_gives_the_same) {
+  JobBench bench;
+  const Job at_once = bench.job(StepKind::finetune, bench.finetune_settings());
+  const Outcome whole = bench.run(at_once);
+  Job ahead = at_once;
+  ahead.id = JobId::of("ahead");
+  RecordingControl control;
+  control.turn = false;
+  int turns = 0;
+  control.on_turn = [&] {
+    ++turns;
+    ASSERT_EQ(control.reports.size(), 1u);
+    EXPECT_EQ(control.reports[0].phase, "loading");
+    EXPECT_TRUE(fs::is_empty(bench.staging(ahead))) << "nothing is written before its turn";
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  };
+  const auto begin = std::chrono::steady_clock::now();
+  const Outcome made_ready = bench.run(ahead, control);
+  const std::chrono::duration<double> all = std::chrono::steady_clock::now() - begin;
+  EXPECT_EQ(turns, 1);
+  expect_same_result(bench, at_once, whole, ahead, made_ready);
+  EXPECT_LT(made_ready.metrics.at("seconds"), all.count() - 0.3) << "waiting is not its time";
+
+  for (const StepKind kind : {StepKind::evaluate, StepKind::merge}) {
+    Job next = bench.job(kind, kind == StepKind::evaluate ? bench.evaluate_settings() : Json::object());
+    next.inputs = {ahead.id};
+    RecordingControl another;
+    another.turn = false;
+    turns = 0;
+    another.on_turn = [&] {
+      ++turns;
+      EXPECT_LE(another.reports.size(), 1u);
+      EXPECT_TRUE(fs::is_empty(bench.staging(next)));
+    };
+    const Outcome outcome = bench.run(next, another);
+    EXPECT_EQ(outcome.kind, OutcomeKind::succeeded) << outcome.error;
+    EXPECT_EQ(turns, 1);
+  }
 }
 
 TEST(Execute, the_seed_alone_decides_what_is_random) {

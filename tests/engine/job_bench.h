@@ -18,8 +18,15 @@ class RecordingControl : public ExecutionControl {
     if (on_progress) on_progress(progress);
   }
   bool stop_requested() override { return stop && stop(); }
+  bool has_turn() override { return turn; }
+  void await_turn() override {
+    if (!turn && on_turn) on_turn();
+    turn = true;
+  }
 
   std::vector<Progress> reports;
+  bool turn = true;               // false: the job is made ready first
+  std::function<void()> on_turn;  // called then
   std::function<void(const Progress&)> on_progress;
   std::function<bool()> stop;
 };

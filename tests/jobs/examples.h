@@ -65,9 +65,11 @@ inline std::vector<Message> example_messages() {
               {"cpu", "cpu"},
               1},
       ExecuteProgress{attempt, progress},
-      Executed{attempt, example_outcome(), true},
+      Executed{attempt, example_outcome(), true, 0.25},
       StopExecution{{attempt}},
-      Pulse{}};
+      Pulse{},
+      Begin{},
+      LetGo{}};
 }
 
 }  // namespace finesweep

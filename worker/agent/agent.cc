@@ -62,6 +62,8 @@ struct Agent::Impl {
   };
   std::vector<Running> running;  // members of the pack that the runner has; those that are done have left
   Clock::time_point moved;       // when one of them last made progress
+  bool under_way = false;        // they have made progress at all
+  bool may_be_disturbed = true;  // nobody compares their times
   bool said_hello = false;
   bool hello_waits = false;  // for what runs to end
   std::map<AttemptKey, Finished> unacknowledged;
@@ -119,6 +121,7 @@ struct Agent::Impl {
     if (!message.pack.empty()) queue.push_back(std::move(message.pack));
     crash_point("worker.dispatched");
     run_next();
+    prepare_next();
   }
 
   void receive(const Acknowledge& message) {
@@ -206,18 +209,32 @@ struct Agent::Impl {
     if (!running.empty() || queue.empty() || !welcome || stopping) return;
     const Pack pack = std::move(queue.front());
     queue.pop_front();
-    const storage::RunDirectory directory(welcome->run_directory);
-    Execute execute;
+    may_be_disturbed = true;
     for (const Assignment& assignment : pack) {
       running.push_back({key_of(assignment), {}, false});
-      execute.pack.push_back(member_of(assignment, directory));
+      may_be_disturbed &= !assignment.job.isolate && assignment.job.kind != StepKind::benchmark;
     }
     moved = Clock::now();
+    under_way = false;
+    runner.start(execute_of(pack));
+    crash_point("worker.started");
+    prepare_next();
+  }
+
+  /// The first that waits.
+  void prepare_next() {
+    if (!running.empty() && may_be_disturbed && !queue.empty() && !stopping)
+      runner.prepare(execute_of(queue.front()), under_way);
+  }
+
+  Execute execute_of(const Pack& pack) const {
+    const storage::RunDirectory directory(welcome->run_directory);
+    Execute execute;
+    for (const Assignment& assignment : pack) execute.pack.push_back(member_of(assignment, directory));
     execute.threads = welcome->threads;
     execute.cache = directory.cache().string();
     execute.devices = pack.front().devices;
-    runner.start(execute);
-    crash_point("worker.started");
+    return execute;
   }
 
   static Execute::Member member_of(const Assignment& assignment, const storage::RunDirectory& directory) {
@@ -244,6 +261,8 @@ struct Agent::Impl {
     if (member == running.end()) return;
     if (progress.done != member->progress.done || progress.phase != member->progress.phase) moved = Clock::now();
     member->progress = progress;
+    if (progress.done == 0 || std::exchange(under_way, true)) return;
+    prepare_next();
   }
 
   void on_finished(const AttemptKey& attempt, Outcome outcome, bool crashed) {

@@ -15,6 +15,7 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
+#include <cstdlib>
 #include <deque>
 #include <optional>
 #include <utility>
@@ -196,9 +197,12 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   Options options;
   Callbacks callbacks;
   std::shared_ptr<RunnerProcess> active;  // runs, or will run, a pack
-  std::shared_ptr<RunnerProcess> spare;   // CPU: the process of the next pack
+  std::shared_ptr<RunnerProcess> spare;   // of the next pack
   std::vector<AttemptKey> running;        // of the pack, those that are not done
+  std::vector<AttemptKey> prepared;       // the pack that the spare makes ready; empty: none
+  double memory_share = 1;                // of the device, that the last pack took
   std::string killed_because;
+  const bool prepares = options.device != "cpu" || std::getenv("FINESWEEP_PREPARE_NEXT") != nullptr;
   bool described = false;  // the device, or that nobody can
   bool closed = false;
 
@@ -217,6 +221,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   // A process loads libtorch before it can say anything.
   static constexpr std::chrono::minutes kStart{3};
   static constexpr std::chrono::seconds kWatchEvery{1}, kGrace{2};
+  static constexpr double kLittleMemory = 0.2;
 
   bool one_pack_each() const { return options.device == "cpu"; }
 
@@ -250,11 +255,15 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   }
 
   void start(const Execute& execute) {
-    for (const auto& member : execute.pack) running.push_back(member.key());
+    running = keys_of(execute);
     killed_because.clear();
     consequence.reset();
-    if (!active || active->pid <= 0) active = spare && spare->pid > 0 ? std::move(spare) : spawn();
-    spare.reset();
+    const bool is_prepared = prepared == running && is_alive(spare);
+    if (!prepared.empty() && !is_prepared) drop_spare();  // its work was for nothing, and takes memory
+    prepared.clear();
+    if (is_prepared) return begin_prepared();
+    if (!is_alive(active)) active = is_alive(spare) ? std::exchange(spare, nullptr) : spawn();
+    if (one_pack_each()) drop_spare();
     const int ranks = std::max<int>(1, static_cast<int>(execute.devices.size()));
     std::vector<std::shared_ptr<RunnerProcess>> processes{active};
     for (int rank = 1; rank < ranks; ++rank) processes.push_back(spawn(execute.devices[rank]));
@@ -277,6 +286,46 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
       watch();
     }
     if (one_pack_each() && !closed) spare = spawn();
+  }
+
+  void begin_prepared() {
+    std::swap(active, spare);
+    listen(active, 0);
+    active->send(Begin{});
+    if (is_alive(spare)) {
+      spare->on_message = nullptr;
+      spare->on_end = nullptr;
+      spare->send(LetGo{});
+    }
+    if (one_pack_each() && !closed) {
+      drop_spare();
+      spare = spawn();
+    }
+  }
+
+  void prepare(const Execute& execute, bool under_way) {
+    const std::vector<AttemptKey> keys = keys_of(execute);
+    if (!under_way && memory_share > kLittleMemory) return;
+    if (!prepares || closed || execute.devices.size() > 1 || (prepared == keys && is_alive(spare))) return;
+    if (!prepared.empty()) drop_spare();
+    if (!is_alive(spare)) spare = spawn();
+    if (!spare) return;
+    prepared = keys;
+    Execute ahead = execute;
+    ahead.ahead = true;
+    spare->send(ahead);
+  }
+
+  static std::vector<AttemptKey> keys_of(const Execute& execute) {
+    std::vector<AttemptKey> keys;
+    for (const auto& member : execute.pack) keys.push_back(member.key());
+    return keys;
+  }
+  static bool is_alive(const std::shared_ptr<RunnerProcess>& process) { return process && process->pid > 0; }
+  void drop_spare() {
+    if (spare) spare->dismiss();
+    spare.reset();
+    prepared.clear();
   }
 
   /// The process is gone, or was never there: what is not done has crashed.
@@ -320,6 +369,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   }
 
   void take_result(int rank, Executed executed) {
+    if (rank == 0) memory_share = executed.memory_share;
     if (executed.outcome.kind == OutcomeKind::failed && executed.peer_lost && !members.empty()) {
       lost_a_peer(executed.attempt, std::move(executed.outcome));
     } else if (rank == 0 || executed.outcome.kind == OutcomeKind::failed) {
@@ -397,8 +447,9 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   }
 
   void release_device() {
-    if (!running.empty() || one_pack_each() || !active) return;
-    active->dismiss();
+    if (!running.empty() || one_pack_each()) return;
+    drop_spare();
+    if (active) active->dismiss();
     active.reset();
   }
 };
@@ -416,6 +467,9 @@ void RunnerPool::set_callbacks(Callbacks callbacks) {
 }
 void RunnerPool::start(const Execute& execute) {
   impl_->start(execute);
+}
+void RunnerPool::prepare(const Execute& execute, bool under_way) {
+  impl_->prepare(execute, under_way);
 }
 void RunnerPool::request_stop(const std::vector<AttemptKey>& attempts) {
   if (impl_->active && !impl_->running.empty()) impl_->active->send(StopExecution{attempts});

@@ -87,16 +87,16 @@ class ClassificationTask final : public JobTask {
     pooling_ = manifest->head->pooling;
   }
 
-  Result<std::unique_ptr<TaskData>> read_training(std::int64_t sequence_length) override {
+  Result<std::shared_ptr<const TaskData>> read_training(std::int64_t sequence_length) override {
     return read("train", sequence_length);
   }
-  Result<std::unique_ptr<TaskData>> read_evaluation(const EvaluateSettings& settings) override {
+  Result<std::shared_ptr<const TaskData>> read_evaluation(const EvaluateSettings& settings) override {
     return read(settings.split, settings.sequence_length);
   }
   HeadChoice head() const override { return ClassificationHead{pooling_, *labels_}; }
 
  private:
-  Result<std::unique_ptr<TaskData>> read(const std::string& split, std::int64_t sequence_length) {
+  Result<std::shared_ptr<const TaskData>> read(const std::string& split, std::int64_t sequence_length) {
     std::optional<std::vector<Example>> read;  // to settle labels
     if (!labels_) {
       auto examples = read_split(data_, split);
@@ -110,7 +110,7 @@ class ClassificationTask final : public JobTask {
     };
     auto rows = load_or_tokenize(data_, split, examples, *labels_, sequence_length, *tokenizer_, cache_);
     if (!rows) return rows.error();
-    return std::unique_ptr<TaskData>(std::make_unique<ClassificationData>(std::move(*rows), *labels_));
+    return std::shared_ptr<const TaskData>(std::make_shared<ClassificationData>(std::move(*rows), *labels_));
   }
 
   Status settle_labels(const std::string& split, const std::vector<Example>& examples) {

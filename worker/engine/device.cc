@@ -137,6 +137,22 @@ void release_cached_memory(c10::Device device) {
   if (!device.is_cpu()) c10::getDeviceAllocator(device.type())->emptyCache();
 }
 
+double free_share(c10::Device device) {
+  if (device.is_cpu()) return 1;
+  const auto [free, total] = c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index());
+  return static_cast<double>(free) / static_cast<double>(total);
+}
+
+OwnShare own_share(c10::Device device) {
+  if (device.is_cpu()) return {};
+  c10::DeviceAllocator& allocator = *c10::getDeviceAllocator(device.type());
+  constexpr auto all = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+  const auto stats = allocator.getDeviceStats(device.index());
+  const auto total = static_cast<double>(allocator.getMemoryInfo(device.index()).second);
+  return {static_cast<double>(stats.allocated_bytes[all].current) / total,
+          static_cast<double>(stats.reserved_bytes[all].peak) / total};
+}
+
 Json describe_device(const std::string& name) {
   Json json = {{"device", name}, {"libtorch", TORCH_VERSION}};
   const auto device = find_device(name);

@@ -21,7 +21,14 @@ void begin_memory_peak(c10::Device device);
 bool restart_memory_peak(c10::Device device);
 /// On a GPU the peak of allocated bytes, on a CPU that of the process's resident memory.
 double peak_memory_mb(c10::Device device);
-/// Gives back what the allocator keeps for reuse: after a job ran out of memory.
+/// Gives back what the allocator keeps for reuse.
 void release_cached_memory(c10::Device device);
+/// Of a GPU's memory, the share that nobody uses. Of a CPU 1.
+double free_share(c10::Device device);
+/// The share of this process's tensors, and what its allocator had at most since begin_memory_peak(). Of a CPU 0.
+struct OwnShare {
+  double now = 0, peak = 0;
+};
+OwnShare own_share(c10::Device device);
 
 }  // namespace finesweep::worker

@@ -7,7 +7,9 @@
 #include <optional>
 
 #include "worker/engine/device.h"
+#include "worker/engine/loaded_base.h"
 #include "worker/engine/steps.h"
+#include "worker/engine/teacher.h"
 #include "worker/executor.h"
 
 namespace finesweep::worker {
@@ -56,18 +58,23 @@ Outcome run_step(const ExecutionRequest& request, const JobContext& context, c10
       return distill(request, context, device, control);
     case StepKind::finetune:
       return finetune(request, context, device, control);
+    case StepKind::evaluate:
+      return evaluate(request, context, device, control);
+    default:
+      break;
+  }
+  // There is little to be made ready, or times are taken.
+  control.await_turn();
+  switch (request.job.kind) {
     case StepKind::prune:
       return prune(request, context, device, control);
     case StepKind::quantize:
       return quantize(request, context, device, control);
     case StepKind::merge:
       return merge_step(request, context, device, control);
-    case StepKind::evaluate:
-      return evaluate(request, context, device, control);
-    case StepKind::benchmark:
+    default:
       return benchmark(request, context, device, control);
   }
-  return {};
 }
 
 Outcome execute_job(const ExecutionRequest& request, ExecutionControl& control) {
@@ -125,6 +132,28 @@ Thrown describe_exception() {
 
 Outcome execute(const ExecutionRequest& request, ExecutionControl& control) {
   return reported(request, execute_job(request, control));
+}
+
+bool has_room_beside(const std::string& device) {
+  const auto found = find_device(device);
+  return found && free_share(*found) >= 0.5;
+}
+
+double memory_share(const std::string& device) {
+  const auto found = find_device(device);
+  return found ? own_share(*found).peak : 1;
+}
+
+void let_go(const std::string& device_name) {
+  // Small weights may stay: they are soon wanted again, and nobody is short of memory for them.
+  constexpr double little = 0.05;
+  const auto device = find_device(device_name);
+  if (!device || device->is_cpu()) return;
+  if (own_share(*device).now > little) {
+    forget_base();
+    forget_teacher_states();
+  }
+  release_cached_memory(*device);
 }
 
 Outcome reported(const ExecutionRequest& request, Outcome outcome) {

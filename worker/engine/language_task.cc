@@ -172,11 +172,11 @@ class LanguageTask final : public JobTask {
     text_->tokenizer = std::move(tokenizer);
   }
 
-  Result<std::unique_ptr<TaskData>> read_training(std::int64_t sequence_length) override {
+  Result<std::shared_ptr<const TaskData>> read_training(std::int64_t sequence_length) override {
     return read("train", sequence_length, std::nullopt);
   }
 
-  Result<std::unique_ptr<TaskData>> read_evaluation(const EvaluateSettings& settings) override {
+  Result<std::shared_ptr<const TaskData>> read_evaluation(const EvaluateSettings& settings) override {
     return read(settings.split, settings.sequence_length, settings.generation);
   }
 
@@ -187,13 +187,13 @@ class LanguageTask final : public JobTask {
     return context_.task == Task::seq2seq ? SequenceModel::encoder_decoder : SequenceModel::decoder_only;
   }
 
-  Result<std::unique_ptr<TaskData>> read(const std::string& split, std::int64_t sequence_length,
-                                         const std::optional<GenerationSettings>& generation) {
+  Result<std::shared_ptr<const TaskData>> read(const std::string& split, std::int64_t sequence_length,
+                                               const std::optional<GenerationSettings>& generation) {
     SequenceOptions options = sequence_options(context_.data, reader(), sequence_length);
     if (generation) options.prompt_length = prompt_length(sequence_length, *generation);
     auto dataset = load_or_tokenize(context_.data, split, options, *text_->tokenizer, cache_);
     if (!dataset) return dataset.error();
-    return std::unique_ptr<TaskData>(std::make_unique<LanguageData>(std::move(*dataset), text_));
+    return std::shared_ptr<const TaskData>(std::make_shared<LanguageData>(std::move(*dataset), text_));
   }
 
   /// A decoder goes on behind its prompt: both must find room.

@@ -27,6 +27,17 @@ std::string text_of(const std::optional<BaseQuantization>& quantization) {
   return "nf4 " + std::to_string(quantization->block_size) + (quantization->double_quantization ? " double" : "");
 }
 
+struct Kept {
+  std::string key;
+  std::shared_ptr<const Pretrained> base;
+};
+
+/// One job at a time runs in a process, on one thread.
+Kept& kept() {
+  static Kept instance;
+  return instance;
+}
+
 }  // namespace
 
 std::string fingerprint(const fs::path& path) {
@@ -35,7 +46,8 @@ std::string fingerprint(const fs::path& path) {
   if (fs::is_regular_file(path, ignored)) lines.push_back(fingerprint_of_file(path));
   for (const auto& entry : fs::directory_iterator(path, ignored)) {
     const std::string name = entry.path().filename().string();
-    if (name.ends_with(".safetensors") || name.ends_with(".json"))
+    if (name.ends_with(".safetensors") || name.ends_with(".json") || name.ends_with(".txt") ||
+        name.ends_with(".model"))
       lines.push_back(fingerprint_of_file(entry.path()));
   }
   std::sort(lines.begin(), lines.end());
@@ -46,9 +58,7 @@ std::string fingerprint(const fs::path& path) {
 
 Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device,
                                                     KeepLoaded keep) {
-  // One job at a time runs in a process, on one thread.
-  static std::string loaded_key;
-  static std::shared_ptr<const Pretrained> loaded;
+  auto& [loaded_key, loaded] = kept();
   const std::string key = fingerprint(request.path) + "\n" + std::string(c10::toString(request.storage)) + " " +
                           text_of(request.quantization) + " " + device.str();
   if (keep == KeepLoaded::no || loaded_key != key) loaded.reset();
@@ -60,6 +70,10 @@ Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, 
     loaded_key = key;
   }
   return base;
+}
+
+void forget_base() {
+  kept() = {};
 }
 
 }  // namespace finesweep::worker

@@ -30,5 +30,7 @@ std::string fingerprint(const std::filesystem::path& path);
 enum class KeepLoaded { yes, no };
 Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device,
                                                     KeepLoaded keep);
+/// Nothing stays loaded.
+void forget_base();
 
 }  // namespace finesweep::worker

@@ -70,6 +70,8 @@ class Pack {
   void run() {
     for (Member& member : members_) prepare(member);
     keep_those_that_fit();
+    rehearse();
+    for (Member* member : active()) member->run->await_turn(/*alone=*/trainer_ == nullptr);
     while (!active().empty()) {
       const std::vector<Member*> together = active();
       if (together.size() == 1) {
@@ -159,7 +161,8 @@ class Pack {
     }
   }
 
-  /// The first member's base is the pack's.
+  /// The first member's base is the pack's. It stays in any case, alone where it cannot be packed: so those that do
+  /// not fit come to an end when they are put together again.
   void keep_those_that_fit() {
     const std::vector<Member*> together = active();
     if (together.size() < 2) return;
@@ -170,11 +173,15 @@ class Pack {
     } else {
       std::fprintf(stderr, "jobs are not packed: %s\n", host.error().message.c_str());
     }
+    Status first_fits = host ? Status() : Status(Error{"there is no base"});
     for (Member* member : together) {
-      if (member == together.front() && !host) continue;
-      const Status fits = host ? check_packable(*host_.model, member->run->model(), member->run->parameters())
-                               : Status(Error{"there is no base"});
+      Status fits = first_fits;
+      if (fits) fits = check_packable(*host_.model, member->run->model(), member->run->parameters());
       if (fits) continue;
+      if (member == together.front()) {
+        first_fits = fits;
+        continue;
+      }
       std::fprintf(stderr, "job %s is not packed: %s\n", member->waiting.request.job.id.hex().c_str(),
                    fits.error().message.c_str());
       member->state = State::does_not_fit;
@@ -182,15 +189,38 @@ class Pack {
     }
   }
 
+  std::unique_ptr<PackTrainer> trainer_of(const std::vector<Member*>& together) {
+    std::vector<PackedTraining> trainings;
+    for (Member* member : together) {
+      trainings.push_back({&member->run->model(), &member->run->training(), *member->waiting.request.job.seed});
+    }
+    return std::make_unique<PackTrainer>(*host_.model, std::move(trainings));
+  }
+
+  /// Where the pack is to wait for its turn: makes its first step ready.
+  void rehearse() try {
+    const std::vector<Member*> together = active();
+    if (device_.is_cpu() || together.size() < 2 || together.front()->waiting.control->has_turn()) return;
+    std::vector<std::vector<Batch>> batches;
+    for (Member* member : together) {
+      batches.push_back(member->run->coming_batches());
+      if (batches.back().empty()) return;
+    }
+    trainer_ = trainer_of(together);
+    trainer_->rehearse(batches);
+  } catch (...) {
+    // There may be memory for it when it is the pack's turn.
+    if (!describe_exception().out_of_memory) throw;
+    trainer_.reset();
+    release_cached_memory(device_);
+  }
+
   /// Until somebody leaves.
   void train(const std::vector<Member*>& together) {
     packed_ = std::max(packed_, static_cast<std::int64_t>(together.size()));
-    std::vector<PackedTraining> trainings;
-    for (Member* member : together) {
-      member->run->join_pack(static_cast<std::int64_t>(together.size()));
-      trainings.push_back({&member->run->model(), &member->run->training(), *member->waiting.request.job.seed});
-    }
-    PackTrainer trainer(*host_.model, std::move(trainings));
+    for (Member* member : together) member->run->join_pack(static_cast<std::int64_t>(together.size()));
+    const std::unique_ptr<PackTrainer> made = trainer_ ? std::move(trainer_) : trainer_of(together);
+    PackTrainer& trainer = *made;
     try {
       while (step(trainer, together)) {
       }
@@ -279,7 +309,8 @@ class Pack {
   c10::Device device_;
   JobModel host_;  // goes after those that are packed
   std::vector<Member> members_;
-  std::int64_t packed_ = 1;  // the most that trained together
+  std::unique_ptr<PackTrainer> trainer_;  // of those that are active, made ready
+  std::int64_t packed_ = 1;               // the most that trained together
 };
 
 void run_all(std::vector<Waiting> waiting, const Ended& ended);

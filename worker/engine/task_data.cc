@@ -2,18 +2,50 @@
 
 #include <algorithm>
 #include <cmath>
+#include <list>
 #include <numeric>
 #include <utility>
 
 #include "worker/data/tokenized_cache.h"
 #include "worker/engine/classification_task.h"
 #include "worker/engine/language_task.h"
+#include "worker/engine/loaded_base.h"
 #include "worker/engine/model_files.h"
 
 namespace finesweep::worker {
 
-Result<std::unique_ptr<JobTask>> make_job_task(const JobContext& context, const ModelSource& source,
-                                               Pooling pooling, const std::filesystem::path& cache) {
+namespace {
+
+constexpr std::size_t most_kept_tasks = 4;
+
+/// What rows follow from, beside the split and how it is read.
+struct TaskKey {
+  JobContext context;
+  std::string files;  // fingerprints of data and tokenizer
+  std::string head;   // that the model brings
+  std::filesystem::path model, cache;
+  Pooling pooling = Pooling::cls;
+  bool operator==(const TaskKey&) const = default;
+};
+
+TaskKey key_of(const JobContext& context, const ModelSource& source, Pooling pooling,
+               const std::filesystem::path& cache) {
+  TaskKey key{context, fingerprint(source.tokenizer), "", source.model, cache, pooling};
+  for (const auto& file : {context.data.train, context.data.validation, context.data.test}) {
+    key.files += "\n" + (file ? fingerprint(*file) : "");
+  }
+  if (source.manifest) key.head = source.manifest->to_json().value("head", Json()).dump();
+  return key;
+}
+
+/// Whatever is read first, the rows are the same.
+bool may_be_kept(const JobContext& context, const ModelSource& source) {
+  return context.task != Task::classification || context.data.train || context.data.labels ||
+         (source.manifest && source.manifest->head);
+}
+
+Result<std::unique_ptr<JobTask>> make_task(const JobContext& context, const ModelSource& source, Pooling pooling,
+                                           const std::filesystem::path& cache) {
   auto tokenizer = load_model_tokenizer(source.tokenizer);
   if (!tokenizer) return tokenizer.error();
   RowCache rows{cache, ""};
@@ -26,6 +58,65 @@ Result<std::unique_ptr<JobTask>> make_job_task(const JobContext& context, const 
     return make_classification_task(context.data, source.manifest, pooling, std::move(*tokenizer), rows);
   }
   return make_language_task(context, source, std::move(*tokenizer), rows);
+}
+
+/// Reads each split once.
+class KeptTask final : public JobTask {
+ public:
+  static Result<std::shared_ptr<KeptTask>> make(TaskKey key, const ModelSource& source) {
+    auto task = std::shared_ptr<KeptTask>(new KeptTask(std::move(key)));
+    auto reader = make_task(task->key_.context, source, task->key_.pooling, task->key_.cache);
+    if (!reader) return reader.error();
+    task->reader_ = std::move(*reader);
+    return task;
+  }
+  const TaskKey& key() const { return key_; }
+
+  Result<std::shared_ptr<const TaskData>> read_training(std::int64_t sequence_length) override {
+    return once("train " + std::to_string(sequence_length),
+                [&] { return reader_->read_training(sequence_length); });
+  }
+  Result<std::shared_ptr<const TaskData>> read_evaluation(const EvaluateSettings& settings) override {
+    std::string how = settings.split + " " + std::to_string(settings.sequence_length) + " evaluated";
+    if (settings.generation) how += " " + std::to_string(settings.generation->max_new_tokens);
+    return once(how, [&] { return reader_->read_evaluation(settings); });
+  }
+  HeadChoice head() const override { return reader_->head(); }
+
+ private:
+  explicit KeptTask(TaskKey key) : key_(std::move(key)) {}
+
+  Result<std::shared_ptr<const TaskData>> once(
+      const std::string& how, const std::function<Result<std::shared_ptr<const TaskData>>()>& read) {
+    if (const auto found = splits_.find(how); found != splits_.end()) return found->second;
+    auto data = read();
+    if (data) splits_[how] = *data;
+    return data;
+  }
+
+  const TaskKey key_;
+  std::unique_ptr<JobTask> reader_;
+  std::map<std::string, std::shared_ptr<const TaskData>> splits_;
+};
+
+}  // namespace
+
+Result<std::shared_ptr<JobTask>> make_job_task(const JobContext& context, const ModelSource& source,
+                                               Pooling pooling, const std::filesystem::path& cache) {
+  static std::list<std::shared_ptr<KeptTask>> kept;  // the last used first
+  TaskKey key = key_of(context, source, pooling, cache);
+  const auto found = std::find_if(kept.begin(), kept.end(), [&](const auto& task) { return task->key() == key; });
+  if (found != kept.end()) {
+    kept.splice(kept.begin(), kept, found);
+    return std::shared_ptr<JobTask>(kept.front());
+  }
+  auto task = KeptTask::make(std::move(key), source);
+  if (!task) return task.error();
+  if (may_be_kept(context, source)) {
+    kept.push_front(*task);
+    if (kept.size() > most_kept_tasks) kept.pop_back();
+  }
+  return std::shared_ptr<JobTask>(std::move(*task));
 }
 
 std::vector<std::int64_t> consecutive_rows(std::int64_t first, std::int64_t count, std::int64_t rows) {

@@ -65,16 +65,19 @@ class JobTask {
  public:
   virtual ~JobTask() = default;
   /// The training rows, tokenised and cut to `sequence_length`. The Error names file and line.
-  virtual Result<std::unique_ptr<TaskData>> read_training(std::int64_t sequence_length) = 0;
+  virtual Result<std::shared_ptr<const TaskData>> read_training(std::int64_t sequence_length) = 0;
   /// The rows of settings.split, likewise, with what its metrics need.
-  virtual Result<std::unique_ptr<TaskData>> read_evaluation(const EvaluateSettings& settings) = 0;
+  virtual Result<std::shared_ptr<const TaskData>> read_evaluation(const EvaluateSettings& settings) = 0;
   /// The head that a model needs. After rows were read.
   virtual HeadChoice head() const = 0;
 };
 
 /// The task of a job over a model. `pooling`: of a classification whose model brings none. `cache`: where tokenised
 /// rows are kept, ExecutionRequest::cache; empty: nowhere. The Error: the tokenizer cannot be read.
-Result<std::unique_ptr<JobTask>> make_job_task(const JobContext& context, const ModelSource& source,
+///
+/// The last few tasks stay in memory, with the rows that were read, for jobs over the same files, as long as those
+/// are what they were. Not thread-safe.
+Result<std::shared_ptr<JobTask>> make_job_task(const JobContext& context, const ModelSource& source,
                                                Pooling pooling, const std::filesystem::path& cache = {});
 
 /// Rows first … first + count, cut at `rows`.

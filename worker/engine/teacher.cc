@@ -77,15 +77,20 @@ std::vector<std::int64_t> counts_of(const at::Tensor& labels, const TokenLayout&
 }
 
 /// One at a time is kept, from job to job.
+struct Kept {
+  std::string key;
+  std::shared_ptr<TeacherStates> states;
+};
+
+/// One job at a time runs in a process, on one thread.
+Kept& kept() {
+  static Kept instance;
+  return instance;
+}
+
 std::shared_ptr<TeacherStates> kept_states(const std::string& key) {
-  // One job at a time runs in a process, on one thread.
-  static std::string kept_key;
-  static std::shared_ptr<TeacherStates> kept;
-  if (kept == nullptr || kept_key != key) {
-    kept = std::make_shared<TeacherStates>();
-    kept_key = key;
-  }
-  return kept;
+  if (kept().states == nullptr || kept().key != key) kept() = {key, std::make_shared<TeacherStates>()};
+  return kept().states;
 }
 
 bool may_be_kept(const LanguageModel& teacher, const TaskData& rows, std::int64_t width) {
@@ -96,6 +101,10 @@ bool may_be_kept(const LanguageModel& teacher, const TaskData& rows, std::int64_
 }
 
 }  // namespace
+
+void forget_teacher_states() {
+  kept() = {};
+}
 
 TeacherPass::TeacherPass(LanguageModel& teacher)
     : teacher_(teacher), graphs_(teacher.device(), "the teacher's pass") {}

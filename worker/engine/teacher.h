@@ -57,6 +57,9 @@ class TeacherStates {
   std::vector<at::Tensor> rows_;
 };
 
+/// No states stay from job to job.
+void forget_teacher_states();
+
 /// The model whose outputs a student learns.
 ///
 /// Of a language model the final hidden states of all training rows are kept in memory, as long as they take no

@@ -35,6 +35,7 @@ TrainingRun::TrainingRun(const ExecutionRequest& request, const JobContext& cont
 Outcome TrainingRun::run() try {
   join();
   if (auto failed = prepare()) return std::move(*failed);
+  await_turn();
   if (group_ && group_->word(progress_.steps) != progress_.steps) {
     throw PeerLost("The processes of this job went on from different checkpoints.");
   }
@@ -66,8 +67,33 @@ std::optional<Outcome> TrainingRun::prepare() {
   for (const auto step : {&TrainingRun::load_data, &TrainingRun::load_model, &TrainingRun::restore}) {
     if (Status done = (this->*step)(); !done) return failed_for_good(done.error().message);
   }
-  last_checkpoint_ = last_finished_ = Clock::now();
   return std::nullopt;
+}
+
+std::vector<Batch> TrainingRun::coming_batches() {
+  const std::int64_t step = training().steps_done(), per_epoch = plan_->steps_per_epoch();
+  std::vector<Batch> batches;
+  if (step == total_steps_) return batches;
+  for (const auto& rows : plan_->step(step / per_epoch, step % per_epoch)) batches.push_back(train_->batch(rows));
+  for (const Batch& batch : batches) {
+    if (!loaded_.model->check(batch)) return {};
+  }
+  return batches;
+}
+
+void TrainingRun::rehearse() try { trainer_->rehearse(coming_batches()); } catch (...) {
+  // There may be memory for it when it is this job's turn.
+  if (!describe_exception().out_of_memory) throw;
+  training().zero_grads();
+  release_cached_memory(device_);
+}
+
+void TrainingRun::await_turn(bool alone) {
+  if (alone && !control_.has_turn()) rehearse();
+  const auto ready = Clock::now();
+  control_.await_turn();
+  last_checkpoint_ = last_finished_ = Clock::now();
+  start_ += last_finished_ - ready;
 }
 
 Outcome TrainingRun::train() {

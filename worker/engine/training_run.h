@@ -49,7 +49,7 @@ class TrainingRecipe {
 ///
 /// run() does it all. In a pack (engine/pack.cc) somebody else makes the steps:
 ///
-///   prepare(); while not ended: { if (is_due()) rest(); next_batches(); … the step …; step_ended() }
+///   prepare(); await_turn(); while not ended: { if (is_due()) rest(); next_batches(); … the step …; step_ended() }
 class TrainingRun {
  public:
   /// All must outlive it.
@@ -60,6 +60,9 @@ class TrainingRun {
 
   /// Data and model, and where an earlier attempt stood. An Outcome: it failed.
   std::optional<Outcome> prepare();
+  /// Then, once: waits until the device is this job's. Waiting is not counted as its time; where there is to be
+  /// any, the first step is made ready to be replayed, unless it is that of a pack.
+  void await_turn(bool alone = true);
   /// From where it stands to the end, alone.
   Outcome train();
 
@@ -67,6 +70,8 @@ class TrainingRun {
   /// that are under way are to end first, and rest() does it. An Outcome: with that it ended.
   bool is_due();
   std::optional<Outcome> rest();
+  /// The batches of the next step, to look at; none where there is none, or where they do not fit the model.
+  std::vector<Batch> coming_batches();
   /// The batches of the next step, which now begins. The Error: one that does not fit the model.
   Result<std::vector<Batch>> next_batches();
   /// Of the step that was begun first. An Outcome: it has diverged.
@@ -106,6 +111,7 @@ class TrainingRun {
   Wish own_wish();
   Wish wish() { return group_ ? agreed_ : own_wish(); }
 
+  void rehearse();
   Status load_data();
   Status load_rows();
   Status load_model();
@@ -131,14 +137,14 @@ class TrainingRun {
   const c10::Device device_;
   ExecutionControl& control_;
   TrainingRecipe& recipe_;
-  const Clock::time_point start_;
+  Clock::time_point start_;
 
   std::unique_ptr<ProcessGroup> group_;  // null: this process trains alone
   Wish agreed_ = Wish::none;             // of a group, for now
 
   ModelSource source_;
-  std::unique_ptr<JobTask> task_;
-  std::unique_ptr<TaskData> train_, validation_;
+  std::shared_ptr<JobTask> task_;
+  std::shared_ptr<const TaskData> train_, validation_;
   JobModel loaded_;
   std::vector<Parameter*> parameters_;
   std::optional<EpochPlan> plan_;

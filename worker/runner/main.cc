@@ -65,12 +65,23 @@ class Channel {
     });
   }
 
-  Execute wait_for_execute() {
+  /// The next pack; none: what is kept on the device is to go.
+  std::optional<Execute> wait_for_work() {
     std::unique_lock lock(mutex_);
-    arrived_.wait(lock, [this] { return execute_.has_value(); });
-    Execute execute = std::move(*execute_);
-    execute_.reset();
-    return execute;
+    arrived_.wait(lock, [this] { return execute_.has_value() || lets_go_; });
+    lets_go_ = false;  // for a pack that has come meanwhile, too
+    return std::exchange(execute_, std::nullopt);
+  }
+
+  /// Until the device is the pack's that came last.
+  void await_turn() {
+    std::unique_lock lock(mutex_);
+    arrived_.wait(lock, [this] { return has_turn_; });
+  }
+
+  bool has_turn() {
+    std::lock_guard lock(mutex_);
+    return has_turn_;
   }
 
   bool stop_requested(const AttemptKey& attempt) {
@@ -124,9 +135,18 @@ class Channel {
         std::lock_guard lock(mutex_);
         // Here, not where the pack begins: a stop that comes while libtorch is still being made ready is meant for
         // it.
-        any_stop_ = stop_all_ = false;
+        any_stop_ = stop_all_ = lets_go_ = false;
         stopped_.clear();
+        has_turn_ = !execute->ahead;
         execute_ = std::move(*execute);
+        arrived_.notify_one();
+      } else if (std::holds_alternative<Begin>(*message)) {
+        std::lock_guard lock(mutex_);
+        has_turn_ = true;
+        arrived_.notify_one();
+      } else if (std::holds_alternative<LetGo>(*message)) {
+        std::lock_guard lock(mutex_);
+        lets_go_ = true;
         arrived_.notify_one();
       } else if (const auto* stop = std::get_if<StopExecution>(&*message)) {
         std::lock_guard lock(mutex_);
@@ -165,32 +185,48 @@ class Channel {
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::optional<Execute> execute_;
+  bool has_turn_ = false, lets_go_ = false;
   std::atomic<bool> any_stop_{false};  // asked at every step, so without the lock
   bool stop_all_ = false;
   std::set<AttemptKey> stopped_;
 };
 
-/// Sends progress a few times a second at most, and whenever the phase changes.
+/// Sends progress a few times a second at most, and whenever the phase changes; the log has when that was.
 class Control final : public ExecutionControl {
  public:
   Control(Channel& channel, AttemptKey attempt) : channel_(channel), attempt_(attempt) {}
 
   void progress(const Progress& progress) override {
-    const auto now = std::chrono::steady_clock::now();
+    const auto now = Clock::now();
     if (progress.phase == phase_ && now - sent_ < std::chrono::milliseconds(200)) return;
     sent_ = now;
+    if (progress.phase != phase_) note(progress.phase);
     phase_ = progress.phase;
     channel_.send(ExecuteProgress{attempt_, progress});
   }
 
+  void await_turn() override {
+    const auto ready = Clock::now();
+    channel_.await_turn();
+    if (Clock::now() - ready > std::chrono::milliseconds(1)) note("its turn");
+  }
+
+  bool has_turn() override { return channel_.has_turn(); }
   bool stop_requested() override { return channel_.stop_requested(attempt_); }
   void peer_lost() override { has_lost_peer_ = true; }
   bool has_lost_peer() const { return has_lost_peer_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  void note(const std::string& what) const {
+    std::fprintf(stderr, "%8.3f s %s of %s\n", std::chrono::duration<double>(Clock::now() - begin_).count(),
+                 what.c_str(), attempt_.job.hex().c_str());
+  }
+
   Channel& channel_;
   AttemptKey attempt_;
-  std::chrono::steady_clock::time_point sent_{};
+  const Clock::time_point begin_ = Clock::now();
+  Clock::time_point sent_{};
   std::string phase_ = "\n";
   bool has_lost_peer_ = false;
 };
@@ -246,7 +282,12 @@ Status load_cuda() {
   channel.send(RunnerReady{cuda ? describe_device(device) : Json::object()});
   crash_point("runner.ready");
   while (true) {
-    const Execute message = channel.wait_for_execute();
+    const std::optional<Execute> work = channel.wait_for_work();
+    if (!work) {
+      let_go(device);
+      continue;
+    }
+    const Execute& message = *work;
     redirect_output(message.pack);
     crash_point("runner.before_job");
     std::deque<Control> controls;
@@ -254,17 +295,26 @@ Status load_cuda() {
     for (const Execute::Member& member : message.pack)
       members.push_back({to_request(member, message, device), &controls.emplace_back(channel, member.key())});
     const auto ended = [&](std::size_t member, Outcome outcome) {
+      channel.await_turn();
       crash_point("runner.before_result");
       channel.end_pulse();
-      channel.send(Executed{message.pack[member].key(), std::move(outcome), controls[member].has_lost_peer()});
+      channel.send(Executed{message.pack[member].key(), std::move(outcome), controls[member].has_lost_peer(),
+                            cuda ? memory_share(device) : 1});
     };
     if (message.devices.size() > 1) channel.begin_pulse();
+    if (cuda && message.ahead && !has_room_beside(device)) channel.await_turn();
     if (!cuda) {
       Outcome outcome;
       outcome.error = cuda.error().message;
       for (std::size_t i = 0; i < members.size(); ++i) ended(i, outcome);
     } else if (members.size() == 1) {
-      ended(0, execute(members[0].request, *members[0].control));
+      Outcome outcome = execute(members[0].request, *members[0].control);
+      if (outcome.kind == OutcomeKind::failed && !channel.has_turn()) {
+        // It may have lacked what the other process has.
+        channel.await_turn();
+        outcome = execute(members[0].request, *members[0].control);
+      }
+      ended(0, std::move(outcome));
     } else {
       execute_pack(members, ended);
     }

@@ -195,6 +195,24 @@ void PackTrainer::start(const std::vector<std::vector<Batch>>& batches) {
   }
 }
 
+void PackTrainer::rehearse(const std::vector<std::vector<Batch>>& batches) {
+  if (!graphs_) return;
+  const AttentionChoice attention(jobs_.front().training->settings().attention);
+  const at::NoGradGuard no_graph;
+  graphs_->begin(0, std::vector<double>(jobs_.size(), std::numeric_limits<double>::infinity()));
+  for (int times = 0; times < 2; ++times) {
+    for_each_pass(batches, [&](const BatchInputs& inputs) { graphs_->pass(inputs); });
+  }
+  for (const PackedTraining& job : jobs_) {
+    job.training->zero_grads();
+    for (const Parameter* parameter : job.training->parameters()) {
+      if (const at::Tensor grad = groups_->views(parameter).grad; grad.defined()) grad.zero_();
+    }
+  }
+  at::Tensor(optimizer_->losses()).zero_();
+  at::Tensor(groups_->broken()).zero_();
+}
+
 void PackTrainer::give_to_device(const std::vector<std::vector<Batch>>& batches, Pending& pending) {
   graphs_->begin(0, denominators(batches));
   for_each_pass(batches, [&](const BatchInputs& inputs) { graphs_->pass(inputs); });

@@ -49,6 +49,8 @@ class PackTrainer {
 
   /// As Trainer's: batches[j] are those of one accumulation of job j, which its model has checked.
   void start(const std::vector<std::vector<Batch>>& batches);
+  /// As Trainer's.
+  void rehearse(const std::vector<std::vector<Batch>>& batches);
   /// Of each job. Unless all are finite nothing was done, and steps that were started behind it are dropped.
   std::vector<StepReport> finish();
   std::int64_t unfinished() const { return static_cast<std::int64_t>(pending_.size()); }

@@ -5,6 +5,7 @@
 #include <ATen/ops/full.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <limits>
 #include <utility>
 
 #include "worker/data/batch_part.h"
@@ -122,6 +123,18 @@ StepReport Trainer::finish() {
     pending_.clear();
   }
   return oldest.report;
+}
+
+void Trainer::rehearse(const std::vector<Batch>& batches) {
+  if (!graphs_ || group_ != nullptr || batches.empty()) return;
+  const AttentionChoice attention(training_.settings().attention);
+  const at::NoGradGuard no_graph;
+  graphs_->begin(training_.steps_done(), {std::numeric_limits<double>::infinity()});
+  for (int times = 0; times < 2; ++times) {
+    for (const Share& share : shares_of(batches)) graphs_->pass(share.batch, share.first_row);
+  }
+  training_.zero_grads();
+  at::Tensor(device_optimizer_->losses()).zero_();
 }
 
 void Trainer::pass_on_device(const std::vector<Batch>& batches, double denominator) {

@@ -47,6 +47,9 @@ class Trainer {
   /// nothing, and are dropped.
   Status start(const std::vector<Batch>& batches);
   StepReport finish();
+  /// On a GPU: computes such a step twice for nothing, so that kernels are chosen and the pass is captured before
+  /// the first one counts. Nothing changes. Elsewhere, and in a group, nothing happens.
+  void rehearse(const std::vector<Batch>& batches);
   /// Steps that were started and not reported. State is that behind them all.
   std::int64_t unfinished() const { return static_cast<std::int64_t>(pending_.size()); }
 

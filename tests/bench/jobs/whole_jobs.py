@@ -80,7 +80,8 @@ cases = {
     "8-jobs-8x128-pack": language("gpt2", lora(8, 128, 200), eight),
     "8-jobs-8x512-alone": language("gpt2", lora(8, 512, 60), eight, "off"),
     "8-jobs-8x512-pack": language("gpt2", lora(8, 512, 60), eight, 8),
-    "24-short-jobs": language("gpt2", lora(4, 128, 40), eight + [{"finetune.warmup": [0, 2, 4]}]),
+    "24-short-jobs-alone": language("gpt2", lora(4, 128, 40), eight + [{"finetune.warmup": [0, 2, 4]}], "off"),
+    "24-short-jobs-pack": language("gpt2", lora(4, 128, 40), eight + [{"finetune.warmup": [0, 2, 4]}]),
 }
 
 

@@ -46,6 +46,25 @@ struct Tile {
       *reinterpret_cast<std::uint32_t*>(&rows[row][column]) = value;
     }
   }
+  /// The same on the side: good after wait_for_groups() and __syncthreads().
+  __device__ void fetch(const T* from_row, std::int64_t stride, int first, int count, int size) {
+    if (size % 8 == 0) {
+      fetch_pieces<8>(from_row, stride, first, count, size);
+    } else {
+      fetch_pieces<2>(from_row, stride, first, count, size);
+    }
+  }
+  template <int kColumns>
+  __device__ void fetch_pieces(const T* from_row, std::int64_t stride, int first, int count, int size) {
+    constexpr int kPieces = kSize / kColumns;
+#pragma unroll
+    for (int i = 0; i < kTile * kPieces / kThreads; ++i) {
+      const int piece = i * kThreads + threadIdx.x, row = piece / kPieces, column = piece % kPieces * kColumns;
+      const bool inside = first + row < count && column < size;
+      copy_async<kColumns * sizeof(T)>(&rows[row][column],
+                                       inside ? from_row + (first + row) * stride + column : from_row, inside);
+    }
+  }
   /// Sixteen rows as the left operand.
   __device__ void left(std::uint32_t (&a)[kSize / 16][4], int first) const {
     const int lane = threadIdx.x % 32;
@@ -53,6 +72,22 @@ struct Tile {
     for (int k = 0; k < kSize / 16; ++k) load_matrices(a[k], &rows[first + lane % 16][k * 16 + lane / 16 * 8]);
   }
 };
+
+/// Rows first … first + 16 of `count`, as the left operand, from global memory.
+template <typename T, int kSize>
+__device__ inline void load_left(std::uint32_t (&a)[kSize / 16][4], const T* from_row, std::int64_t stride,
+                                 int first, int count, int size) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < kSize / 16; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = first + lane / 4 + i % 2 * 8, column = k * 16 + i / 2 * 8 + lane % 4 * 2;
+      a[k][i] = row < count && column < size
+                    ? *reinterpret_cast<const std::uint32_t*>(from_row + row * stride + column)
+                    : 0;
+    }
+}
 
 /// s = a · tileᵀ: 16 × 64.
 template <typename T, int kSize>
@@ -138,6 +173,11 @@ struct Place {
     return query < queries && key < keys && (!a.causal || key <= position) &&
            (a.window == 0 || position - key < a.window);
   }
+  /// Whether all of sixteen queries see all of a tile of keys, and nothing is added to the scores.
+  __device__ bool sees_all(const FinesweepFlash& a, int first_query, int first_key) const {
+    return first_key + kTile <= keys && (!a.causal || first_key + kTile - 1 <= first_query + offset) &&
+           a.window == 0 && bias == nullptr;
+  }
   /// Which of eight keys from 8 · block on are kept: a bit each.
   __device__ std::uint32_t kept(const FinesweepDropout& dropout, int query, int block) const {
     const uint4 random = philox(key, lane,
@@ -199,7 +239,8 @@ struct KeptOfKeys {
 template <typename T, int kSize, bool kWhole>
 __global__ void __launch_bounds__(kThreads)
     flash_forward(const FinesweepFlash a, T* out, std::int64_t out_stride, float* log_sum) {
-  __shared__ Tile<T, kSize> key_tile, value_tile;
+  // Of one tile while the next one is fetched.
+  __shared__ Tile<T, kSize> key_tiles[2], value_tiles[2];
   const Place place(a, blockIdx.z, blockIdx.y);
   const int size = kWhole ? kSize : static_cast<int>(a.size);
   const int first = static_cast<int>(blockIdx.x) * kTile;
@@ -208,35 +249,51 @@ __global__ void __launch_bounds__(kThreads)
   const T* query = static_cast<const T*>(a.query) + place.query_begin * a.query_stride + place.head * size;
   const T* key = static_cast<const T*>(a.key) + place.key_begin * a.key_stride + place.key_head * size;
   const T* value = static_cast<const T*>(a.value) + place.key_begin * a.key_stride + place.key_head * size;
-  std::uint32_t q[kSize / 16][4];
-  key_tile.fill(query, a.query_stride, first, place.queries, size);
-  __syncthreads();
-  key_tile.left(q, threadIdx.x / 32 * 16);
-
   const int last = a.causal ? min(place.keys, min(first + kTile, place.queries) + place.offset) : place.keys;
   const int begin =
       a.window > 0 ? max(0, first + place.offset + 1 - static_cast<int>(a.window)) / kTile * kTile : 0;
+  const auto fetch = [&](int stage, int first_key) {
+    key_tiles[stage].fetch(key, a.key_stride, first_key, place.keys, size);
+    value_tiles[stage].fetch(value, a.key_stride, first_key, place.keys, size);
+  };
+  if (begin < last) fetch(0, begin);
+  end_group();
+  std::uint32_t q[kSize / 16][4];
+  load_left<T, kSize>(q, query, a.query_stride, warp_first, place.queries, size);
+
   const float scale = a.scale * kLog2E;
   float sum[kSize / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, total[2] = {};
-  for (int k0 = begin; k0 < last; k0 += kTile) {
-    __syncthreads();
-    key_tile.fill(key, a.key_stride, k0, place.keys, size);
-    value_tile.fill(value, a.key_stride, k0, place.keys, size);
+  int stage = 0;
+  for (int k0 = begin; k0 < last; k0 += kTile, stage ^= 1) {
+    if (k0 > begin) __syncthreads();  // nobody reads what the next tile overwrites
+    if (k0 + kTile < last) fetch(stage ^ 1, k0 + kTile);
+    end_group();
+    wait_for_groups<1>();
     __syncthreads();
     float s[8][4];
-    scores<T, kSize>(s, q, key_tile);
+    scores<T, kSize>(s, q, key_tiles[stage]);
     float peak[2] = {most[0], most[1]};
+    if (place.sees_all(a, warp_first, k0)) {
 #pragma unroll
-    for (int n = 0; n < 8; ++n)
+      for (int n = 0; n < 8; ++n)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int at_query = warp_first + lane / 4 + i / 2 * 8, at_key = k0 + n * 8 + lane % 4 * 2 + i % 2;
-        float v = s[n][i] * scale;
-        const bool seen = place.sees(a, at_query, at_key);
-        if (place.bias != nullptr && seen) v += place.bias[at_key - at_query - place.offset] * kLog2E;
-        s[n][i] = seen ? v : -INFINITY;
-        peak[i / 2] = fmaxf(peak[i / 2], s[n][i]);
-      }
+        for (int i = 0; i < 4; ++i) {
+          s[n][i] *= scale;
+          peak[i / 2] = fmaxf(peak[i / 2], s[n][i]);
+        }
+    } else {
+#pragma unroll
+      for (int n = 0; n < 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int at_query = warp_first + lane / 4 + i / 2 * 8, at_key = k0 + n * 8 + lane % 4 * 2 + i % 2;
+          float v = s[n][i] * scale;
+          const bool seen = place.sees(a, at_query, at_key);
+          if (place.bias != nullptr && seen) v += place.bias[at_key - at_query - place.offset] * kLog2E;
+          s[n][i] = seen ? v : -INFINITY;
+          peak[i / 2] = fmaxf(peak[i / 2], s[n][i]);
+        }
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       peak[half] = fmaxf(peak[half], __shfl_xor_sync(0xffffffffu, peak[half], 1));
@@ -265,7 +322,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int i = 0; i < 4; ++i) s[n][i] = kept.get(n, i) ? s[n][i] : 0.0f;
     }
-    add_product<T, kSize>(sum, s, value_tile);
+    add_product<T, kSize>(sum, s, value_tiles[stage]);
   }
   const float keep = a.dropout.threshold != 0 ? a.dropout.scale : 1.0f;
   float factor[2];

@@ -56,4 +56,25 @@ __device__ inline void load_transposed(std::uint32_t (&r)[4], const void* where)
                : "memory");
 }
 
+/// Copies kBytes (4 or 16) to shared memory on the side, zeros where not `inside`; `from` is to be readable anyway.
+template <int kBytes>
+__device__ inline void copy_async(void* to, const void* from, bool inside) {
+  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
+  const int bytes = inside ? kBytes : 0;
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+  }
+}
+/// What was copied since the last call is one group.
+__device__ inline void end_group() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/// Until no more than kMost groups of this thread are under way.
+template <int kMost>
+__device__ inline void wait_for_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kMost) : "memory");
+}
+
 }  // namespace finesweep::cuda
