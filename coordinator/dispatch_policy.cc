@@ -251,6 +251,7 @@ std::optional<DispatchPolicy::Choice> DispatchPolicy::start_isolated(Instant now
   for (auto other = host.workers.begin(); static_cast<int>(choice.lent.size()) < jobs_[job].gpus - 1; ++other) {
     if (*other != chosen && can_isolate(workers_.at(*other))) choice.lent.push_back(*other);
   }
+  lend(chosen, choice.lent, placed_.at(job));
   return choice;
 }
 
@@ -311,6 +312,14 @@ std::optional<int> DispatchPolicy::job_on_lent(int worker) const {
   const int leader = workers_.at(worker).leader;
   if (leader < 0 || workers_.at(leader).lent_pack == 0) return std::nullopt;
   return packs_.at(workers_.at(leader).lent_pack).jobs.front();
+}
+
+void DispatchPolicy::lend_again(int number, int leader_number) {
+  Worker& leader = workers_.at(leader_number);
+  if (leader.lent_pack == 0 && leader.unconfirmed == 0) return;
+  leader.lent.insert(number);
+  workers_.at(number).leader = leader_number;
+  relist(number);
 }
 
 bool DispatchPolicy::is_idle(const Worker& worker) const {
@@ -393,19 +402,25 @@ std::optional<DispatchPolicy::Choice> DispatchPolicy::start_gang(Instant now) {
   const int leader = best == claim.workers.end() ? *claim.workers.begin() : *best;
   std::vector<int> others;
   for (const int number : claim.workers) {
+    workers_.at(number).claimed_for = -1;
+    if (number != leader) others.push_back(number);
+  }
+  Choice choice = place(leader, {job}, now);
+  lend(leader, others, placed_.at(job));
+  choice.lent = std::move(others);
+  return choice;
+}
+
+void DispatchPolicy::lend(int leader, const std::vector<int>& others, PackNumber pack) {
+  if (others.empty()) return;
+  workers_.at(leader).lent_pack = pack;
+  for (const int number : others) {
     Worker& worker = workers_.at(number);
-    worker.claimed_for = -1;
-    if (number == leader) continue;
     worker.leader = leader;
     worker.model = -1;  // it lets go of what it has loaded
     workers_.at(leader).lent.insert(number);
-    others.push_back(number);
     relist(number);
   }
-  workers_.at(leader).lent_pack = next_pack_;
-  Choice choice = place(leader, {job}, now);
-  choice.lent = std::move(others);
-  return choice;
 }
 
 void DispatchPolicy::take_back_lent(int leader) {

@@ -74,7 +74,8 @@ class DispatchPolicy {
   void remove_worker(int worker);
   /// A worker on its way out gets nothing new.
   void set_leaving(int worker, bool leaving);
-  /// How many withdrawn jobs the worker may still be running: an isolated job waits for them.
+  /// How many withdrawn jobs the worker may still be running: isolated jobs and those on several devices wait for
+  /// them.
   void set_unconfirmed(int worker, int jobs);
 
   void add_ready(int job);
@@ -119,6 +120,11 @@ class DispatchPolicy {
   std::vector<int> unplaceable() const;
   /// The job that runs on the device of this worker, which is lent to another one.
   std::optional<int> job_on_lent(int worker) const;
+  /// The worker that this one is lent to; -1: none.
+  int lent_to(int worker) const { return workers_.at(worker).leader; }
+  /// A worker that has just been added is the next stay of one that was lost while it was lent: its device is free
+  /// once that job is over, if it is not already.
+  void lend_again(int worker, int leader);
 
   /// Throws std::logic_error where the state contradicts itself.
   void sanity_check() const;
@@ -180,6 +186,7 @@ class DispatchPolicy {
   void unclaim(int job);
   void look_at_claim(int job);
   std::optional<Choice> start_gang(Instant now);
+  void lend(int leader, const std::vector<int>& others, PackNumber pack);
   void take_back_lent(int leader);
   int max_pack_jobs(bool on_cpu) const { return on_cpu ? options_.max_pack_jobs_on_cpu : options_.max_pack_jobs; }
   int usual_pack_jobs(int job, bool on_cpu) const;

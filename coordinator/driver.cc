@@ -180,6 +180,10 @@ struct Driver::Impl {
     handle(AttemptFinished{finished.worker, finished.attempt, std::move(finished.outcome), finished.crashed});
   }
 
+  void receive(int rank, const Revoked& revoked) {
+    if (spoken_by(rank, revoked.worker)) handle(AttemptRevoked{revoked.worker, revoked.attempt});
+  }
+
   void receive(int rank, const Goodbye& goodbye) {
     if (!spoken_by(rank, goodbye.worker)) return;
     if (!stopping) runner.remark({{"event", "worker_left"}, {"worker", to_string(goodbye.worker)}});

@@ -51,6 +51,11 @@ struct Reactor::Impl : ReactorState {
     Worker& worker = workers.at(number);
     worker.heard = now;
     for (const auto& [attempt, progress] : event.held) {
+      if (const auto revoked = worker.unconfirmed.find(attempt); revoked != worker.unconfirmed.end()) {
+        revoked->second = now + options.lease;
+        effects.emplace_back(SendRevoke{event.worker, attempt});  // again: the first one may not have been sent
+        continue;
+      }
       const int job = jobs.find(attempt.job);
       const bool newest = job >= 0 && attempt.number == jobs[job].attempts;
       if (newest && jobs[job].phase == JobPhase::publishing) continue;
@@ -63,11 +68,6 @@ struct Reactor::Impl : ReactorState {
       held->second.progress = progress;
       if (progress.done > 0) policy.mark_begun(job);
     }
-    if (!worker.unconfirmed.empty())
-      confirm(number, [&](const AttemptKey& key) {
-        return std::none_of(event.held.begin(), event.held.end(),
-                            [&](const auto& held) { return held.first == key; });
-      });
     if (worker.leaving_since && !stopping && !ended && now - *worker.leaving_since >= options.lease) {
       worker.leaving_since.reset();
       policy.set_leaving(number, false);
@@ -79,7 +79,7 @@ struct Reactor::Impl : ReactorState {
     const int job = jobs.find(event.attempt.job);
     if (number >= 0) {
       workers.at(number).heard = now;
-      confirm(number, [&](const AttemptKey& key) { return key == event.attempt; });
+      confirm(number, event.attempt);
     }
 
     const bool newest = job >= 0 && event.attempt.number == jobs[job].attempts;
@@ -121,6 +121,13 @@ struct Reactor::Impl : ReactorState {
       }
     }
     effects.emplace_back(SendAcknowledge{event.worker, event.attempt, true});
+  }
+
+  void on(const AttemptRevoked& event, Instant now) {
+    const int number = number_of(event.worker);
+    if (number < 0) return;
+    workers.at(number).heard = now;
+    confirm(number, event.attempt);
   }
 
   /// The runner died under a pack of several jobs: nobody knows which of them is to blame. All that are still out
@@ -266,6 +273,10 @@ JobView Reactor::view(const JobId& id) const {
   if (job < 0) throw std::out_of_range("no job " + id.hex());
   const auto& state = impl_->jobs[job];
   return {state.phase, state.attempts, state.failures, state.losses, impl_->jobs.error(job)};
+}
+
+bool Reactor::knows(const WorkerId& worker) const {
+  return impl_->find_worker(worker) != nullptr;
 }
 
 Counts Reactor::counts() const {

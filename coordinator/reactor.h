@@ -16,8 +16,8 @@
 namespace finesweep::coordinator {
 
 struct ReactorOptions {
-  /// A worker that is silent for this long, or does not name an attempt that it holds in its heartbeats, is given
-  /// up with all that it holds.
+  /// A worker that is silent for this long, or does not name an attempt that it holds in its heartbeats, or neither
+  /// names nor confirms one that was revoked, is given up with all that it holds.
   Duration lease = std::chrono::seconds(30);
   /// A call that comes this much later than next_deadline() shows that the coordinator itself stood still (stopped,
   /// or waiting for a disk): heartbeats may lie unread, so the leases that ran out meanwhile begin anew.
@@ -74,6 +74,11 @@ struct AttemptFinished {
   Outcome outcome;
   bool crashed = false;
 };
+/// Nothing of an attempt that was revoked runs at the worker any more.
+struct AttemptRevoked {
+  WorkerId worker;
+  AttemptKey attempt;
+};
 /// The store's answers to Publish.
 struct Published {
   AttemptKey attempt;
@@ -90,8 +95,8 @@ struct CancelRequested {
 /// Time passed; leases may have run out.
 struct Tick {};
 
-using Event = std::variant<WorkerJoined, WorkerLost, HeartbeatArrived, AttemptFinished, Published, PublishFailed,
-                           StopRequested, CancelRequested, Tick>;
+using Event = std::variant<WorkerJoined, WorkerLost, HeartbeatArrived, AttemptFinished, AttemptRevoked, Published,
+                           PublishFailed, StopRequested, CancelRequested, Tick>;
 
 // ---- effects ----
 // The driver carries out the effects of one call in order, with one durable commit for all that must be recorded
@@ -142,6 +147,7 @@ struct SendAcknowledge {
   AttemptKey attempt;
   bool accepted = false;
 };
+/// Answered by AttemptRevoked.
 struct SendRevoke {
   WorkerId worker;
   AttemptKey attempt;
@@ -197,9 +203,12 @@ struct Counts {
 ///   alone is charged.
 /// - Job::isolate on a CPU: alone among the workers of its host. See dispatch_policy.h for who gets what.
 /// - Job::gpus above 1: one worker holds the attempt, the devices of others of its host are lent to it meanwhile.
-/// Where
-///   one of these workers is lost, so is the attempt. A job that for two leases no host has workers enough for
-///   fails.
+///   Where one of these workers is lost, so is the attempt. A job that for two leases no host has workers enough
+///   for fails.
+/// - A revoked attempt may still run until its worker has confirmed that it does not, or is lost: so long its
+/// devices
+///   go to no job on several devices and its host to no isolated one. A heartbeat confirms nothing: it may have
+///   been sent before the worker had heard of the attempt.
 /// - A worker that reports an interrupted attempt is about to leave: it gets nothing new for one lease.
 ///
 /// What workers say is never trusted to make sense: what does not is refused, not asserted.
@@ -220,6 +229,8 @@ class Reactor {
 
   const Job& job(const JobId& id) const;
   JobView view(const JobId& id) const;
+  /// It has joined and is neither lost nor given up.
+  bool knows(const WorkerId& worker) const;
   Counts counts() const;
   std::vector<AttemptView> attempts() const;  // that are out, by worker
   bool ended() const;

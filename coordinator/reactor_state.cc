@@ -115,6 +115,7 @@ void ReactorState::recover(const std::map<JobId, JobHistory>& history) {
 Instant ReactorState::deadline(int number) const {
   Instant first = workers.at(number).heard + options.lease;
   for (int job : policy.queue(number)) first = std::min(first, out.at(job).lease_end);
+  for (const auto& [attempt, until] : workers.at(number).unconfirmed) first = std::min(first, until);
   return first;
 }
 
@@ -134,6 +135,8 @@ void ReactorState::add_worker(const WorkerId& id, const WorkerInfo& info, Instan
   worker_of_rank[id.rank] = number;
   std::erase_if(told_to_rejoin, [&](const auto& told) { return told.first.rank == id.rank; });
   policy.add_worker(number, info.host, !info.device.starts_with("cuda"), info.memory_mb);
+  if (const auto lent = lent_when_lost.extract(id.rank); lent && workers.contains(lent.mapped()))
+    policy.lend_again(number, lent.mapped());
   list_deadline(number);
   if (stopping || ended) {
     set_leaving(number, now);
@@ -162,15 +165,15 @@ void ReactorState::tell_to_stop(int number) {
 void ReactorState::revoke(int job, Instant now) {
   Worker& worker = workers.at(out.at(job).worker);
   effects.emplace_back(SendRevoke{worker.id, newest(job)});
-  worker.unconfirmed.push_back(newest(job));
+  worker.unconfirmed[newest(job)] = now + options.lease;
   policy.set_unconfirmed(out.at(job).worker, static_cast<int>(worker.unconfirmed.size()));
   policy.withdraw(job, now);
   out.erase(job);
 }
 
-void ReactorState::confirm(int number, const std::function<bool(const AttemptKey&)>& is_over) {
+void ReactorState::confirm(int number, const AttemptKey& attempt) {
   auto& unconfirmed = workers.at(number).unconfirmed;
-  if (std::erase_if(unconfirmed, is_over) > 0) policy.set_unconfirmed(number, static_cast<int>(unconfirmed.size()));
+  if (unconfirmed.erase(attempt) > 0) policy.set_unconfirmed(number, static_cast<int>(unconfirmed.size()));
 }
 
 void ReactorState::give_up(int number, const std::string& reason, Instant now) {
@@ -195,6 +198,7 @@ void ReactorState::give_up(int number, const std::string& reason, Instant now) {
     go_on_after_loss(job, begun[i]);
   }
   const Worker& worker = workers.at(number);
+  if (const int leader = policy.lent_to(number); leader >= 0) lent_when_lost[worker.id.rank] = leader;
   policy.remove_worker(number);
   deadlines.erase({worker.listed_deadline, number});
   worker_of_rank.erase(worker.id.rank);
@@ -209,6 +213,7 @@ void ReactorState::expire_leases(Instant now) {
       worker.heard = now;
       for (int job : policy.queue(number))
         out.at(job).lease_end = std::max(out.at(job).lease_end, now + options.lease);
+      for (auto& [attempt, until] : worker.unconfirmed) until = std::max(until, now + options.lease);
       list_deadline(number);
     }
   }

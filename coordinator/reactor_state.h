@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -30,7 +29,8 @@ struct ReactorState {
     Instant heard{};            // when it last gave a sign of life
     Instant listed_deadline{};  // its place in deadlines
     std::optional<Instant> leaving_since;
-    std::vector<AttemptKey> unconfirmed;  // revoked; it may not know yet
+    // Revoked, but perhaps not over; until when the worker must say something of each.
+    std::map<AttemptKey, Instant> unconfirmed;
     bool told_to_stop = false;
   };
 
@@ -44,6 +44,8 @@ struct ReactorState {
   std::unordered_map<int, WorkerId> publisher;  // of publishing jobs: who brought the result
   std::map<int, Worker> workers;
   std::map<std::int32_t, int> worker_of_rank;
+  // By rank, to whom a worker's device was lent when it was lost.
+  std::map<std::int32_t, int> lent_when_lost;
   // When each worker must be looked at: never later than its first lease runs out, at times earlier, so that a
   // renewed lease costs nothing here.
   std::set<std::pair<Instant, int>> deadlines;
@@ -80,8 +82,8 @@ struct ReactorState {
   void tell_to_stop(int number);
   /// Takes a running job from its worker. The caller records the attempt's end and says what becomes of the job.
   void revoke(int job, Instant now);
-  /// The worker is seen not to work on these revoked attempts any more.
-  void confirm(int number, const std::function<bool(const AttemptKey&)>& is_over);
+  /// The worker does not work on this revoked attempt any more.
+  void confirm(int number, const AttemptKey& attempt);
   /// Gives up the workers whose leases have run out.
   void expire_leases(Instant now);
   /// Ends jobs that have waited long enough for a host with so many devices.

@@ -18,6 +18,8 @@ constexpr std::uint16_t kType<Finished> = 3;
 template <>
 constexpr std::uint16_t kType<Goodbye> = 4;
 template <>
+constexpr std::uint16_t kType<Revoked> = 5;
+template <>
 constexpr std::uint16_t kType<Welcome> = 16;
 template <>
 constexpr std::uint16_t kType<Dispatch> = 17;
@@ -79,6 +81,13 @@ Json write(const Finished& m) {
 void read(const Json& j, Finished& m) {
   m = {j.at("worker").get<WorkerId>(), j.at("attempt").get<AttemptKey>(), j.at("outcome").get<Outcome>(),
        j.at("crashed").get<bool>()};
+}
+
+Json write(const Revoked& m) {
+  return {{"worker", m.worker}, {"attempt", m.attempt}};
+}
+void read(const Json& j, Revoked& m) {
+  m = {j.at("worker").get<WorkerId>(), j.at("attempt").get<AttemptKey>()};
 }
 
 Json write(const Goodbye& m) {

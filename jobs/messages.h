@@ -25,7 +25,8 @@ struct Hello {
   double memory_mb = 0;
 };
 
-/// Renews the lease of every attempt it names, and of no other. Sent every Welcome::heartbeat_s.
+/// Renews the lease of every attempt it names, and of no other: of those that wait, run or have a result that is
+/// not acknowledged, revoked ones too while they run. Sent every Welcome::heartbeat_s.
 struct Heartbeat {
   WorkerId worker;
   struct Held {
@@ -42,6 +43,12 @@ struct Finished {
   Outcome outcome;
   /// The runner died under it (a crash, a kill, out of memory): a pack is halved before a job is blamed.
   bool crashed = false;
+};
+
+/// Answer to Revoke, once nothing of the attempt runs here any more, or at once where nothing did.
+struct Revoked {
+  WorkerId worker;
+  AttemptKey attempt;
 };
 
 /// The worker leaves and holds nothing any more.
@@ -82,7 +89,7 @@ struct Acknowledge {
   bool accepted = false;
 };
 
-/// Stop working on this attempt and forget it: it was superseded or cancelled.
+/// Stop working on this attempt and forget it: it was superseded or cancelled. Answered by Revoked.
 struct Revoke {
   AttemptKey attempt;
 };
@@ -161,8 +168,8 @@ struct StopExecution {
 };
 
 using Message =
-    std::variant<Hello, Heartbeat, Finished, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop, Rejoin, Alive,
-                 Lend, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution, Pulse, Begin, LetGo>;
+    std::variant<Hello, Heartbeat, Finished, Revoked, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop, Rejoin,
+                 Alive, Lend, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution, Pulse, Begin, LetGo>;
 
 Bytes encode(const Message& message);
 

@@ -202,6 +202,21 @@ TEST_F(AgentTest, what_a_worker_that_was_given_up_had_done_is_not_told_under_its
   EXPECT_EQ(runner.killed_because, "this worker had been given up");
 }
 
+TEST_F(AgentTest, one_that_was_given_up_says_hello_once_its_runner_has_ended) {
+  bool rejoined = false;
+  coordinator.on_message = [&](const Message& message) {
+    if (std::holds_alternative<Heartbeat>(message) && !runner.running.empty() && !std::exchange(rejoined, true))
+      coordinator.say(Rejoin{});
+    if (std::holds_alternative<Hello>(message) && rejoined) {
+      EXPECT_TRUE(runner.running.empty());
+      coordinator.say(Welcome{{1, 2}, "/nowhere", 0.01, 60, 1});
+      coordinator.say(Stop{});
+    }
+  };
+  work();
+  EXPECT_TRUE(rejoined);
+}
+
 TEST_F(AgentTest, a_job_on_several_devices_is_given_them_and_a_lent_device_is_let_go_of) {
   coordinator.receive();
   coordinator.say(Welcome{kWorker, "/nowhere", 0.01, 60, 1});
@@ -286,6 +301,7 @@ class AgentPackTest : public AgentTest {
         for (const auto& one : heartbeat->held) held.push_back(one.attempt);
         if (on_beat) on_beat();
       }
+      if (const auto* over = std::get_if<Revoked>(&message)) revoked.push_back(over->attempt);
       const auto* said = std::get_if<Finished>(&message);
       if (!said || is_finished(said->attempt)) return;  // repeated until the acknowledgement arrives
       finished.push_back(*said);
@@ -308,6 +324,7 @@ class AgentPackTest : public AgentTest {
       d{storage::sample_id("d"), 1};
   std::vector<Finished> finished;
   std::vector<AttemptKey> held;  // by the last heartbeat
+  std::vector<AttemptKey> revoked;
   std::function<void()> on_beat;
 };
 
@@ -389,10 +406,12 @@ TEST_F(AgentPackTest, a_running_member_that_is_revoked_leaves_and_the_others_go_
     if (++beats == 2) coordinator.say(Revoke{b});
     if (beats == 5) {
       EXPECT_THAT(runner.stops, ElementsAre(ElementsAre(b)));
-      EXPECT_THAT(held, ElementsAre(a, c, d)) << "nobody waits for what was revoked";
+      EXPECT_THAT(held, ElementsAre(a, b, c, d)) << "it still uses the device";
+      EXPECT_THAT(revoked, IsEmpty());
       Outcome interrupted;
       interrupted.kind = OutcomeKind::interrupted;
       runner.finish(b, interrupted);
+      EXPECT_THAT(revoked, ElementsAre(b));
       runner.finish(a, Outcome{});
       runner.finish(c, Outcome{});
     }
@@ -414,6 +433,7 @@ TEST_F(AgentPackTest, when_the_last_member_that_matters_is_revoked_the_runner_is
   };
   work();
   EXPECT_EQ(runner.killed_because, "revoked");
+  EXPECT_THAT(revoked, ElementsAre(a, b, c)) << "as they end";
   ASSERT_EQ(finished.size(), 1u);
   EXPECT_EQ(finished[0].attempt, d);
 }
@@ -450,6 +470,22 @@ TEST_F(AgentPackTest, a_member_that_waits_and_is_revoked_is_left_out) {
   work();
   EXPECT_EQ(runner.packs, 1);
   EXPECT_EQ(finished.size(), 3u);
+  EXPECT_THAT(revoked, ElementsAre(d)) << "at once";
+}
+
+TEST_F(AgentPackTest, what_was_revoked_or_is_not_known_is_confirmed_whenever_it_is_revoked_again) {
+  const AttemptKey unknown{storage::sample_id("unknown"), 3};
+  for (const AttemptKey& attempt : {d, d, unknown}) coordinator.say(Revoke{attempt});
+  hear([&](const Finished&) {
+    if (finished.size() == 3) coordinator.say(Stop{});
+  });
+  runner.on_start = [&] {
+    boost::asio::post(io, [&] {
+      for (const AttemptKey& attempt : {a, b, c}) runner.finish(attempt, Outcome{});
+    });
+  };
+  work();
+  EXPECT_THAT(revoked, ElementsAre(d, d, unknown));
 }
 
 TEST_F(AgentPackTest, when_the_runner_dies_the_members_that_are_not_done_have_crashed) {

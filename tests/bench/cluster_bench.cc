@@ -167,6 +167,7 @@ class Cluster {
     const auto started = std::chrono::steady_clock::now();
     const auto effects = reactor_->handle(event, now_);
     spent_ += std::chrono::steady_clock::now() - started;
+    std::vector<SendRevoke> revoked;
     for (const Effect& effect : effects) {
       if (const auto* dispatch = std::get_if<SendDispatch>(&effect)) {
         const int i = dispatch->worker.rank - 1;
@@ -179,11 +180,13 @@ class Cluster {
         if (id(i) != revoke->worker) continue;
         // Only what waits is taken away here.
         std::erase(worker(i).queue, revoke->attempt);
+        revoked.push_back(*revoke);
       } else if (const auto* publish = std::get_if<Publish>(&effect)) {
         published_.push_back(publish->attempt);
         if (!std::exchange(commit_planned_, true)) plan(kRound, What::commit, -1);
       }
     }
+    for (const SendRevoke& revoke : revoked) handle(AttemptRevoked{revoke.worker, revoke.attempt});
   }
 
   int job_count_;

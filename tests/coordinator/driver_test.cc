@@ -5,11 +5,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <filesystem>
 #include <functional>
 #include <sstream>
 
 #include "jobs/messages.h"
 #include "storage/files.h"
+#include "storage/status_file.h"
 #include "tests/storage/sample_plan.h"
 #include "tests/storage/temporary_folder.h"
 
@@ -37,8 +40,8 @@ class MadeUpWorker final : public WorkerLink {
     if (const auto* dispatch = std::get_if<Dispatch>(&*message))
       for (const Assignment& assignment : dispatch->pack) finish({assignment.job.id, assignment.attempt});
     if (std::holds_alternative<Stop>(*message)) {
-      stopped = true;
-      say(Goodbye{id_});
+      if (!std::exchange(stopped, true) && on_stop) return on_stop();
+      if (!on_stop) say(Goodbye{id_});
     }
   }
   std::vector<Received> receive() override { return std::exchange(said_, {}); }
@@ -56,16 +59,26 @@ class MadeUpWorker final : public WorkerLink {
     outcome.metrics["loss"] = loss;
     return outcome;
   }
+  static Outcome failure() {
+    Outcome outcome;
+    outcome.error = "the loss is not a number";
+    outcome.permanent = true;
+    return outcome;
+  }
+  void close() { said_.push_back({kRank, {}, true}); }
   const WorkerId& id() const { return id_; }
 
   std::function<void(const AttemptKey&)> before_results;
+  /// How it leaves; else with a Goodbye.
+  std::function<void()> on_stop;
+  bool fails = false;
   bool stopped = false;
   std::vector<std::string> strangers;
 
  private:
   void finish(const AttemptKey& attempt) {
     if (before_results) before_results(attempt);
-    say(Finished{id_, attempt, success(0.5), false});
+    say(Finished{id_, attempt, fails ? failure() : success(0.5), false});
   }
 
   WorkerId id_;
@@ -165,6 +178,64 @@ TEST_F(DriverTest, a_worker_whose_connection_closes_is_lost_at_once_and_its_job_
   // What comes in its old name is refused.
   EXPECT_GE(events("result_refused").size(), 1u);
   for (const storage::StoredJob& job : *store->load_jobs()) EXPECT_TRUE(job.outcome.has_value());
+}
+
+/// Workers are told to stop before the last reports are written, so they leave while that goes on.
+class DriverEndTest : public DriverTest {
+ protected:
+  void SetUp() override {
+    DriverTest::SetUp();
+    worker.fails = true;
+  }
+  void expect_the_end_of_a_sweep_that_failed() {
+    const auto started = std::chrono::steady_clock::now();
+    EXPECT_EQ(drive(), 1);
+    EXPECT_LT(std::chrono::steady_clock::now() - started, std::chrono::seconds(30));
+    const auto status = storage::read_status(run.status_file());
+    ASSERT_TRUE(status.ok()) << status.error().message;
+    EXPECT_EQ(status->state, storage::StatusSnapshot::State::finished);
+    EXPECT_EQ(status->exit_code, 1);
+    ASSERT_EQ(events("sweep_ended").size(), 1u);
+    EXPECT_EQ(events("sweep_ended")[0]["exit_code"], 1);
+    EXPECT_TRUE(std::filesystem::exists(run.reports() / "report.md"));
+  }
+};
+
+TEST_F(DriverEndTest, a_rank_that_says_goodbye_and_closes_while_the_last_reports_are_written_changes_nothing) {
+  worker.on_stop = [this] {
+    worker.say(Goodbye{worker.id()});
+    worker.close();
+  };
+  expect_the_end_of_a_sweep_that_failed();
+}
+
+TEST_F(DriverEndTest, a_rank_that_vanishes_while_the_last_reports_are_written_changes_nothing) {
+  worker.on_stop = [this] { worker.close(); };
+  expect_the_end_of_a_sweep_that_failed();
+}
+
+TEST_F(DriverEndTest, a_rank_that_comes_back_while_the_last_reports_are_written_is_not_waited_for) {
+  worker.on_stop = [this] { worker.vanish(); };
+  expect_the_end_of_a_sweep_that_failed();
+}
+
+TEST_F(DriverEndTest, what_ranks_say_while_the_last_reports_are_written_changes_nothing_whatever_it_is) {
+  const AttemptKey attempt{plan.jobs[0].id, 1};
+  worker.on_stop = [this, attempt] {
+    worker.say(Heartbeat{worker.id(), {{attempt, {}}}});
+    worker.say(Finished{worker.id(), attempt, MadeUpWorker::success(9), false});
+    worker.say(Revoked{worker.id(), attempt});
+    worker.say_bytes({'n', 'o', ' ', 'f', 'r', 'a', 'm', 'e'});
+    worker.say(Goodbye{{9, 1}}, 9);
+    worker.close();
+    worker.close();
+  };
+  expect_the_end_of_a_sweep_that_failed();
+}
+
+TEST_F(DriverEndTest, a_rank_that_never_says_goodbye_is_not_waited_for_for_ever) {
+  worker.on_stop = [] {};
+  expect_the_end_of_a_sweep_that_failed();
 }
 
 TEST_F(DriverTest, connections_that_were_refused_are_counted_and_the_first_ones_recorded) {

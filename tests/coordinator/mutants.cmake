@@ -45,6 +45,18 @@ elseif(MUTANT STREQUAL "acknowledges_too_early")
           return;]==]
     [==[effects.emplace_back(Publish{event.attempt, outcome});
           break;]==])
+elseif(MUTANT STREQUAL "takes_silence_for_an_end")
+  # A heartbeat that does not name a revoked attempt counts as its end, though it may have been sent before the worker
+  # had heard of the attempt.
+  plant(reactor.cc
+    [==[if (worker.leaving_since && !stopping && !ended]==]
+    [==[for (auto next = worker.unconfirmed.begin(); next != worker.unconfirmed.end();) {
+      const AttemptKey revoked = (next++)->first;
+      if (std::none_of(event.held.begin(), event.held.end(),
+                       [&](const auto& held) { return held.first == revoked; }))
+        confirm(number, revoked);
+    }
+    if (worker.leaving_since && !stopping && !ended]==])
 else()
   message(FATAL_ERROR "no mutant '${MUTANT}'")
 endif()

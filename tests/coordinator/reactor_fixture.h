@@ -92,6 +92,9 @@ class ReactorTest : public testing::Test {
     finish(worker, attempt(name));
     handle(Published{attempt(name)});
   }
+  const std::vector<Effect>& confirm(WorkerId worker, AttemptKey revoked) {
+    return handle(AttemptRevoked{worker, revoked});
+  }
   /// The worker says that it holds these and has come so far with the first.
   const std::vector<Effect>& beat(WorkerId worker, const std::vector<AttemptKey>& held, std::int64_t done = 0) {
     HeartbeatArrived event{worker, {}};

@@ -127,11 +127,72 @@ TEST_F(ReactorGangTest, when_all_stop_the_lent_worker_leaves_and_the_leader_stil
 
 TEST_F(ReactorGangTest, a_cancelled_one_gives_its_devices_back) {
   start_with_two_workers({on_devices("a", 2), make_job("b"), make_job("c")});
+  const AttemptKey revoked = attempt("a");
   handle(CancelRequested{{id_of("a")}});
   EXPECT_EQ(only<SendRevoke>().worker, leader);
   EXPECT_EQ(phase("c"), JobPhase::ready) << "the leader may still be at work on the other's device";
   beat(leader, {attempt("b")});
+  EXPECT_EQ(phase("c"), JobPhase::ready) << "it may have said so before it began with what is revoked";
+  confirm(leader, revoked);
   EXPECT_EQ(phase("c"), JobPhase::running);
+}
+
+TEST_F(ReactorGangTest,
+       a_device_on_which_a_revoked_attempt_may_run_is_not_lent_before_its_worker_says_that_it_is_over) {
+  start_with_two_workers({make_job("a"), make_job("b"), on_devices("c", 2)});
+  const AttemptKey revoked = attempt("b");
+  handle(CancelRequested{{id_of("b")}});
+  complete(leader, "a");
+  beat(other, {});
+  EXPECT_EQ(phase("c"), JobPhase::ready);
+  beat(other, {revoked}, 1);
+  EXPECT_EQ(only<SendRevoke>().attempt, revoked) << "said again";
+  EXPECT_EQ(phase("c"), JobPhase::ready);
+  confirm(leader, revoked);
+  EXPECT_EQ(phase("c"), JobPhase::ready) << "it was not this one's";
+  confirm(other, revoked);
+  EXPECT_EQ(only<SendLend>().worker, other);
+}
+
+TEST_F(ReactorGangTest, a_worker_that_neither_confirms_nor_names_what_was_revoked_is_given_up) {
+  start_with_two_workers({make_job("a"), make_job("b"), on_devices("c", 2)});
+  handle(CancelRequested{{id_of("b")}});
+  complete(leader, "a");
+  const WorkerId third = join(3, "a", "cuda:7");
+  EXPECT_EQ(phase("c"), JobPhase::ready) << "the claim stands";
+  for (now_ = 10s; now_ < 31s; now_ += 10s) {
+    EXPECT_EQ(phase("c"), JobPhase::ready);
+    beat(leader, {});
+    beat(third, {});
+    beat(other, {});
+  }
+  EXPECT_FALSE(reactor_->knows(other));
+  EXPECT_EQ(phase("c"), JobPhase::running);
+}
+
+TEST_F(ReactorGangTest, a_worker_that_still_ends_what_was_revoked_is_waited_for) {
+  start_with_two_workers({make_job("a"), make_job("b"), on_devices("c", 2)});
+  const AttemptKey revoked = attempt("b");
+  handle(CancelRequested{{id_of("b")}});
+  complete(leader, "a");
+  for (now_ = 10s; now_ < 100s; now_ += 10s) {
+    beat(leader, {});
+    beat(other, {revoked}, 1);
+  }
+  EXPECT_TRUE(reactor_->knows(other));
+  confirm(other, revoked);
+  EXPECT_EQ(phase("c"), JobPhase::running);
+}
+
+TEST_F(ReactorGangTest, a_lent_worker_that_comes_back_gets_nothing_before_the_leader_has_let_go_of_its_device) {
+  start_with_two_workers({on_devices("a", 2), make_job("b"), make_job("c"), make_job("d"), make_job("e")});
+  const AttemptKey lost = attempt("a");
+  handle(CancelRequested{{id_of("a")}});
+  handle(WorkerLost{other, "killed"});
+  const WorkerId again = join(2, "a", "cuda:6");
+  EXPECT_TRUE(none<SendDispatch>());
+  confirm(leader, lost);
+  EXPECT_EQ(only<SendDispatch>().worker, again);
 }
 
 }  // namespace

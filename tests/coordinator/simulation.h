@@ -8,6 +8,8 @@ namespace finesweep::simulation {
 struct Options {
   /// Reactor::sanity_check() after every event. Without it only what users and workers can see is checked.
   bool check_reactor = true;
+  /// Many jobs on several devices of one host, and much that is cancelled on its way; else one history in five.
+  bool full_of_loans = false;
   /// Print every step to standard error.
   bool trace = false;
 };
@@ -38,12 +40,11 @@ namespace finesweep::coordinator {
 /// - only the newest attempt, from the worker that it was given to, is published; no job is committed twice;
 /// - what was acknowledged is in the store, whatever is killed afterwards;
 /// - a job starts only when what it needs is committed;
-/// - an isolated job whose result is accepted was alone on its CPU host;
+/// - an isolated job whose result is accepted was alone on its CPU host, but for workers that had been given up and
+///   did not know it;
 /// - jobs share a pack only where their traits, the device and its memory let them; of a pack that crashed no more
 ///   than half run together again;
-/// - while a job on several devices whose result is accepted ran, the workers that it was lent did nothing else,
-/// but
-///   for a moment what had been revoked on its way to them;
+/// - while a job on several devices runs, revoked or not, nothing else runs on any of them, but for such workers;
 /// - failures and losses are charged within their bounds;
 /// - what a request to cancel was answered for is over, and stays so in later lives;
 /// - once nothing goes wrong any more, the sweep ends within bounded time, once, and every job is accounted for.

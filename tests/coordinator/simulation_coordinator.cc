@@ -45,7 +45,7 @@ void World::start_coordinator() {
   const int life = ++life_;
   incarnations_.clear();
   current_.clear();
-  heard_.clear();
+  known_.clear();
   inbox_.clear();
   pending_.clear();
   flush_scheduled_ = stop_sent_ = ended_ = false;
@@ -108,15 +108,15 @@ void World::receive_next() {
     if (!workers_[rank].alive) return;
     const WorkerId id{rank, ++incarnations_[rank]};
     current_[rank] = {id, workers_[rank].process};
-    heard_[id] = now_;
+    known_.insert(id);
     deliver(rank, Welcome{id});
     handle(WorkerJoined{id, {workers_[rank].host, workers_[rank].device, workers_[rank].memory_mb}});
   } else if (const auto* heartbeat = std::get_if<HeartbeatArrived>(&message)) {
-    const auto heard = heard_.find(heartbeat->worker);
-    if (heard != heard_.end() && now_ - heard->second < reactor_options_.lease) heard->second = now_;
     handle(*heartbeat);
   } else if (const auto* finished = std::get_if<AttemptFinished>(&message)) {
     handle(*finished);
+  } else if (const auto* revoked = std::get_if<AttemptRevoked>(&message)) {
+    handle(*revoked);
   } else {
     const auto& lost = std::get<WorkerLost>(message);
     if (const auto found = current_.find(rank); found != current_.end() && found->second.first == lost.worker)
@@ -163,12 +163,25 @@ void World::handle(const Event& event) {
   auto effects = reactor_->handle(event, now_);
   if (options_.check_reactor) reactor_->sanity_check();
   note_crashed_pack(effects);
+  note_decisions(effects);
   pending_.insert(pending_.end(), std::make_move_iterator(effects.begin()), std::make_move_iterator(effects.end()));
   if (pending_.empty() || flush_scheduled_) return;
   // The driver commits for several events at once.
   flush_scheduled_ = true;
   after(random_.chance(0.5) ? Duration(0) : random_.between(0ms, 50ms), [this, life = life_] {
     if (life == life_) when_awake([this] { flush(); });
+  });
+}
+
+/// Which attempts were decided and which workers given up in this call of the reactor.
+void World::note_decisions(const std::vector<Effect>& effects) {
+  ++decisions_;
+  for (const Effect& effect : effects)
+    if (const auto* attempt = std::get_if<RecordAttempt>(&effect)) decided_[attempt->attempt] = decisions_;
+  std::erase_if(known_, [this](const WorkerId& worker) {
+    if (reactor_->knows(worker)) return false;
+    given_up_[{life_, worker}] = decisions_;
+    return true;
   });
 }
 
@@ -200,6 +213,7 @@ void World::flush() {
           require(store_->is_committed(need), "a job was dispatched before what it needs was committed");
       }
       send(dispatch->worker, effect);
+      cancel_on_its_way(*dispatch);
     }
     if (const auto* acknowledge = std::get_if<SendAcknowledge>(&effect)) {
       if (acknowledge->accepted) {
@@ -220,6 +234,16 @@ void World::flush() {
     boundary();
   }
   if (over) end_life();
+}
+
+/// At times a job is cancelled so soon after its dispatch that its worker has not heard of it.
+void World::cancel_on_its_way(const SendDispatch& dispatch) {
+  if (weather_.hasty_cancels == 0 || now_ >= weather_.faults_until || !random_.chance(0.3)) return;
+  --weather_.hasty_cancels;
+  const JobId job = dispatch.pack[random_.between(0, static_cast<int>(dispatch.pack.size()) - 1)].job;
+  after(random_.between(0ms, 10ms), [this, job, life = life_] {
+    if (life == life_) when_awake([this, job] { handle(CancelRequested{{job}}); });
+  });
 }
 
 /// Verify, rename, commit: each a step of its own, so that the coordinator can be killed between them.
@@ -247,7 +271,6 @@ void World::publish(const Publish& effect) {
           boundary();
           store_->commit(attempt, report_);
           check_isolation(attempt);
-          check_lent(attempt);
           boundary();
           handle(Published{attempt});
         });

@@ -8,7 +8,8 @@ namespace finesweep::simulation {
 /// SplitMix64: the same numbers on every machine.
 class Random {
  public:
-  explicit Random(std::uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {}
+  /// Scattered first: seeds that are multiples of the step apart would give one sequence, shifted.
+  explicit Random(std::uint64_t seed) : state_(seed) { state_ = next(); }
 
   std::uint64_t next() {
     std::uint64_t z = (state_ += 0x9e3779b97f4a7c15u);

@@ -93,7 +93,6 @@ std::map<JobId, JobHistory> ModelStore::recover(simulation::Report& report) {
     commit(attempt, report);
     ++report.adopted_artifacts;
   }
-  first_order_of_life_ = next_order_;
   // The first open pack of each worker is the one that it had begun.
   std::map<WorkerId, int> first_open;
   for (const auto& [id, job] : jobs_)
@@ -137,14 +136,6 @@ std::optional<Reason> ModelStore::end_of(const AttemptKey& attempt) const {
   const auto& tries = record(attempt.job).tries;
   const auto found = tries.find(attempt.number);
   return found == tries.end() ? std::nullopt : found->second.end;
-}
-
-bool ModelStore::was_given_up(const AttemptKey& attempt) const {
-  const WorkerId& worker = worker_of(attempt);
-  for (const auto& [id, job] : jobs_)
-    for (const auto& [number, other] : job.tries)
-      if (other.worker == worker && other.end == Reason::lost && other.order >= first_order_of_life_) return true;
-  return false;
 }
 
 bool ModelStore::all_over() const {

@@ -52,12 +52,6 @@ class ModelStore {
   bool is_reported_end(const AttemptKey& attempt) const;
   bool is_recorded(const AttemptKey& attempt, const WorkerId& worker) const;
   std::optional<RecordAttemptEnd::Reason> end_of(const AttemptKey& attempt) const;
-  const WorkerId& worker_of(const AttemptKey& attempt) const {
-    return record(attempt.job).tries.at(attempt.number).worker;
-  }
-  /// The stay of a worker that this attempt was given to lost something in this life of the coordinator: it is
-  /// over.
-  bool was_given_up(const AttemptKey& attempt) const;
   bool is_over(const JobId& job) const { return record(job).committed || record(job).end; }
   bool all_over() const;
   void check_end(const std::vector<Job>& jobs) const;
@@ -86,7 +80,6 @@ class ModelStore {
 
   int max_losses_;
   int next_order_ = 0;
-  int first_order_of_life_ = 0;
   std::map<JobId, Record> jobs_;
   std::map<JobId, AttemptKey> renamed_;
   std::set<AttemptKey> staged_;

@@ -16,6 +16,9 @@ simulation::Report simulate(std::uint64_t seed, const simulation::Options& optio
 namespace finesweep::coordinator_that_acknowledges_too_early {
 simulation::Report simulate(std::uint64_t seed, const simulation::Options& options);
 }
+namespace finesweep::coordinator_that_takes_silence_for_an_end {
+simulation::Report simulate(std::uint64_t seed, const simulation::Options& options);
+}
 
 namespace finesweep::coordinator {
 namespace {
@@ -101,11 +104,12 @@ TEST(OneSimulationTest, the_same_seed_gives_the_same_history) {
   }
 }
 
-// Would the simulation find what it looks for? Three bugs were planted by hand, each in a copy of the reactor. They
+// Would the simulation find what it looks for? Four bugs were planted by hand, each in a copy of the reactor. They
 // are found with and without the reactor's own sanity_check.
 template <typename Simulate>
-std::string first_violation(Simulate simulate, bool check_reactor) {
+std::string first_violation(Simulate simulate, bool check_reactor, bool full_of_loans = false) {
   simulation::Options options;
+  options.full_of_loans = full_of_loans;
   options.check_reactor = check_reactor;
   for (std::uint64_t seed = 0; seed < 500; ++seed) {
     const auto report = simulate(seed, options);
@@ -133,6 +137,12 @@ TEST(PlantedBugTest, a_reactor_that_acknowledges_before_the_commit_is_durable_is
   for (bool check_reactor : {true, false})
     EXPECT_THAT(first_violation(coordinator_that_acknowledges_too_early::simulate, check_reactor),
                 HasSubstr("a result was acknowledged before it was durable"));
+}
+
+TEST(PlantedBugTest, a_reactor_that_takes_a_heartbeat_for_the_end_of_what_it_has_revoked_is_found) {
+  for (bool check_reactor : {true, false})
+    EXPECT_THAT(first_violation(coordinator_that_takes_silence_for_an_end::simulate, check_reactor, true),
+                HasSubstr("two jobs ran on one device, which had been lent"));
 }
 
 }  // namespace

@@ -8,10 +8,6 @@ namespace finesweep::coordinator {
 
 using namespace std::chrono_literals;
 
-namespace {
-constexpr Duration kHeartbeat = 500ms;
-}
-
 void World::start_worker(int rank) {
   Worker& worker = workers_[rank];
   if (worker.alive || !reactor_) return;
@@ -98,11 +94,17 @@ void World::receive(int rank, const SendRevoke& message) {
       ++report_.members_revoked;
       for_worker(rank, random_.between(1ms, 300ms), [this, rank, run] { leave_run(rank, run); });
     } else {
-      drop_running(rank);
+      kill_runner(rank);
     }
   }
-  run_next(rank);
+  const bool runs =
+      std::ranges::any_of(worker.running, [&](std::size_t run) { return runs_[run].attempt == message.attempt; });
+  if (!runs) say_revoked(rank, message.attempt);
   leave_if_done(rank);
+}
+
+void World::say_revoked(int rank, const AttemptKey& attempt) {
+  if (workers_[rank].id) send_to_coordinator(rank, AttemptRevoked{*workers_[rank].id, attempt});
 }
 
 void World::receive(int rank, const SendStop&) {
@@ -135,7 +137,8 @@ void World::begin_run(int rank, const AttemptKey& attempt) {
   for (const JobId& need : needs_of(job(attempt.job)))
     require(store_->is_committed(need), "a job began before what it needs was committed");
   const std::size_t run = runs_.size();
-  runs_.push_back({worker.host, rank, worker.process, attempt, now_, std::nullopt, false});
+  runs_.push_back({worker.host, rank, worker.process, life_, *worker.id, attempt, now_, std::nullopt, false});
+  check_devices(runs_.back());
   worker.running.push_back(run);
   report_.isolated += job(attempt.job).isolate;
   report_.on_several_devices += job(attempt.job).gpus > 1;
@@ -165,6 +168,7 @@ void World::finish_run(int rank, std::size_t run, const Outcome& outcome, bool c
     runs_[each].end = now_;
     const AttemptKey attempt = runs_[each].attempt;
     if (outcome.kind == OutcomeKind::succeeded) store_->stage(attempt);
+    if (runs_[each].revoked) say_revoked(rank, attempt);
     if (!worker.id || runs_[each].revoked) continue;
     AttemptFinished finished{*worker.id, attempt, outcome, crashed};
     finished.outcome.metrics = {
@@ -173,15 +177,22 @@ void World::finish_run(int rank, std::size_t run, const Outcome& outcome, bool c
     for (int i = 0; i < times; ++i) send_to_coordinator(rank, finished);
     worker.unacknowledged.emplace(attempt, std::move(finished));
   }
-  if (!concerns_somebody(rank)) drop_running(rank);
+  if (!worker.running.empty() && !concerns_somebody(rank)) kill_runner(rank);
   run_next(rank);
   leave_if_done(rank);
+}
+
+/// Its process is sent a signal, and is gone a moment later.
+void World::kill_runner(int rank) {
+  for (std::size_t run : workers_[rank].running)
+    for_worker(rank, random_.between(0ms, 20ms), [this, rank, run] { leave_run(rank, run); });
 }
 
 void World::leave_run(int rank, std::size_t run) {
   Worker& worker = workers_[rank];
   if (std::erase(worker.running, run) == 0) return;
   runs_[run].end = now_;
+  say_revoked(rank, runs_[run].attempt);
   run_next(rank);
   leave_if_done(rank);
 }
@@ -200,7 +211,6 @@ void World::beat(int rank, int loop) {
   if (loop != worker.heartbeats || !worker.id) return;
   HeartbeatArrived heartbeat{*worker.id, {}};
   for (std::size_t run : worker.running) {
-    if (runs_[run].revoked) continue;
     const auto done = (now_ - runs_[run].begin) / 100ms;
     heartbeat.held.emplace_back(runs_[run].attempt, Progress{static_cast<std::int64_t>(done), 0, "training", 0});
   }
@@ -211,7 +221,7 @@ void World::beat(int rank, int loop) {
     send_to_coordinator(rank, finished);
   }
   send_to_coordinator(rank, std::move(heartbeat));
-  for_worker(rank, kHeartbeat, [this, rank, loop] { beat(rank, loop); });
+  for_worker(rank, weather_.heartbeat, [this, rank, loop] { beat(rank, loop); });
 }
 
 /// Told to stop, by the coordinator or by a signal: what runs writes a checkpoint, what waits is dropped.

@@ -34,6 +34,9 @@ void World::make_weather() {
   w.interruptions = some(3);
   w.spikes = some(4);
   w.single_cancels = some(3);
+  w.full_of_loans = random_.chance(0.2) || options_.full_of_loans;
+  w.hasty_cancels = w.full_of_loans ? random_.between(2, 8) : some(3);
+  w.heartbeat = random_.between(50ms, 500ms);
   w.cancellations = random_.chance(0.2) ? random_.between(1, 3) : 0;
   w.stop = random_.chance(0.15);
   w.failure = share(0.4);
@@ -45,7 +48,8 @@ void World::make_weather() {
 }
 
 void World::make_workers() {
-  const int workers = random_.between(1, 5), hosts = random_.between(1, 3);
+  const bool loans = weather_.full_of_loans;
+  const int workers = random_.between(loans ? 2 : 1, 5), hosts = loans ? 1 : random_.between(1, 3);
   const bool gpus = random_.chance(0.25);
   if (gpus) reactor_options_.max_pack_jobs = random_.between(1, 6);
   if (random_.chance(0.25)) reactor_options_.max_pack_jobs_on_cpu = random_.between(1, 4);
@@ -60,7 +64,7 @@ void World::make_workers() {
 void World::make_jobs() {
   const int count = random_.between(1, 14);
   const double isolated = random_.chance(0.5) ? 0.3 : 0.0, dependent = random_.chance(0.7) ? 0.5 : 0.0;
-  const double large = random_.chance(0.4) ? 0.4 : 0.0;
+  const double large = random_.chance(0.4) || weather_.full_of_loans ? 0.4 : 0.0;
   for (int i = 0; i < count; ++i) {
     Job job;
     job.id = JobId::of("job " + std::to_string(i));
@@ -194,12 +198,10 @@ const World::Run& World::run_of(const AttemptKey& committed) const {
   return *found;
 }
 
-/// It was not at the same time, or its worker had been given up before and did not know it.
-bool World::may_have_run_beside(const Run& other, const Run& mine) const {
-  if (&other == &mine || (other.end && *other.end <= mine.begin) || other.begin >= *mine.end) return true;
-  const auto heard = heard_.find(store_->worker_of(other.attempt));
-  const bool silent = heard == heard_.end() || mine.begin - heard->second >= reactor_options_.lease;
-  return silent || store_->was_given_up(other.attempt);
+/// Its worker had been given up when that was decided.
+bool World::was_over_before(const Run& other, const Run& mine) const {
+  const auto given_up = given_up_.find({other.life, other.worker});
+  return given_up != given_up_.end() && given_up->second <= decided_.at(mine.attempt);
 }
 
 /// The committed attempt claims to have been alone on its host.
@@ -208,20 +210,27 @@ void World::check_isolation(const AttemptKey& committed) const {
   const Run& mine = run_of(committed);
   if (workers_[mine.rank].device != "cpu") return;
   for (const Run& other : runs_) {
-    if (other.host != mine.host) continue;
-    require(may_have_run_beside(other, mine), "an isolated job was not alone on its host");
+    if (&other == &mine || other.host != mine.host) continue;
+    const bool apart = (other.end && *other.end <= mine.begin) || other.begin >= *mine.end;
+    require(apart || was_over_before(other, mine), "an isolated job was not alone on its host");
   }
 }
 
-/// The committed attempt claims to have had the devices of other workers.
-void World::check_lent(const AttemptKey& committed) const {
-  if (job(committed.job).gpus == 1) return;
-  const Run& mine = run_of(committed);
-  // What was revoked on its way to its worker begins there, and ends as soon as the worker hears of it.
-  const auto passes_by = [](const Run& run) { return run.revoked && run.end && *run.end - run.begin <= 300ms; };
+std::set<int> World::devices_of(const Run& run) const {
+  std::set<int> ranks = lent_.at(run.attempt);
+  ranks.insert(run.rank);
+  return ranks;
+}
+
+/// A run that begins now has its devices for itself.
+void World::check_devices(const Run& mine) const {
+  const std::set<int> devices = devices_of(mine);
   for (const Run& other : runs_) {
-    if (!lent_.at(committed).contains(other.rank) || passes_by(other)) continue;
-    require(may_have_run_beside(other, mine), "a worker ran a job on a device that it had lent");
+    if (other.end || other.rank == mine.rank) continue;  // a worker does one thing after the other
+    const std::set<int> others = devices_of(other);
+    const bool apart = std::none_of(others.begin(), others.end(), [&](int rank) { return devices.contains(rank); });
+    require(apart || was_over_before(other, mine) || was_over_before(mine, other),
+            "two jobs ran on one device, which had been lent");
   }
 }
 

@@ -24,10 +24,11 @@ struct Killed {};
 struct Weather {
   Instant faults_until{};
   int kills = 0, freezes = 0, coordinator_kills = 0, stalls = 0, interruptions = 0, spikes = 0;
-  int cancellations = 0, single_cancels = 0;
+  int cancellations = 0, single_cancels = 0, hasty_cancels = 0;
+  Duration heartbeat{};
   bool stop = false;
   double failure = 0, permanent = 0, crash = 0, publish_failure = 0, twice = 0;
-  bool short_jobs = false;
+  bool short_jobs = false, full_of_loans = false;
 };
 
 /// Processes, messages and time around one reactor after another.
@@ -55,7 +56,7 @@ class World {
   struct Hello {
     int rank;
   };
-  using ToCoordinator = std::variant<Hello, HeartbeatArrived, AttemptFinished, WorkerLost>;
+  using ToCoordinator = std::variant<Hello, HeartbeatArrived, AttemptFinished, AttemptRevoked, WorkerLost>;
   void start_coordinator();
   void kill_coordinator();
   void boundary();
@@ -63,6 +64,8 @@ class World {
   void send_to_coordinator(int rank, ToCoordinator message);
   void receive_next();
   void tick(int life);
+  void cancel_on_its_way(const SendDispatch& dispatch);
+  void note_decisions(const std::vector<Effect>& effects);
   void answer_cancellations();
   void handle(const Event& event);
   void flush();
@@ -79,10 +82,12 @@ class World {
   struct Run {
     std::string host;
     int rank = 0, process = 0;
+    int life = 0;  // of the coordinator
+    WorkerId worker;
     AttemptKey attempt;
     Instant begin{};
     std::optional<Instant> end;
-    bool revoked = false;  // its end concerns nobody
+    bool revoked = false;  // how it ends concerns nobody, only that it has
   };
   struct Worker {
     std::string host, device;
@@ -113,7 +118,9 @@ class World {
   void begin_run(int rank, const AttemptKey& attempt);
   void finish_run(int rank, std::size_t run, const Outcome& outcome, bool crashed);
   void drop_running(int rank);
+  void kill_runner(int rank);
   void leave_run(int rank, std::size_t run);
+  void say_revoked(int rank, const AttemptKey& attempt);
   bool concerns_somebody(int rank) const;
   void beat(int rank, int loop);
   void interrupt(int rank);
@@ -122,9 +129,10 @@ class World {
   void check_isolation(const AttemptKey& committed) const;
   void check_pack(const SendDispatch& dispatch);
   void note_crashed_pack(const std::vector<Effect>& effects);
-  void check_lent(const AttemptKey& committed) const;
+  void check_devices(const Run& mine) const;
+  std::set<int> devices_of(const Run& run) const;
   const Run& run_of(const AttemptKey& committed) const;
-  bool may_have_run_beside(const Run& other, const Run& mine) const;
+  bool was_over_before(const Run& other, const Run& mine) const;
   const Job& job(const JobId& id) const { return jobs_[index_.at(id)]; }
 
   simulation::Options options_;
@@ -153,7 +161,10 @@ class World {
   std::map<JobId, std::size_t> most_together_;  // of those whose pack crashed in this life of the coordinator
   std::optional<ModelStore> store_;
   std::vector<Run> runs_;
-  std::map<AttemptKey, std::set<int>> lent_;  // ranks
+  std::map<AttemptKey, std::set<int>> lent_;          // ranks
+  std::map<AttemptKey, int> decided_;                 // in which call of the reactor
+  std::map<std::pair<int, WorkerId>, int> given_up_;  // by life of the coordinator, likewise
+  int decisions_ = 0;
   std::set<AttemptKey> acknowledged_;  // a worker has forgotten this result since it was told that it is safe
 
   /// A request to cancel jobs: a file that stands until it is answered, whoever dies meanwhile.
@@ -177,7 +188,7 @@ class World {
   bool flush_scheduled_ = false;
   std::map<int, int> incarnations_;
   std::map<int, std::pair<WorkerId, int>> current_;  // rank → (id, process)
-  std::map<WorkerId, Instant> heard_;                // last sign of life, until it is given up
+  std::set<WorkerId> known_;                         // to the reactor
   bool stop_sent_ = false;
   bool ended_ = false;
 };

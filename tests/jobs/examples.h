@@ -48,6 +48,7 @@ inline std::vector<Message> example_messages() {
       Hello{"node1", 4711, 2, "cuda:2", 81559.5},
       Heartbeat{worker, {{attempt, progress}, {{JobId::of("next"), 1}, {}}}},
       Finished{worker, attempt, example_outcome(), true},
+      Revoked{worker, attempt},
       Goodbye{worker},
       Welcome{worker, "/runs/sweep", 0.5, 60, 4},
       Dispatch{worker, {{example_job(), 7, {"cuda:0", "cuda:1"}}, {Job{}, 1, {}}}},

@@ -58,13 +58,14 @@ struct Agent::Impl {
   struct Running {
     AttemptKey attempt;
     Progress progress;
-    bool revoked = false;  // its end concerns nobody
+    bool revoked = false;  // how it ends concerns nobody, only that it has
   };
   std::vector<Running> running;  // members of the pack that the runner has; those that are done have left
   Clock::time_point moved;       // when one of them last made progress
   bool under_way = false;        // they have made progress at all
   bool may_be_disturbed = true;  // nobody compares their times
   bool said_hello = false;
+  bool hello_waits = false;  // for what runs to end
   std::map<AttemptKey, Finished> unacknowledged;
   bool stopping = false, ended = false;
   Clock::time_point heard = Clock::now();  // when the coordinator last gave a sign of life
@@ -134,14 +135,21 @@ struct Agent::Impl {
       std::erase_if(pack, [&](const Assignment& waiting) { return key_of(waiting) == message.attempt; });
     std::erase_if(queue, [](const Pack& pack) { return pack.empty(); });
     unacknowledged.erase(message.attempt);
-    finish_stopping();
     const auto member = find_running(message.attempt);
-    if (member == running.end() || member->revoked) return;
+    if (member == running.end()) {
+      say_revoked(message.attempt);
+      return finish_stopping();
+    }
+    if (member->revoked) return;
     member->revoked = true;
     if (concerns_somebody())
       runner.request_stop({message.attempt});  // the others go on
     else
       runner.kill("revoked");
+  }
+
+  void say_revoked(const AttemptKey& attempt) {
+    if (welcome) send(Revoked{welcome->worker, attempt});
   }
 
   void receive(const Lend&) {
@@ -164,10 +172,10 @@ struct Agent::Impl {
     for (Running& member : running) member.revoked = true;
     if (concerned_somebody) runner.kill("this worker had been given up");
     welcome.reset();
-    if (stopping)
-      finish_stopping();
-    else
-      say_hello();
+    if (stopping) return finish_stopping();
+    // The device is not free before that.
+    hello_waits = !running.empty();
+    if (!hello_waits) say_hello();
   }
 
   template <typename Other>
@@ -259,6 +267,7 @@ struct Agent::Impl {
 
   void on_finished(const AttemptKey& attempt, Outcome outcome, bool crashed) {
     const auto member = find_running(attempt);
+    const bool was_revoked = member != running.end() && member->revoked;
     const bool concerns_us = member != running.end() && !member->revoked && welcome;
     if (member != running.end()) running.erase(member);
     moved = Clock::now();
@@ -269,6 +278,8 @@ struct Agent::Impl {
       crash_point("worker.result_sent");
       unacknowledged.emplace(attempt, std::move(finished));
     }
+    if (was_revoked) say_revoked(attempt);
+    if (running.empty() && std::exchange(hello_waits, false) && !stopping) say_hello();
     if (!running.empty() && !concerns_somebody() && !crashed) runner.kill("revoked");
     run_next();
     finish_stopping();
@@ -277,8 +288,7 @@ struct Agent::Impl {
   void beat() {
     if (welcome) {
       Heartbeat heartbeat{welcome->worker, {}};
-      for (const Running& member : running)
-        if (!member.revoked) heartbeat.held.push_back({member.attempt, member.progress});
+      for (const Running& member : running) heartbeat.held.push_back({member.attempt, member.progress});
       if (!heartbeat.held.empty()) {
         const std::chrono::duration<double> still = Clock::now() - moved;
         if (still.count() > welcome->no_progress_s)

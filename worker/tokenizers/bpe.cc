@@ -49,7 +49,7 @@ Status BpeTokenizer::add_merges(const BpeModel& model) {
   std::uint32_t rank = 0;
   std::string merged;
   for (const auto& [left, right] : model.merges) {
-    const auto refuse = [&](const std::string& token) {
+    const auto refuse = [&, &left = left, &right = right](const std::string& token) {  // clang before 16
       return Error{"its merge " + std::to_string(rank + 1) + " ('" + left.substr(0, 40) + "' and '" +
                    right.substr(0, 40) + "') needs the token '" + token.substr(0, 80) +
                    "', which the vocabulary lacks"};

@@ -85,7 +85,7 @@ Result<std::unique_ptr<Tokenizer>> load_unigram(const TokenizerFiles& files) {
     traits.sequence_template.pair = {{0, {}, 0}, {-1, {*traits.end}, 0}, {1, {}, 0}, {-1, {*traits.end}, 0}};
     for (const auto& [piece, id] : vocabulary) {
       if (!piece.starts_with("<extra_id_")) continue;
-      const auto same = [&](const AddedToken& token) { return token.id == id; };
+      const auto same = [id = id](const AddedToken& token) { return token.id == id; };  // clang before 16
       if (std::any_of(pipeline.added_tokens.begin(), pipeline.added_tokens.end(), same)) continue;
       AddedToken token;
       token.content = piece;
