@@ -72,6 +72,9 @@ struct PackMember {
 /// Who trained beside others has the number of jobs as outcome.environment["pack"], and no metric peak_memory_mb.
 void execute_pack(const std::vector<PackMember>& members, const std::function<void(std::size_t, Outcome)>& ended);
 
+/// Begins to load what the first job on a GPU would wait for; returns at once.
+void warm_up(const std::string& device);
+
 /// Whether a job may be made ready on the device beside the one that has it: at least half of its memory is free.
 bool has_room_beside(const std::string& device);
 

@@ -11,6 +11,7 @@
 #include "worker/engine/steps.h"
 #include "worker/engine/teacher.h"
 #include "worker/executor.h"
+#include "worker/kernels/gpu/warm_up.h"
 
 namespace finesweep::worker {
 namespace {
@@ -132,6 +133,11 @@ Thrown describe_exception() {
 
 Outcome execute(const ExecutionRequest& request, ExecutionControl& control) {
   return reported(request, execute_job(request, control));
+}
+
+void warm_up(const std::string& device) {
+  const auto found = find_device(device);
+  if (found && !found->is_cpu()) gpu::begin_warm_up(*found);
 }
 
 bool has_room_beside(const std::string& device) {

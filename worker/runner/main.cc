@@ -280,6 +280,7 @@ Status load_cuda() {
   Status cuda;
   if (device != "cpu") cuda = load_cuda();
   channel.send(RunnerReady{cuda ? describe_device(device) : Json::object()});
+  if (cuda) warm_up(device);
   crash_point("runner.ready");
   while (true) {
     const std::optional<Execute> work = channel.wait_for_work();

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "worker/kernels/gpu/library.h"
+#include "worker/kernels/gpu/warm_up.h"
 
 namespace finesweep::worker {
 namespace {
@@ -74,6 +75,7 @@ void CapturedGraph::warm_up(c10::Device device, const std::function<void()>& wor
 }
 
 Result<CapturedGraph> CapturedGraph::capture(c10::Device device, const std::function<void()>& work) try {
+  gpu::finish_warm_up();
   CapturedGraph result;
   result.handle_ = std::make_shared<Handle>();
   result.handle_->pool = Pool::shared();
