@@ -544,7 +544,9 @@ int finesweep_flash_forward(const FinesweepFlash* what, void* out, std::int64_t 
   if (a.rows * a.longest_query == 0) return cudaSuccess;
   return with_kernel(type, a.size, [&](auto like, auto size, auto whole) {
     using T = decltype(like);
-    // Eight warps read the keys once for twice the queries, where there are as many.
+    // Eight warps read the keys once for twice the queries, where there are as many; few heads want all blocks they
+    // can get.
+    constexpr int kFewHeads = 128;
     const auto with_warps = [&](auto warps) {
       constexpr int kWarps = decltype(warps)::value;
       const dim3 grid(blocks_for(a.longest_query, kWarps * 16), static_cast<unsigned>(a.heads),
@@ -552,7 +554,8 @@ int finesweep_flash_forward(const FinesweepFlash* what, void* out, std::int64_t 
       return launch(flash_forward<T, decltype(size)::value, decltype(whole)::value, kWarps>, grid, kWarps * 32, 0,
                     stream, true, a, static_cast<T*>(out), out_stride, log_sum);
     };
-    if (a.longest_query <= kTile) return with_warps(std::integral_constant<int, 4>());
+    if (a.longest_query <= kTile || a.rows * a.heads < kFewHeads)
+      return with_warps(std::integral_constant<int, 4>());
     return with_warps(std::integral_constant<int, 8>());
   });
 }
