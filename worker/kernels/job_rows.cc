@@ -5,9 +5,21 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <utility>
 
 namespace finesweep::worker {
+namespace {
+
+/// A job's rows. On a CPU they begin where memory of their own would, on a multiple of 64 bytes: sums of libraries'
+/// products depend on that.
+at::Tensor rows_of(const at::Tensor& all, std::int64_t begin, std::int64_t count) {
+  const at::Tensor rows = all.narrow(0, begin, count);
+  const bool aligned = reinterpret_cast<std::uintptr_t>(rows.const_data_ptr()) % 64 == 0;
+  return rows.is_cpu() && !aligned ? rows.clone() : rows;
+}
+
+}  // namespace
 
 std::vector<Var> split_rows(Tape* tape, const Var& x, const std::vector<std::int64_t>& begins) {
   const bool tracked = tape != nullptr && x.needs_grad();
@@ -18,7 +30,7 @@ std::vector<Var> split_rows(Tape* tape, const Var& x, const std::vector<std::int
       parts.emplace_back();
       continue;
     }
-    const at::Tensor value = x.value.narrow(0, begins[j], count);
+    const at::Tensor value = rows_of(x.value, begins[j], count);
     parts.push_back(tracked ? tape->track(value) : Var(value));
   }
   if (!tracked) return parts;
@@ -54,9 +66,9 @@ Var join_rows(Tape* tape, const std::vector<Var>& parts) {
     std::int64_t begin = 0;
     for (const Var& part : parts) {
       if (!part.value.defined()) continue;
-      const at::Tensor mine = gradient.narrow(0, begin, part.value.size(0));
+      const at::Tensor mine = rows_of(gradient, begin, part.value.size(0));
       begin += part.value.size(0);
-      if (part.slot) part.slot->add(own ? mine : mine.clone());
+      if (part.slot) part.slot->add(own || !mine.is_alias_of(gradient) ? mine : mine.clone());
     }
   });
   return result;
@@ -80,7 +92,7 @@ Var for_each_job(Tape* tape, const Var& x, const TokenLayout& layout,
     if (!there.defined()) return;
     if (there.use_count() > 1) there = there.clone();
     for (std::size_t j = 0; j < parts.size(); ++j) {
-      if (parts[j].value.defined()) parts[j].slot->grad = there.narrow(0, begins[j], begins[j + 1] - begins[j]);
+      if (parts[j].value.defined()) parts[j].slot->grad = rows_of(there, begins[j], begins[j + 1] - begins[j]);
     }
   });
   return joined;
