@@ -45,7 +45,7 @@ class Cancel : public ::testing::Test {
   }
 
   Workspace workspace_;
-  std::optional<fs::path> sweep_ = workspace_.make_small_sweep(400);
+  std::optional<fs::path> sweep_ = workspace_.make_small_sweep(250);
   fs::path run_ = workspace_ / "runs/small";
 };
 

@@ -18,7 +18,7 @@ class Hanging : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     workspace_ = new Workspace();
-    sweep_ = workspace_->make_small_sweep(600);
+    sweep_ = workspace_->make_small_sweep(300);
     Process run(mpirun(3, {finesweep_program(), "run", sweep_, "--out", *workspace_ / "undisturbed"}),
                 workspace_->path());
     ASSERT_EQ(run.wait(120s), 0) << run.output();

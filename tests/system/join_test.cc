@@ -67,7 +67,7 @@ class Joining : public ::testing::Test {
   }
 
   Workspace workspace_;
-  fs::path sweep_ = workspace_.make_small_sweep(1500);
+  fs::path sweep_ = workspace_.make_small_sweep(800);
   fs::path run_ = workspace_ / "run";
   fs::path ticket_ = run_ / "join.json";
 };
@@ -112,6 +112,7 @@ TEST_F(Joining, workers_join_take_jobs_are_killed_and_leave_and_the_results_are_
 }
 
 TEST_F(Joining, a_worker_joins_the_coordinator_that_follows_one_that_was_killed) {
+  workspace_.make_small_sweep(300);
   Process early(worker_command(), workspace_.path());  // before there is a sweep
   Process run(run_command(run_, {"--join-port", "0"}), workspace_.path());
   at_work(2);

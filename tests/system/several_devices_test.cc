@@ -22,7 +22,7 @@ class SeveralDevices : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     workspace_ = new Workspace();
-    sweep_ = workspace_->make_small_sweep(400);
+    sweep_ = workspace_->make_small_sweep(200);
     Process run(run_command(*workspace_ / "undisturbed"), workspace_->path());
     ASSERT_EQ(run.wait(180s), 0) << run.output();
     undisturbed_ = results_of(*workspace_ / "undisturbed");

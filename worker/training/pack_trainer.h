@@ -32,8 +32,7 @@ Status check_packable(Model& host, Model& model, const std::vector<Parameter*>& 
 /// Trains several adapters of one base together: a step takes each of them one step further, with one pass through
 /// the base for all (as many as the longest accumulation has). Each keeps its own batches, loss, clipping,
 /// schedule, optimiser, loss scale and dropout, as a Trainer has them for it alone. On a CPU each job's products
-/// are its own, and the numbers are those of the job alone, mostly to the bit; on a GPU they agree but for
-/// rounding.
+/// are its own, and the numbers are bit for bit those of the job alone; on a GPU they agree but for rounding.
 ///
 /// Where loss or gradient of a training are not finite, no training has its step. It is done again without that
 /// one: on a GPU leave_out() keeps the rows of it in the batches, so that the others' numbers stay what they would
