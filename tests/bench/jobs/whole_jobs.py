@@ -2,8 +2,8 @@
 """whole_jobs.py ROOT [--only NAME] [--finesweep PROGRAM]: what training jobs take as `finesweep run` runs them on a GPU.
 
 Data loading, evaluation, checkpoints and artifacts are around the steps, as in every sweep. Prints for each case the
-milliseconds of a step, the job's and the sweep's seconds, when the first step was seen, and how busy the GPU was
-(nvidia-smi, sampled while steps ran and over the whole sweep). ROOT holds the models that
+milliseconds of a step, the job's and the sweep's seconds, when the first step had ended after the command, and how busy the
+GPU was (nvidia-smi, sampled over the whole sweep). ROOT holds the models that
 tests/bench/studies/make_full_size.py makes. Texts are cut into blocks, so all rows are of full length.
 """
 import argparse
@@ -11,6 +11,7 @@ import csv
 import json
 import pathlib
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -107,26 +108,31 @@ class Busy:
         self.process.terminate()
 
 
+def first_step(run):
+    """When the first training step of a run had ended, in seconds since 1970: from the events and the job's own log."""
+    for line in (run / "events.jsonl").open(encoding="utf-8"):
+        event = json.loads(line)
+        if event["event"] != "attempt_started":
+            continue
+        log = run / "logs" / f"{event['job']}.{event['attempt']}.log"
+        found = re.search(r"([\d.]+) s training", log.read_text(encoding="utf-8", errors="replace")) if log.exists() else None
+        if found:
+            return event["time"] / 1000 + float(found[1])
+    return float("nan")
+
+
 def run(name, sweep):
     folder = root / "whole-jobs" / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "sweep.yaml").write_text(json.dumps({"name": name, **sweep}), encoding="utf-8")
     busy = Busy()
-    begin = time.monotonic()
-    first = None
-    last_finetune = begin
+    begin, began = time.monotonic(), time.time()
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([options.finesweep, "run", str(folder / "sweep.yaml"), "--out", str(folder / "run"),
                                     "--json"], stdout=subprocess.PIPE, stderr=log, text=True)
         for line in process.stdout:
             log.write(line)
-            record = json.loads(line)
-            now = time.monotonic()
-            for running in record.get("running", []):
-                if running.get("phase") == "training" and running.get("done", 0) >= 1:
-                    first = first or now
-                    last_finetune = now
     code = process.wait()
     end = time.monotonic()
     busy.stop()
@@ -137,9 +143,8 @@ def run(name, sweep):
     step = "distill" if "distill.seconds" in rows[0] else "finetune"
     value = lambda key: [float(row[f"{step}.{key}"]) for row in rows if row.get(f"{step}.{key}")]
     print(f"{name:28} {statistics.median(value('batch_ms_mean')):8.2f} ms a batch, {sum(value('tokens_per_second')) / len(rows):9.0f} "
-          f"tokens/s a job; jobs {statistics.median(value('seconds')):6.2f} s; sweep {end - begin:6.2f} s; first step seen after "
-          f"{(first or end) - begin:5.2f} s; GPU busy {busy.mean(first or begin, last_finetune):5.1f} % while training, "
-          f"{busy.mean(begin, end):5.1f} % in all", flush=True)
+          f"tokens/s a job; jobs {statistics.median(value('seconds')):6.2f} s; sweep {end - begin:6.2f} s; first step after "
+          f"{first_step(folder / 'run') - began:5.2f} s; GPU busy {busy.mean(begin, end):5.1f} % of all", flush=True)
 
 
 for name, sweep in cases.items():
