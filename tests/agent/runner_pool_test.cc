@@ -219,6 +219,7 @@ exec sleep 100
   /// Runs these packs one after the other; `before` is called before each, with how many are done.
   std::vector<JobId> run(const std::vector<Execute>& packs, const std::function<void(std::size_t)>& before) {
     pool.emplace(io, RunnerPool::Options{(folder / "runner").string(), "cuda:0"});
+    for (int i = 0; i < 1000 && !is_there(1); ++i) usleep(10000);  // before another takes its number
     std::vector<JobId> ended;
     const auto next = [&] {
       before(ended.size());
@@ -274,8 +275,9 @@ TEST_F(PreparedRunnersTest, what_was_made_ready_for_nothing_is_ended) {
 
 TEST_F(PreparedRunnersTest, where_the_process_died_over_it_another_runs_it) {
   const auto a = pack_of("a"), b = pack_of("b");
-  script(1, "while [ ! -s in.2 ]; do sleep 0.01; done; sleep 0.3\n" + printed(done("a")) + "\n" +
-                answers({a, b}, done("b")));
+  script(1,
+         "while [ ! -s in.2 ]; do sleep 0.01; done; while kill -0 $(cat pid.2) 2>/dev/null; do sleep 0.01; done\n" +
+             printed(done("a")) + "\n" + answers({a, b}, done("b")));
   script(2, "while [ ! -s in.2 ]; do sleep 0.01; done; kill -KILL $reader $$");
   const auto ended = run({a, b}, [&](std::size_t done) {
     if (done == 0) boost::asio::post(io, [&] { pool->prepare(b, true); });
