@@ -19,8 +19,9 @@ namespace fs = std::filesystem;
 
 class Joining : public ::testing::Test {
  protected:
-  std::vector<std::string> run_command(const fs::path& out, const std::vector<std::string>& more = {}) {
-    std::vector<std::string> command{finesweep_program(), "run", sweep_, "--out", out, "--workers", "1"};
+  std::vector<std::string> run_command(const fs::path& out, const std::vector<std::string>& more = {},
+                                       const std::string& workers = "1") {
+    std::vector<std::string> command{finesweep_program(), "run", sweep_, "--out", out, "--workers", workers};
     command.insert(command.end(), more.begin(), more.end());
     return command;
   }
@@ -73,7 +74,7 @@ class Joining : public ::testing::Test {
 };
 
 TEST_F(Joining, workers_join_take_jobs_are_killed_and_leave_and_the_results_are_the_same) {
-  Process alone(run_command(workspace_ / "alone"), workspace_.path());
+  Process alone(run_command(workspace_ / "alone", {}, "2"), workspace_.path());
   ASSERT_EQ(alone.wait(300s), 0) << alone.output();
   EXPECT_FALSE(fs::exists(workspace_ / "alone/join.json")) << "nobody asked for it";
 
