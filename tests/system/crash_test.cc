@@ -17,7 +17,7 @@ using namespace std::chrono_literals;
 namespace fs = std::filesystem;
 
 /// So many points are visited in one run of the sweep, each in a life of its own.
-constexpr std::size_t kPointsPerRun = 8;
+constexpr std::size_t kPointsPerRun = 4;
 
 /// Points that are passed only where another crash has gone before.
 std::string after(const std::string& point) {
