@@ -205,10 +205,9 @@ struct Counts {
 /// - Job::gpus above 1: one worker holds the attempt, the devices of others of its host are lent to it meanwhile.
 ///   Where one of these workers is lost, so is the attempt. A job that for two leases no host has workers enough
 ///   for fails.
-/// - A revoked attempt may still run until its worker has confirmed that it does not, or is lost: so long its
-/// devices
-///   go to no job on several devices and its host to no isolated one. A heartbeat confirms nothing: it may have
-///   been sent before the worker had heard of the attempt.
+/// - A revoked attempt may still run until its worker has confirmed that it does not, or is lost. So long its
+///   devices go to no job on several devices and its host to no isolated one. A heartbeat confirms nothing: it may
+///   have been sent before the worker had heard of the attempt.
 /// - A worker that reports an interrupted attempt is about to leave: it gets nothing new for one lease.
 ///
 /// What workers say is never trusted to make sense: what does not is refused, not asserted.

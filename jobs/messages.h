@@ -141,7 +141,7 @@ struct Execute {
 /// The pack that was given ahead has the device now.
 struct Begin {};
 
-/// Another process has the device: nothing stays on it until the next Execute.
+/// Another process has the device: nothing large stays on it until the next Execute.
 struct LetGo {};
 
 struct ExecuteProgress {

@@ -22,7 +22,7 @@ class SeveralDevices : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     workspace_ = new Workspace();
-    sweep_ = workspace_->make_small_sweep(200);
+    sweep_ = workspace_->make_small_sweep(400);
     Process run(run_command(*workspace_ / "undisturbed"), workspace_->path());
     ASSERT_EQ(run.wait(180s), 0) << run.output();
     undisturbed_ = results_of(*workspace_ / "undisturbed");
@@ -49,7 +49,7 @@ class SeveralDevices : public ::testing::Test {
       for (const char* column : {"label", "repeat", "seed", "state", "error"}) {
         EXPECT_EQ(one.rows()[i].at(column), two.rows()[i].at(column));
       }
-      EXPECT_NEAR(number(one.rows()[i], "finetune.loss"), number(two.rows()[i], "finetune.loss"), 4e-3);
+      EXPECT_NEAR(number(one.rows()[i], "finetune.loss"), number(two.rows()[i], "finetune.loss"), 1e-3);
       EXPECT_NEAR(number(one.rows()[i], "evaluate.accuracy"), number(two.rows()[i], "evaluate.accuracy"), 0.026);
     }
   }

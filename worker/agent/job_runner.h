@@ -24,9 +24,9 @@ class JobRunner {
   /// Not called again before every member has `finished`. Where the job names several devices (it is then alone in
   /// its pack), a process works on each, and all end where one does.
   virtual void start(const Execute& execute) = 0;
-  /// What start() will probably be called with next: it may be made ready beside the pack that runs. Called again
-  /// with something else, that takes its place. `under_way`: the running pack has worked for a while, so that the
-  /// device shows what it needs.
+  /// What start() will probably be called with next: on a GPU it may be made ready beside the pack that runs.
+  /// Called again with something else, that takes its place. `under_way`: the running pack has worked for a while,
+  /// so that the device shows what it needs.
   virtual void prepare(const Execute& execute, bool under_way) = 0;
   /// Ask these members (none named: all) to write a checkpoint and finish as interrupted.
   virtual void request_stop(const std::vector<AttemptKey>& attempts) = 0;

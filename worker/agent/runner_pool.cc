@@ -15,7 +15,6 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
-#include <cstdlib>
 #include <deque>
 #include <optional>
 #include <utility>
@@ -202,7 +201,6 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   std::vector<AttemptKey> prepared;       // the pack that the spare makes ready; empty: none
   double memory_share = 1;                // of the device, that the last pack took
   std::string killed_because;
-  const bool prepares = options.device != "cpu" || std::getenv("FINESWEEP_PREPARE_NEXT") != nullptr;
   bool described = false;  // the device, or that nobody can
   bool closed = false;
 
@@ -297,16 +295,12 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
       spare->on_end = nullptr;
       spare->send(LetGo{});
     }
-    if (one_pack_each() && !closed) {
-      drop_spare();
-      spare = spawn();
-    }
   }
 
   void prepare(const Execute& execute, bool under_way) {
     const std::vector<AttemptKey> keys = keys_of(execute);
     if (!under_way && memory_share > kLittleMemory) return;
-    if (!prepares || closed || execute.devices.size() > 1 || (prepared == keys && is_alive(spare))) return;
+    if (one_pack_each() || closed || execute.devices.size() > 1 || (prepared == keys && is_alive(spare))) return;
     if (!prepared.empty()) drop_spare();
     if (!is_alive(spare)) spare = spawn();
     if (!spare) return;

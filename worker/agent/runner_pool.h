@@ -12,12 +12,11 @@ namespace finesweep::worker {
 /// Runner processes (finesweep-runner), children of this one over a socketpair.
 ///
 /// On a GPU a runner serves pack after pack, so that the base model stays loaded. On a CPU every pack gets a
-/// process of its own, since a job's peak memory is that of a runner that started it cold. The next pack's process
-/// is started while the current pack runs, and is given that pack where it is known (prepare), so that nobody waits
-/// for libtorch, data or model to load: on a GPU two runners take turns, where there is memory for both: packs that
-/// follow one that took little are made ready at once, others when the running one is under way. (On a CPU what is
-/// made ready would slow what runs; tests ask for it there with the environment variable FINESWEEP_PREPARE_NEXT.) A
-/// runner that dies costs the attempts it was working on, and is replaced.
+/// process of its own, since a job's peak memory is that of a runner that started it cold; the next one is started
+/// while the current pack runs. On a GPU the next pack's process is also given that pack (prepare), so that nobody
+/// waits for data or model: two runners take turns, where there is memory for both. Packs that follow one that took
+/// little are made ready at once, others when the running one is under way. A runner that dies costs the attempts
+/// it was working on, and is replaced.
 ///
 /// A job on several devices of the host gets a process on each: this one's own, which leads, and helpers for as
 /// long as the attempt lasts. The leader's result is the attempt's. Where one process dies, fails or falls silent,

@@ -28,6 +28,9 @@ struct LoraBlock {
   at::Tensor backward_weight() const { return matrix.narrow(1, 0, in); }  // [out + ranks, in]
 };
 
+/// Products of a GPU want rows that are a multiple of 16 bytes: ranks are padded to so many.
+inline constexpr std::int64_t kRankMultiple = 8;
+
 /// [rows, columns], a view of the left part of a matrix that has `room` columns more.
 at::Tensor empty_with_room(std::int64_t rows, std::int64_t columns, std::int64_t room,
                            const at::TensorOptions& options);

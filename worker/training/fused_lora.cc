@@ -11,8 +11,6 @@ namespace finesweep::worker {
 namespace {
 
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 30;
-/// Products of a GPU want rows that are a multiple of 16 bytes.
-constexpr std::int64_t kMultiple = 8;
 
 bool fits(const LinearModule& module) {
   if (module.branches.empty() || !module.scales.empty() || !module.of_jobs.empty()) return false;
@@ -36,7 +34,7 @@ LoraBlock block_of(const LinearModule& module) {
     block.begins.push_back(ranks);
     ranks += branch.a->rows();
   }
-  block.ranks = (ranks + kMultiple - 1) / kMultiple * kMultiple;
+  block.ranks = (ranks + kRankMultiple - 1) / kRankMultiple * kRankMultiple;
   return block;
 }
 

@@ -7,12 +7,6 @@
 #include <utility>
 
 namespace finesweep::worker {
-namespace {
-
-/// Products of a GPU want rows that are a multiple of 16 bytes.
-constexpr std::int64_t kMultiple = 8;
-
-}  // namespace
 
 RankGroups::RankGroups(const std::vector<LinearModule*>& host, const std::vector<std::vector<LinearModule*>>& jobs,
                        c10::Device device)
@@ -43,7 +37,7 @@ void RankGroups::add(LinearModule& module, const std::vector<Member>& members) {
     if (member.branch->dropout != first.dropout) throw std::logic_error("adapters of a pack differ in dropout");
     ranks += member.branch->a->rows();
   }
-  const std::int64_t all = (ranks + kMultiple - 1) / kMultiple * kMultiple;
+  const std::int64_t all = (ranks + kRankMultiple - 1) / kRankMultiple * kRankMultiple;
   const std::int64_t in = first.a->columns(), out = first.b->rows();
   const at::TensorOptions type = first.a->value.options(), wide = type.dtype(at::kFloat);
 
