@@ -5,6 +5,8 @@
 #include <thread>
 
 #include "coordinator/commands.h"
+#include "coordinator/fail.h"
+#include "coordinator/run_results.h"
 #include "coordinator/slurm_record.h"
 #include "coordinator/unix_time.h"
 #include "storage/control.h"
@@ -18,16 +20,6 @@ namespace {
 using storage::StatusSnapshot;
 
 constexpr std::chrono::seconds kAnswerDeadline{15};
-
-int fail(int exit_code, const std::string& message) {
-  std::cerr << "finesweep: " << message << "\n";
-  return exit_code;
-}
-
-bool is_running(const storage::RunDirectory& run) {
-  const auto status = storage::read_status(run.status_file());
-  return status && status->state == StatusSnapshot::State::running && !storage::looks_dead(*status, unix_ms());
-}
 
 int not_running(const storage::RunDirectory& run) {
   if (const auto record = read_slurm_record(run); record && *record && waits_in_queue(**record))

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "coordinator/commands.h"
+#include "coordinator/fail.h"
 #include "coordinator/run_results.h"
 #include "reports/merge.h"
 #include "reports/report.h"
@@ -15,11 +16,6 @@ namespace finesweep::coordinator {
 namespace {
 
 namespace fs = std::filesystem;
-
-int fail(int exit_code, const std::string& message) {
-  std::cerr << "finesweep: " << message << "\n";
-  return exit_code;
-}
 
 /// The folders, each once.
 std::vector<storage::RunDirectory> distinct(const std::vector<fs::path>& directories) {

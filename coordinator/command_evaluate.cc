@@ -5,6 +5,7 @@
 
 #include "coordinator/commands.h"
 #include "coordinator/devices.h"
+#include "coordinator/fail.h"
 #include "coordinator/runner_call.h"
 #include "sweeps/sweep.h"
 
@@ -13,11 +14,6 @@ namespace finesweep::coordinator {
 namespace fs = std::filesystem;
 
 namespace {
-
-int fail(const RunnerEnd& end) {
-  std::cerr << "finesweep: " << end.error << "\n";
-  return end.exit_code;
-}
 
 std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> words;
@@ -91,11 +87,11 @@ void print_metrics(const Json& metrics) {
 
 int evaluate_command(const EvaluateOptions& options) {
   const auto choice = absolute_choice(options.choice);
-  if (!choice) return fail({2, choice.error().message});
+  if (!choice) return fail(2, choice.error().message);
   const auto device = choose_one_device(options.device);
-  if (!device) return fail({2, device.error().message});
+  if (!device) return fail(2, device.error().message);
   auto job = plan_job(options, *choice);
-  if (!job) return fail({2, job.error().message});
+  if (!job) return fail(2, job.error().message);
   const int threads = options.threads > 0 ? options.threads : read_host_resources().cores;
   const EvaluateRequest request{*choice, *std::move(job)};
   const RunnerEnd end = call_runner(options.program, *device, {request, threads}, [&](const Json& result) {
@@ -105,7 +101,7 @@ int evaluate_command(const EvaluateOptions& options) {
     else
       print_metrics(metrics);
   });
-  return end.exit_code == 0 ? 0 : fail(end);
+  return end.exit_code == 0 ? 0 : fail(end.exit_code, end.error);
 }
 
 }  // namespace finesweep::coordinator

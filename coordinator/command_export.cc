@@ -7,7 +7,9 @@
 
 #include "coordinator/commands.h"
 #include "coordinator/devices.h"
+#include "coordinator/fail.h"
 #include "coordinator/find_trial.h"
+#include "coordinator/run_results.h"
 #include "coordinator/runner_call.h"
 #include "coordinator/unix_time.h"
 #include "storage/artifact.h"
@@ -21,11 +23,6 @@ namespace finesweep::coordinator {
 namespace fs = std::filesystem;
 
 namespace {
-
-int fail(int exit_code, const std::string& message) {
-  std::cerr << "finesweep: " << message << "\n";
-  return exit_code;
-}
 
 /// What a trial left in the end.
 struct TrialModel {
@@ -112,12 +109,6 @@ RunnerEnd merge(const ExportOptions& options, const TrialModel& model, const sto
           "with the error that their quantisation had made\n",
           count);
   });
-}
-
-bool is_running(const storage::RunDirectory& run) {
-  const auto status = storage::read_status(run.status_file());
-  return status && status->state == storage::StatusSnapshot::State::running &&
-         !storage::looks_dead(*status, unix_ms());
 }
 
 }  // namespace

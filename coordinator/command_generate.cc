@@ -5,6 +5,7 @@
 
 #include "coordinator/commands.h"
 #include "coordinator/devices.h"
+#include "coordinator/fail.h"
 #include "coordinator/runner_call.h"
 #include "jobs/json.h"
 
@@ -13,11 +14,6 @@ namespace finesweep::coordinator {
 namespace fs = std::filesystem;
 
 namespace {
-
-int fail(const RunnerEnd& end) {
-  std::cerr << "finesweep: " << end.error << "\n";
-  return end.exit_code;
-}
 
 /// The texts in one field of a JSON Lines file.
 Result<std::vector<std::string>> read_prompts(const fs::path& file, const std::string& field) {
@@ -60,14 +56,14 @@ Result<ModelChoice> absolute_choice(const ModelChoice& choice) {
 
 int generate_command(const GenerateOptions& options) {
   const auto choice = absolute_choice(options.choice);
-  if (!choice) return fail({2, choice.error().message});
+  if (!choice) return fail(2, choice.error().message);
   if (options.prompt.has_value() == !options.prompts.empty())
-    return fail({2, "give the prompt with --prompt, or a file of them with --prompts"});
+    return fail(2, "give the prompt with --prompt, or a file of them with --prompts");
   auto prompts =
       options.prompt ? Result(std::vector{*options.prompt}) : read_prompts(options.prompts, options.field);
-  if (!prompts) return fail({2, prompts.error().message});
+  if (!prompts) return fail(2, prompts.error().message);
   const auto device = choose_one_device(options.device);
-  if (!device) return fail({2, device.error().message});
+  if (!device) return fail(2, device.error().message);
 
   GenerateRequest request;
   request.choice = *choice;
@@ -83,7 +79,7 @@ int generate_command(const GenerateOptions& options) {
     else
       std::cout << result.value("text", "") << std::endl;
   });
-  return end.exit_code == 0 ? 0 : fail(end);
+  return end.exit_code == 0 ? 0 : fail(end.exit_code, end.error);
 }
 
 }  // namespace finesweep::coordinator

@@ -1,19 +1,11 @@
 #include <iostream>
 
 #include "coordinator/commands.h"
+#include "coordinator/fail.h"
 #include "coordinator/run_results.h"
 #include "reports/report.h"
 
 namespace finesweep::coordinator {
-
-namespace {
-
-int fail(int exit_code, const std::string& message) {
-  std::cerr << "finesweep: " << message << "\n";
-  return exit_code;
-}
-
-}  // namespace
 
 int report_command(const ReportOptions& options) {
   const auto formats = reports::parse_formats(options.formats);

@@ -124,7 +124,7 @@ Result<storage::CoordinatorLock> acquire_lock(const storage::RunDirectory& run) 
 }
 
 /// Says why nothing can be run. The supervisor, where there is one, hears it as a record and does not try again.
-int fail(int exit_code, const std::string& message) {
+int give_up(int exit_code, const std::string& message) {
   if (supervised())
     Console(ConsoleMode::wire).show({{"event", "gave_up"}, {"exit_code", exit_code}, {"message", message}});
   else
@@ -175,29 +175,29 @@ class Joining {
 
 int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   if (world.size() < 2)
-    return fail(2,
-                "a sweep needs at least two ranks, a coordinator and a worker: mpirun -n 2 finesweep run …, or "
-                "`finesweep run` alone, which starts mpirun itself");
+    return give_up(2,
+                   "a sweep needs at least two ranks, a coordinator and a worker: mpirun -n 2 finesweep run …, or "
+                   "`finesweep run` alone, which starts mpirun itself");
   auto sweep = parse(options);
   if (!sweep) return 2;
   if (world.size() - 1 < devices_needed(sweep->plan))
-    return fail(2, check_devices(sweep->plan, {"cpu"}, world.size() - 1).error().message);
+    return give_up(2, check_devices(sweep->plan, {"cpu"}, world.size() - 1).error().message);
   const HostResources host = read_host_resources();
   const storage::RunDirectory run(run_directory_of(options.out, sweep->plan));
-  if (const Status created = run.create(); !created) return fail(4, created.error().message);
+  if (const Status created = run.create(); !created) return give_up(4, created.error().message);
   auto lock = acquire_lock(run);
-  if (!lock) return fail(4, lock.error().message);
+  if (!lock) return give_up(4, lock.error().message);
   sweep->plan.resources.threads = threads_of(run, sweep->plan, host);
 
   auto store = storage::Store::create_or_open(run.path());
-  if (!store) return fail(4, store.error().message);
+  if (!store) return give_up(4, store.error().message);
   const auto time_ms = unix_ms();
   if (const auto generation = store->begin_generation(world.host(), getpid(), time_ms); !generation)
-    return fail(4, generation.error().message);
+    return give_up(4, generation.error().message);
   if (const Status saved = store->save_plan(sweep->plan, sweep->resolved_text); !saved)
-    return fail(4, saved.error().message);
+    return give_up(4, saved.error().message);
   if (const Status written = storage::write_file_atomically(run.sweep_file(), sweep->resolved_text); !written)
-    return fail(4, written.error().message);
+    return give_up(4, written.error().message);
 
   std::unique_ptr<Joining> joining;
   std::optional<SplitLink> both;
@@ -205,7 +205,7 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   fs::remove(run.join_file(), ignored);  // of a coordinator that was killed
   if (options.join_port >= 0) {
     auto allowed = Joining::allow(options, run, world.size());
-    if (!allowed) return fail(2, allowed.error().message);
+    if (!allowed) return give_up(2, allowed.error().message);
     joining = std::move(*allowed);
     both.emplace(link, joining->link(), world.size());
   }
@@ -239,7 +239,7 @@ int run_command(const RunOptions& options, const WorkerMain& worker_main) {
   for (int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, [](int) { Driver::request_stop(); });
   use_local_scratch();
   auto world = MpiWorld::start();
-  if (!world) return fail(4, world.error().message);
+  if (!world) return give_up(4, world.error().message);
   if (world->rank() > 0) {
     // The coordinator alone stops a sweep. Slurm sends SIGTERM to every process some time before SIGKILL, mpirun to
     // the ranks alone, when they are to end at once.

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "coordinator/commands.h"
+#include "coordinator/fail.h"
 #include "coordinator/slurm_life.h"
 #include "coordinator/unix_time.h"
 #include "slurm/allocation.h"
@@ -31,11 +32,6 @@ constexpr std::chrono::seconds kSrunAfterSilence{180};
 constexpr std::chrono::seconds kSecondLook{20};
 /// How long a requeued job waits to be ended.
 constexpr std::chrono::seconds kUntilEnded{120};
-
-int fail(int exit_code, const std::string& message) {
-  std::cerr << "finesweep: " << message << "\n";
-  return exit_code;
-}
 
 std::optional<StatusSnapshot> status_of(const storage::RunDirectory& run) {
   auto status = storage::read_status(run.status_file());

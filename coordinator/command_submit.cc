@@ -6,6 +6,7 @@
 
 #include "coordinator/commands.h"
 #include "coordinator/devices.h"
+#include "coordinator/fail.h"
 #include "coordinator/slurm_record.h"
 #include "coordinator/sweep_input.h"
 #include "coordinator/unix_time.h"
@@ -18,11 +19,6 @@
 namespace finesweep::coordinator {
 
 namespace {
-
-int fail(int exit_code, const std::string& message) {
-  std::cerr << "finesweep: " << message << "\n";
-  return exit_code;
-}
 
 slurm::BatchJob batch_job(const SubmitOptions& options, const storage::RunDirectory& run, const Plan& plan) {
   slurm::BatchJob job;

@@ -50,10 +50,6 @@ constexpr std::chrono::seconds kPublishingAwaited{10};
 // Frames that make no sense, and connections that are refused: so many are told one by one.
 constexpr std::int64_t kRefusalsTold = 20;
 
-Instant now() {
-  return SteadyClock::now().time_since_epoch();
-}
-
 /// True every `seconds`.
 class Every {
  public:

@@ -13,10 +13,6 @@
 namespace finesweep::coordinator {
 namespace {
 
-Instant now() {
-  return std::chrono::steady_clock::now().time_since_epoch();
-}
-
 using EndReason = RecordAttemptEnd::Reason;
 
 struct ReasonNames {

@@ -8,4 +8,9 @@ namespace finesweep::coordinator {
 using Instant = std::chrono::nanoseconds;
 using Duration = std::chrono::nanoseconds;
 
+/// What the driver tells the reactor.
+inline Instant now() {
+  return std::chrono::steady_clock::now().time_since_epoch();
+}
+
 }  // namespace finesweep::coordinator

@@ -21,9 +21,8 @@ constexpr std::chrono::seconds kAnswerDeadline{15};
 
 bool is_running(const storage::RunDirectory& run) {
   const auto status = storage::read_status(run.status_file());
-  const auto time_ms = unix_ms();
   return status && status->state == storage::StatusSnapshot::State::running &&
-         !storage::looks_dead(*status, time_ms);
+         !storage::looks_dead(*status, unix_ms());
 }
 
 Status ask_for_reports(const storage::RunDirectory& run) {

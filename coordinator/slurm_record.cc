@@ -13,7 +13,7 @@ std::filesystem::path record_file(const storage::RunDirectory& run) {
   return run.path() / "slurm.json";
 }
 
-Json write(const SlurmRecord::Life& life) {
+Json life_json(const SlurmRecord::Life& life) {
   Json json{{"job", life.job},
             {"restarts", life.restarts},
             {"begun_ms", life.begun_ms},
@@ -58,7 +58,7 @@ Result<std::optional<SlurmRecord>> read_slurm_record(const storage::RunDirectory
 
 Status write_slurm_record(const storage::RunDirectory& run, const SlurmRecord& record) {
   Json json{{"submitted_job", record.submitted_job}, {"submitted_ms", record.submitted_ms}};
-  if (record.life) json["life"] = write(*record.life);
+  if (record.life) json["life"] = life_json(*record.life);
   return storage::write_file_atomically(record_file(run), json.dump(1) + "\n");
 }
 

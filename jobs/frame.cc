@@ -8,7 +8,7 @@ namespace finesweep {
 
 namespace {
 
-constexpr std::array<std::uint8_t, 4> kMagic{'F', 'S', 'W', 'P'};
+constexpr std::array<std::uint8_t, 4> kFrameMagic{'F', 'S', 'W', 'P'};
 
 std::uint32_t crc32(const std::uint8_t* data, std::size_t bytes) {
   boost::crc_32_type crc;
@@ -35,7 +35,7 @@ struct Header {
 };
 
 Result<Header> read_header(const std::uint8_t* data) {
-  if (std::memcmp(data, kMagic.data(), kMagic.size()) != 0)
+  if (std::memcmp(data, kFrameMagic.data(), kFrameMagic.size()) != 0)
     return Error{"not a finesweep frame: wrong magic bytes"};
   const auto version = get<std::uint16_t>(data + 4);
   if (version != kFrameVersion)
@@ -52,7 +52,7 @@ Result<Header> read_header(const std::uint8_t* data) {
 Bytes encode_frame(std::uint16_t type, const Bytes& payload) {
   Bytes out;
   out.reserve(kFrameHeaderBytes + payload.size());
-  out.insert(out.end(), kMagic.begin(), kMagic.end());
+  out.insert(out.end(), kFrameMagic.begin(), kFrameMagic.end());
   put(out, kFrameVersion);
   put(out, type);
   put(out, static_cast<std::uint32_t>(payload.size()));

@@ -16,11 +16,11 @@ namespace finesweep {
 
 namespace {
 
-constexpr std::array<std::uint8_t, 4> kMagic{'F', 'S', 'W', 'J'};
+constexpr std::array<std::uint8_t, 4> kJoinMagic{'F', 'S', 'W', 'J'};
 constexpr std::size_t kNonceAt = 8, kProofAt = kNonceAt + sizeof(Secret);
 
 void put_beginning(std::uint8_t* out, const Secret& nonce) {
-  std::copy(kMagic.begin(), kMagic.end(), out);
+  std::copy(kJoinMagic.begin(), kJoinMagic.end(), out);
   out[4] = static_cast<std::uint8_t>(kFrameVersion);
   out[5] = static_cast<std::uint8_t>(kFrameVersion >> 8);
   out[6] = out[7] = 0;
@@ -28,7 +28,8 @@ void put_beginning(std::uint8_t* out, const Secret& nonce) {
 }
 
 Status check_beginning(const std::uint8_t* bytes) {
-  if (!std::equal(kMagic.begin(), kMagic.end(), bytes)) return Error{"it does not speak finesweep's protocol"};
+  if (!std::equal(kJoinMagic.begin(), kJoinMagic.end(), bytes))
+    return Error{"it does not speak finesweep's protocol"};
   const int version = bytes[4] | bytes[5] << 8;
   if (version != kFrameVersion)
     return Error{"it speaks version " + std::to_string(version) + " of the protocol, this build " +

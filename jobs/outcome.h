@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <string>
 #include <string_view>
@@ -50,11 +51,13 @@ std::string_view outcome_kind_name(OutcomeKind kind);
 
 /// How far an attempt has come. `done` rises while the attempt makes progress, and only then.
 struct Progress {
+  static constexpr double no_loss = std::numeric_limits<double>::quiet_NaN();
+
   std::int64_t done = 0;
   std::int64_t total = 0;  // 0: not yet known
   /// "training", "evaluating", …
   std::string phase;
-  /// Of the last step; NaN where there is none.
+  /// Of the last step; no_loss where there is none.
   double loss = 0;
 };
 

@@ -54,30 +54,31 @@ class Reader {
   const char* key_ = "";
 };
 
-constexpr std::pair<const char*, Precision> kPrecisions[] = {
+constexpr std::pair<const char*, Precision> kPrecisionsNames[] = {
     {"fp32", Precision::fp32}, {"bf16", Precision::bf16}, {"fp16", Precision::fp16}};
-constexpr std::pair<const char*, AttentionKind> kAttention[] = {{"flash", AttentionKind::flash},
-                                                                {"math", AttentionKind::math}};
-constexpr std::pair<const char*, Schedule> kSchedules[] = {
+constexpr std::pair<const char*, AttentionKind> kAttentionNames[] = {{"flash", AttentionKind::flash},
+                                                                     {"math", AttentionKind::math}};
+constexpr std::pair<const char*, Schedule> kSchedulesNames[] = {
     {"constant", Schedule::constant}, {"linear", Schedule::linear}, {"cosine", Schedule::cosine}};
-constexpr std::pair<const char*, Pooling> kPooling[] = {{"cls", Pooling::cls}, {"mean", Pooling::mean}};
-constexpr std::pair<const char*, Method> kMethods[] = {
+constexpr std::pair<const char*, Pooling> kPoolingNames[] = {{"cls", Pooling::cls}, {"mean", Pooling::mean}};
+constexpr std::pair<const char*, Method> kMethodsNames[] = {
     {"full", Method::full}, {"lora", Method::lora}, {"qlora", Method::qlora}, {"ia3", Method::ia3}};
-constexpr std::pair<const char*, PruneTarget> kPruneTargets[] = {{"adapter", PruneTarget::adapter},
-                                                                 {"model", PruneTarget::model}};
-constexpr std::pair<const char*, PruneScope> kScopes[] = {{"per_tensor", PruneScope::per_tensor},
-                                                          {"global", PruneScope::global}};
-constexpr std::pair<const char*, bool> kWhen[] = {{"after", false}, {"before", true}};
-constexpr std::pair<const char*, WeightFormat> kFormats[] = {{"fp16", WeightFormat::fp16},
-                                                             {"bf16", WeightFormat::bf16},
-                                                             {"int8", WeightFormat::int8},
-                                                             {"nf4", WeightFormat::nf4}};
+constexpr std::pair<const char*, PruneTarget> kPruneTargetsNames[] = {{"adapter", PruneTarget::adapter},
+                                                                      {"model", PruneTarget::model}};
+constexpr std::pair<const char*, PruneScope> kScopesNames[] = {{"per_tensor", PruneScope::per_tensor},
+                                                               {"global", PruneScope::global}};
+constexpr std::pair<const char*, bool> kWhenNames[] = {{"after", false}, {"before", true}};
+constexpr std::pair<const char*, WeightFormat> kFormatsNames[] = {{"fp16", WeightFormat::fp16},
+                                                                  {"bf16", WeightFormat::bf16},
+                                                                  {"int8", WeightFormat::int8},
+                                                                  {"nf4", WeightFormat::nf4}};
 
-constexpr std::pair<const char*, BenchmarkMode> kModes[] = {
+constexpr std::pair<const char*, BenchmarkMode> kModesNames[] = {
     {"forward", BenchmarkMode::forward}, {"generate", BenchmarkMode::generate}, {"train", BenchmarkMode::train}};
 
-constexpr std::pair<const char*, LossOn> kLossOn[] = {{"target", LossOn::target}, {"all", LossOn::all}};
-constexpr std::pair<const char*, TextRows> kRows[] = {{"samples", TextRows::samples}, {"blocks", TextRows::blocks}};
+constexpr std::pair<const char*, LossOn> kLossOnNames[] = {{"target", LossOn::target}, {"all", LossOn::all}};
+constexpr std::pair<const char*, TextRows> kRowsNames[] = {{"samples", TextRows::samples},
+                                                           {"blocks", TextRows::blocks}};
 
 /// Runs `read`; an exception of nlohmann-json becomes an Error that names the key.
 template <typename T, typename Read>
@@ -109,9 +110,9 @@ void read_evaluate(Reader& in, EvaluateSettings& out) {
   in.get("metrics", out.metrics);
   in.get("batch_size", out.batch_size);
   in.get("sequence_length", out.sequence_length);
-  in.get("precision", out.precision, kPrecisions);
-  in.get("attention", out.attention, kAttention);
-  if (in.has("pooling")) in.get("pooling", out.pooling, kPooling);
+  in.get("precision", out.precision, kPrecisionsNames);
+  in.get("attention", out.attention, kAttentionNames);
+  if (in.has("pooling")) in.get("pooling", out.pooling, kPoolingNames);
   if (in.has("generation")) {
     Reader generation(in.at("generation"));
     read_generation(generation, out.generation.emplace());
@@ -121,9 +122,9 @@ void read_evaluate(Reader& in, EvaluateSettings& out) {
 
 void read_benchmark(Reader& in, BenchmarkSettings& out) {
   for (const Json& name : in.at("mode")) {
-    const auto mode =
-        std::find_if(std::begin(kModes), std::end(kModes), [&](const auto& known) { return name == known.first; });
-    if (mode == std::end(kModes)) throw std::invalid_argument("unknown value " + name.dump());
+    const auto mode = std::find_if(std::begin(kModesNames), std::end(kModesNames),
+                                   [&](const auto& known) { return name == known.first; });
+    if (mode == std::end(kModesNames)) throw std::invalid_argument("unknown value " + name.dump());
     if (std::find(out.modes.begin(), out.modes.end(), mode->second) == out.modes.end())
       out.modes.push_back(mode->second);
   }
@@ -132,8 +133,8 @@ void read_benchmark(Reader& in, BenchmarkSettings& out) {
   in.get("sequence_length", out.sequence_length);
   in.get("iterations", out.iterations);
   in.get("warmup", out.warmup);
-  in.get("precision", out.precision, kPrecisions);
-  in.get("attention", out.attention, kAttention);
+  in.get("precision", out.precision, kPrecisionsNames);
+  in.get("attention", out.attention, kAttentionNames);
   in.get_if_present("kv_cache", out.kv_cache);
   in.get("profile", out.profile);
   const bool generates = std::find(out.modes.begin(), out.modes.end(), BenchmarkMode::generate) != out.modes.end();
@@ -149,7 +150,7 @@ void read_training(Reader& in, TrainingSettings& out) {
   in.get("gradient_accumulation", out.gradient_accumulation);
   in.get("sequence_length", out.sequence_length);
   in.get("learning_rate", out.learning_rate);
-  in.get("schedule", out.schedule, kSchedules);
+  in.get("schedule", out.schedule, kSchedulesNames);
   const Json& warmup = in.at("warmup");
   out.warmup.value = warmup.get<double>();
   out.warmup.is_share = !warmup.is_number_integer();
@@ -158,10 +159,10 @@ void read_training(Reader& in, TrainingSettings& out) {
   in.get("beta2", out.beta2);
   in.get("epsilon", out.epsilon);
   in.get("max_grad_norm", out.max_grad_norm);
-  in.get("precision", out.precision, kPrecisions);
-  in.get("attention", out.attention, kAttention);
+  in.get("precision", out.precision, kPrecisionsNames);
+  in.get("attention", out.attention, kAttentionNames);
   in.get("model_dropout", out.model_dropout);
-  if (in.has("pooling")) in.get("pooling", out.pooling, kPooling);
+  if (in.has("pooling")) in.get("pooling", out.pooling, kPoolingNames);
   in.get("gradient_checkpointing", out.gradient_checkpointing);
   if (in.has("evaluate_every")) {
     const Json& every = in.at("evaluate_every");
@@ -175,18 +176,18 @@ void read_training(Reader& in, TrainingSettings& out) {
 }
 
 void read_prune(Reader& in, PruneSettings& out) {
-  in.get("target", out.target, kPruneTargets);
+  in.get("target", out.target, kPruneTargetsNames);
   in.get("amount", out.amount);
-  in.get("scope", out.scope, kScopes);
-  in.get("when", out.before_training, kWhen);
+  in.get("scope", out.scope, kScopesNames);
+  in.get("when", out.before_training, kWhenNames);
 }
 
 void read_quantize(Reader& in, QuantizeSettings& out) {
-  in.get("format", out.format, kFormats);
+  in.get("format", out.format, kFormatsNames);
   if (out.format != WeightFormat::nf4) return;
   in.get("double", out.double_quantization);
   in.get("block_size", out.block_size);
-  in.get("compute", out.compute, kPrecisions);
+  in.get("compute", out.compute, kPrecisionsNames);
 }
 
 void read_distill(Reader& in, DistillSettings& out) {
@@ -204,7 +205,7 @@ void read_distill(Reader& in, DistillSettings& out) {
 }
 
 void read_finetune(Reader& in, FinetuneSettings& out) {
-  in.get("method", out.method, kMethods);
+  in.get("method", out.method, kMethodsNames);
   if (out.method == Method::lora || out.method == Method::qlora) {
     in.get("rank", out.rank);
     in.get("alpha", out.alpha);
@@ -216,7 +217,7 @@ void read_finetune(Reader& in, FinetuneSettings& out) {
   if (out.method == Method::qlora) {
     in.get("double", out.double_quantization);
     in.get("block_size", out.block_size);
-    in.get("compute", out.compute, kPrecisions);
+    in.get("compute", out.compute, kPrecisionsNames);
   }
   read_training(in, out.training);
 }
@@ -243,8 +244,8 @@ void read_data(Reader& in, DataContext& out) {
   }
   in.get_if_present("limit_seed", out.limit_seed);
   in.get_if_present("prompt", out.prompt);
-  if (in.has("loss_on")) in.get("loss_on", out.loss_on, kLossOn);
-  if (in.has("rows")) in.get("rows", out.rows, kRows);
+  if (in.has("loss_on")) in.get("loss_on", out.loss_on, kLossOnNames);
+  if (in.has("rows")) in.get("rows", out.rows, kRowsNames);
 }
 
 }  // namespace
@@ -255,13 +256,13 @@ std::int64_t Warmup::steps(std::int64_t total) const {
 }
 
 Result<Precision> parse_precision(const std::string& name) {
-  for (const auto& [known, precision] : kPrecisions)
+  for (const auto& [known, precision] : kPrecisionsNames)
     if (name == known) return precision;
   return Error{"'" + name + "' is no precision; expected fp32, bf16 or fp16"};
 }
 
 std::string_view precision_name(Precision precision) {
-  for (const auto& [name, known] : kPrecisions)
+  for (const auto& [name, known] : kPrecisionsNames)
     if (known == precision) return name;
   throw std::logic_error("a precision without a name");
 }
@@ -279,7 +280,7 @@ Result<BenchmarkSettings> read_benchmark_settings(const Json& settings) {
 }
 
 std::string_view benchmark_mode_name(BenchmarkMode mode) {
-  for (const auto& [name, known] : kModes)
+  for (const auto& [name, known] : kModesNames)
     if (known == mode) return name;
   throw std::logic_error("a mode without a name");
 }

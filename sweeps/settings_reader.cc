@@ -6,7 +6,7 @@ namespace finesweep::sweeps {
 
 namespace {
 
-std::vector<std::string> keys_of(Section section) {
+std::vector<std::string> key_names(Section section) {
   const auto keys = setting_keys(section);
   return {keys.begin(), keys.end()};
 }
@@ -46,7 +46,7 @@ void SettingsReader::unknown_key(Mark mark, const std::string& path, std::string
                                  const Target& group) {
   std::vector<std::string> candidates;
   const std::string prefix = group.key.empty() ? "" : group.key + ".";
-  for (const std::string& known : keys_of(section)) {
+  for (const std::string& known : key_names(section)) {
     if (!known.starts_with(prefix)) continue;
     const std::string rest = known.substr(prefix.size());
     candidates.push_back(rest.substr(0, rest.find('.')));
@@ -110,7 +110,7 @@ std::optional<Json> SettingsReader::read_plain(Section section, Node::Entry& ent
   const std::string path = head + "." + entry.key;
   const Setting* setting = find_setting(section, entry.key);
   if (!setting) {
-    error(entry.mark, path, "unknown key" + key_hint(entry.key, keys_of(section)));
+    error(entry.mark, path, "unknown key" + key_hint(entry.key, key_names(section)));
     return std::nullopt;
   }
   auto value = read_value(entry.value, *setting, path, paths_, diagnostics_);

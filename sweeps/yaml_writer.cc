@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::size_t kLineWidth = 100;
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   std::string out = "\"";
   for (char c : text) {
     const auto byte = static_cast<unsigned char>(c);
@@ -32,7 +32,7 @@ std::string quoted(std::string_view text) {
 }
 
 std::string key_text(const std::string& key) {
-  return is_plain_word(key) ? key : quoted(key);
+  return is_plain_word(key) ? key : in_quotes(key);
 }
 
 /// On one line, or nothing where it would be too long.
@@ -48,7 +48,7 @@ std::optional<std::string> flow(const Node& node) {
     case Node::Kind::null:
       return "null";
     case Node::Kind::scalar:
-      return node.quoted || !is_plain_word(node.text) ? quoted(node.text) : node.text;
+      return node.quoted || !is_plain_word(node.text) ? in_quotes(node.text) : node.text;
     case Node::Kind::list:
       for (const Node& item : node.items)
         if (!append("", item)) return std::nullopt;

@@ -20,16 +20,16 @@ namespace {
 // Sums over rows in another order differ by roundings, which training carries on.
 constexpr double kTolerance = 2e-5;
 
-struct Case {
+struct ParallelCase {
   std::string name, model, method;
   int ranks;
   Json settings = Json::object();
 };
-void PrintTo(const Case& c, std::ostream* out) {
+void PrintTo(const ParallelCase& c, std::ostream* out) {
   *out << c.name;
 }
 
-class DataParallel : public testing::TestWithParam<Case> {};
+class DataParallel : public testing::TestWithParam<ParallelCase> {};
 
 TEST_P(DataParallel, gives_the_losses_and_weights_of_one_device) {
   JobBench bench(GetParam().model);
@@ -72,16 +72,16 @@ TEST_P(DataParallel, gives_the_losses_and_weights_of_one_device) {
 INSTANTIATE_TEST_SUITE_P(
     Cases, DataParallel,
     testing::Values(
-        Case{"lora_with_dropout_on_2", "bert", "lora", 2},
-        Case{"lora_on_3_with_odd_batches", "bert", "lora", 3, {{"batch_size", 7}}},
-        Case{"full_on_2_with_odd_batches", "bert", "full", 2, {{"batch_size", 9}}},
-        Case{"a_batch_smaller_than_the_ranks", "bert", "full", 3, {{"batch_size", 2}, {"epochs", 1}}},
-        Case{"accumulation", "bert", "lora", 2, {{"batch_size", 3}, {"gradient_accumulation", 3}}},
-        Case{"qlora", "roberta", "qlora", 2},
-        Case{"a_decoder_whose_head_is_its_table", "gpt2", "full", 2, {{"epochs", 1}}},
-        Case{"layers_computed_again", "gpt2", "full", 2, {{"epochs", 1}, {"gradient_checkpointing", true}}},
-        Case{"an_encoder_and_decoder", "t5", "full", 2, {{"epochs", 1}}},
-        Case{"llama", "llama", "lora", 2, {{"epochs", 1}}}),
+        ParallelCase{"lora_with_dropout_on_2", "bert", "lora", 2},
+        ParallelCase{"lora_on_3_with_odd_batches", "bert", "lora", 3, {{"batch_size", 7}}},
+        ParallelCase{"full_on_2_with_odd_batches", "bert", "full", 2, {{"batch_size", 9}}},
+        ParallelCase{"a_batch_smaller_than_the_ranks", "bert", "full", 3, {{"batch_size", 2}, {"epochs", 1}}},
+        ParallelCase{"accumulation", "bert", "lora", 2, {{"batch_size", 3}, {"gradient_accumulation", 3}}},
+        ParallelCase{"qlora", "roberta", "qlora", 2},
+        ParallelCase{"a_decoder_whose_head_is_its_table", "gpt2", "full", 2, {{"epochs", 1}}},
+        ParallelCase{"layers_computed_again", "gpt2", "full", 2, {{"epochs", 1}, {"gradient_checkpointing", true}}},
+        ParallelCase{"an_encoder_and_decoder", "t5", "full", 2, {{"epochs", 1}}},
+        ParallelCase{"llama", "llama", "lora", 2, {{"epochs", 1}}}),
     [](const auto& info) { return info.param.name; });
 
 TEST(DataParallelRun, evaluations_while_training_are_the_leaders_and_the_others_wait) {

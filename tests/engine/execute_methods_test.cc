@@ -18,28 +18,28 @@ using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Key;
 
-struct Case {
+struct MethodCase {
   std::string model, method;
   std::string precision = "fp32";
-  friend void PrintTo(const Case& c, std::ostream* out) {
+  friend void PrintTo(const MethodCase& c, std::ostream* out) {
     *out << c.model << ' ' << c.method << ' ' << c.precision;
   }
 };
 
-std::string name_of(const ::testing::TestParamInfo<Case>& info) {
+std::string name_of(const ::testing::TestParamInfo<MethodCase>& info) {
   return info.param.model + "_" + info.param.method +
          (info.param.precision == "fp32" ? "" : "_" + info.param.precision);
 }
 
-std::vector<Case> every_family_and_method() {
-  std::vector<Case> cases;
+std::vector<MethodCase> every_family_and_method() {
+  std::vector<MethodCase> cases;
   for (const char* model : {"bert", "roberta", "gpt2", "gpt_neo", "llama", "t5", "t5_v11"}) {
     for (const char* method : {"full", "lora", "qlora", "ia3"}) cases.push_back({model, method});
   }
   return cases;
 }
 
-class Methods : public ::testing::TestWithParam<Case> {
+class Methods : public ::testing::TestWithParam<MethodCase> {
  protected:
   JobBench bench_{GetParam().model};
 
@@ -93,8 +93,8 @@ TEST_P(Methods, an_evaluation_of_what_a_training_left_gives_what_the_training_me
   EXPECT_GE(measured.metrics.at("bleu"), 0);
 }
 
-std::vector<Case> every_task_and_method() {
-  std::vector<Case> cases;
+std::vector<MethodCase> every_task_and_method() {
+  std::vector<MethodCase> cases;
   for (const char* model : {"bert", "gpt2", "t5"}) {
     for (const char* method : {"full", "lora", "qlora", "ia3"}) cases.push_back({model, method});
   }

@@ -22,8 +22,6 @@
 namespace finesweep::worker {
 namespace {
 
-constexpr at::ScalarType kTypes[] = {at::kFloat, at::kBFloat16, at::kHalf};
-
 class DecodeOnGpu : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -74,7 +72,7 @@ TEST_F(DecodeOnGpu, products_of_few_tokens_are_those_of_the_reference) {
                           {768, 768},  {768, 2304},  {1000, 130}, {1536, 576},  {2048, 257},
                           {3072, 768}, {8192, 2048}, {104, 9},    {768, 50257}, {5632, 64}};
   int computed = 0;
-  for (const at::ScalarType type : kTypes) {
+  for (const at::ScalarType type : kFloatTypes) {
     for (const Shape& shape : shapes) {
       const bool large = shape.in * shape.out > 4000000;
       for (const std::int64_t tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33, 64}) {
@@ -140,7 +138,7 @@ TEST_F(DecodeOnGpu, what_adapters_change_or_few_bits_hold_is_left_to_others) {
 }
 
 TEST_F(DecodeOnGpu, norms_gates_and_embeddings_are_those_of_the_reference) {
-  for (const at::ScalarType type : kTypes) {
+  for (const at::ScalarType type : kFloatTypes) {
     for (const std::int64_t width : {8, 48, 576, 768, 2048, 4096}) {
       for (const std::int64_t tokens : {1, 3, 64, 500}) {
         SCOPED_TRACE(testing::Message() << tokens << " of " << width << " " << toString(type));
@@ -179,7 +177,7 @@ TEST_F(DecodeOnGpu, attention_over_a_cache_is_the_reference_s_and_appends_the_sa
   const Form forms[] = {{12, 12, 64, 0, false}, {16, 16, 128, 5, false}, {9, 3, 64, 0, true},
                         {4, 1, 8, 0, true},     {2, 2, 24, 3, true},     {1, 1, 256, 0, false},
                         {8, 2, 128, 0, true},   {3, 3, 16, 256, false},  {5, 5, 40, 0, true}};
-  for (const at::ScalarType type : kTypes) {
+  for (const at::ScalarType type : kFloatTypes) {
     for (const Form& form : forms) {
       for (const std::int64_t rows : {1, 3, 33}) {
         for (const std::int64_t capacity : {1, 7, 192, 1500}) {

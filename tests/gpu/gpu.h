@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 #include <dlfcn.h>
 
 #include "worker/executor.h"
@@ -12,5 +14,14 @@ inline bool has_gpu() {
       dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr && !describe_device("cuda:0").contains("error");
   return found;
 }
+
+inline const c10::Device kGpu(c10::kCUDA, 0);
+
+inline at::Tensor there(const at::Tensor& x) {
+  return x.to(kGpu);
+}
+
+/// What kernels compute in.
+inline constexpr at::ScalarType kFloatTypes[] = {at::kFloat, at::kBFloat16, at::kHalf};
 
 }  // namespace finesweep::worker

@@ -26,12 +26,6 @@ namespace finesweep::worker {
 namespace {
 
 const DropoutRun kRun{true, 42, 7, nullptr};
-const c10::Device kGpu(c10::kCUDA, 0);
-
-at::Tensor there(const at::Tensor& x) {
-  return x.to(kGpu);
-}
-
 class KernelsOnGpu : public ::testing::TestWithParam<at::ScalarType> {
  protected:
   void SetUp() override {
@@ -52,8 +46,8 @@ class KernelsOnGpu : public ::testing::TestWithParam<at::ScalarType> {
   }
 
   /// As run_kernel, on the GPU: the parameters are copied there and back.
-  Outcome run(const std::vector<at::Tensor>& inputs, const std::vector<Parameter*>& parameters,
-              const std::function<Var(Tape*, const std::vector<Var>&)>& operation, int salt) const {
+  PassResult run(const std::vector<at::Tensor>& inputs, const std::vector<Parameter*>& parameters,
+                 const std::function<Var(Tape*, const std::vector<Var>&)>& operation, int salt) const {
     const at::NoGradGuard no_graph;
     for (Parameter* p : parameters) {
       p->value = there(p->value);
@@ -65,7 +59,7 @@ class KernelsOnGpu : public ::testing::TestWithParam<at::ScalarType> {
     std::vector<Var> vars;
     for (const at::Tensor& input : inputs) vars.push_back(tape.track(there(input.clone())));
     const Var result = operation(&tape, vars);
-    Outcome outcome{result.value.cpu(), {}};
+    PassResult outcome{result.value.cpu(), {}};
     result.slot->add(there(numbers(result.value.sizes(), salt).to(result.value.scalar_type())));
     tape.backward();
     for (const Var& var : vars) outcome.gradients.push_back(var.slot->grad.cpu());
@@ -101,14 +95,14 @@ TEST_P(KernelsOnGpu, norms_with_dropout_are_their_reference) {
           const auto bias_of = [&](const std::vector<at::Tensor>& v, std::size_t at) {
             return kind == NormKind::layer ? v[at] : at::Tensor();
           };
-          Outcome expected = run_reference(
+          PassResult expected = run_reference(
               {x}, parameters,
               [&](const std::vector<at::Tensor>& v) {
                 return reference::norm(v[0], v[1], bias_of(v, 2), kind, 1e-5, mask);
               },
               5);
           if (!trained) expected.gradients.resize(1);
-          const Outcome mine = run(
+          const PassResult mine = run(
               {x}, parameters,
               [&](Tape* tape, const std::vector<Var>& v) {
                 return norm_dropout(tape, v[0], module, layout, dropout);
@@ -116,14 +110,14 @@ TEST_P(KernelsOnGpu, norms_with_dropout_are_their_reference) {
               5);
           expect_same(mine, expected, 2 * tolerance());
 
-          Outcome both = run_reference(
+          PassResult both = run_reference(
               {x, residual}, parameters,
               [&](const std::vector<at::Tensor>& v) {
                 return reference::norm(reference::add(v[0], v[1], mask), v[2], bias_of(v, 3), kind, 1e-5, {});
               },
               6);
           if (!trained) both.gradients.resize(2);
-          const Outcome sum = run(
+          const PassResult sum = run(
               {x, residual}, parameters,
               [&](Tape* tape, const std::vector<Var>& v) {
                 return add_norm(tape, v[0], v[1], module, layout, dropout);
@@ -141,7 +135,7 @@ TEST_P(KernelsOnGpu, a_norm_adds_to_the_gradient_that_is_there) {
   Parameter weight = parameter(numbers({width}, 1), at::kFloat, false);
   const NormModule module{&weight, nullptr, 1e-5, NormKind::root_mean_square};
   const at::Tensor x = numbers({tokens, width}, 3).to(type());
-  const Outcome mine = run(
+  const PassResult mine = run(
       {x}, {&weight},
       [&](Tape* tape, const std::vector<Var>& v) {
         const Var y = norm(tape, v[0], module);
@@ -149,7 +143,7 @@ TEST_P(KernelsOnGpu, a_norm_adds_to_the_gradient_that_is_there) {
         return y;
       },
       5);
-  const Outcome expected = run_reference(
+  const PassResult expected = run_reference(
       {x}, {},
       [&](const std::vector<at::Tensor>& v) {
         return reference::norm(v[0], weight.value, {}, NormKind::root_mean_square, 1e-5, {});
@@ -170,10 +164,10 @@ TEST_P(KernelsOnGpu, linear_with_every_activation_is_its_reference) {
       Parameter bias = parameter(numbers({out}, 2), type(), true);
       const LinearModule module{{"m"}, &weight, &bias, {}, {}};
       const at::Tensor x = numbers({layout->tokens(), in}, 3).to(type());
-      const Outcome expected = run_reference(
+      const PassResult expected = run_reference(
           {x}, {&weight, &bias},
           [&](const std::vector<at::Tensor>& v) { return reference::linear(v[0], v[1], v[2], {}, activation); }, 4);
-      const Outcome mine = run(
+      const PassResult mine = run(
           {x}, {&weight, &bias},
           [&](Tape* tape, const std::vector<Var>& v) { return linear(tape, v[0], module, layout, {}, activation); },
           4);
@@ -200,14 +194,14 @@ TEST_P(KernelsOnGpu, adapters_on_parts_of_a_stacked_linear_are_their_reference) 
       const at::Tensor x = numbers({layout->tokens(), width}, 7).to(type());
       const at::Tensor w = weight.value.to(at::kFloat), b = bias.value.to(at::kFloat);
       const std::vector<Parameter*> parameters{&a1, &b1, &a2, &b2};
-      const Outcome expected = run_reference(
+      const PassResult expected = run_reference(
           {x}, parameters,
           [&](const std::vector<at::Tensor>& v) {
             return reference::linear(v[0], w, b, {{v[1], v[2], 0.5, mask, 0}, {v[3], v[4], 2.0, {}, 2 * width}},
                                      Activation::none);
           },
           8);
-      const Outcome mine = run(
+      const PassResult mine = run(
           {x}, {&a1, &b1, &a2, &b2, &weight, &bias},
           [&](Tape* tape, const std::vector<Var>& v) { return linear(tape, v[0], module, layout, kRun); }, 8);
       expect_same(mine, expected, 2 * tolerance());
@@ -232,7 +226,7 @@ TEST_P(KernelsOnGpu, adapters_in_one_matrix_with_their_base_are_their_reference)
           {"q", "k", "v"}, &weight, &bias, {{&a1, &b1, 0.5, 0, 11, 0}, {&a2, &b2, 0.5, 0, 12, 2 * width}}, {}};
       const at::Tensor x = numbers({tokens, width}, 7).to(type());
       const at::Tensor w = weight.value.to(at::kFloat), b = bias.value.to(at::kFloat);
-      const Outcome expected = run_reference(
+      const PassResult expected = run_reference(
           {x}, {&a1, &b1, &a2, &b2},
           [&](const std::vector<at::Tensor>& v) {
             return reference::linear(v[0], w, b, {{v[1], v[2], 0.5, {}, 0}, {v[3], v[4], 0.5, {}, 2 * width}},
@@ -240,7 +234,7 @@ TEST_P(KernelsOnGpu, adapters_in_one_matrix_with_their_base_are_their_reference)
           },
           8);
       std::optional<FusedLora> fused;
-      const Outcome mine = run(
+      const PassResult mine = run(
           {x}, {&a1, &b1, &a2, &b2, &weight, &bias},
           [&](Tape* tape, const std::vector<Var>& v) {
             fused.emplace(std::vector<LinearModule*>{&module});
@@ -278,13 +272,13 @@ TEST_P(KernelsOnGpu, linear_add_with_dropout_is_its_reference) {
       const at::Tensor mask = rate > 0 ? dropout_mask(dropout, *layout, width) : at::Tensor();
       const at::Tensor x = numbers({layout->tokens(), width}, 3).to(type());
       const at::Tensor residual = numbers({layout->tokens(), width}, 4).to(type());
-      const Outcome expected = run_reference(
+      const PassResult expected = run_reference(
           {x, residual}, {&weight, &bias},
           [&](const std::vector<at::Tensor>& v) {
             return reference::add(reference::linear(v[0], v[2], v[3], {}, Activation::none), v[1], mask);
           },
           4);
-      const Outcome mine = run(
+      const PassResult mine = run(
           {x, residual}, {&weight, &bias},
           [&](Tape* tape, const std::vector<Var>& v) {
             return linear_add(tape, v[0], module, v[1], layout, kRun, dropout);
@@ -302,9 +296,9 @@ TEST_P(KernelsOnGpu, gates_and_rotations_are_their_reference) {
     const std::int64_t width = sizes.width(), tokens = layout->tokens();
     const at::Tensor z = numbers({tokens, 2 * width}, 3).to(type());
     for (const Activation activation : {Activation::silu, Activation::gelu_tanh, Activation::gelu}) {
-      const Outcome expected = run_reference(
+      const PassResult expected = run_reference(
           {z}, {}, [&](const std::vector<at::Tensor>& v) { return reference::gated(v[0], activation); }, 4);
-      const Outcome mine = run(
+      const PassResult mine = run(
           {z}, {}, [&](Tape* tape, const std::vector<Var>& v) { return gated(tape, v[0], activation); }, 4);
       expect_same(mine, expected, tolerance());
     }
@@ -312,13 +306,13 @@ TEST_P(KernelsOnGpu, gates_and_rotations_are_their_reference) {
     const RotaryTable table{numbers({200, sizes.head_size / 2}, 5), numbers({200, sizes.head_size / 2}, 6)};
     const RotaryTable copied{there(table.cosine), there(table.sine)};
     const at::Tensor positions = layout->positions(), x = numbers({tokens, width + 6}, 7).to(type());
-    const Outcome expected = run_reference(
+    const PassResult expected = run_reference(
         {x}, {},
         [&](const std::vector<at::Tensor>& v) {
           return reference::rotate(v[0], table, positions, sizes.heads, sizes.head_size);
         },
         4);
-    const Outcome mine = run(
+    const PassResult mine = run(
         {x}, {},
         [&](Tape* tape, const std::vector<Var>& v) {
           return rotate(tape, v[0], copied, there(positions), sizes.heads, sizes.head_size);
@@ -345,7 +339,7 @@ TEST_P(KernelsOnGpu, an_embedding_is_its_reference) {
     const Dropout dropout = make_dropout(0.1, kRun, 5);
     const at::Tensor mask = dropout_mask(dropout, *layout, width);
     const std::vector<Parameter*> parameters{&words, &positions, &types, &weight, &bias};
-    Outcome expected = run_reference(
+    PassResult expected = run_reference(
         {}, parameters,
         [&](const std::vector<at::Tensor>& v) {
           const at::Tensor sum =
@@ -354,7 +348,7 @@ TEST_P(KernelsOnGpu, an_embedding_is_its_reference) {
         },
         6);
     expected.gradients[0].select(0, 4).zero_();
-    const Outcome mine = run(
+    const PassResult mine = run(
         {}, parameters,
         [&](Tape* tape, const std::vector<Var>&) {
           return embed(tape, module, there(ids), there(places), there(type_ids), layout, dropout, type());
@@ -369,7 +363,7 @@ TEST_P(KernelsOnGpu, pooling_is_its_reference) {
     SCOPED_TRACE(sizes.width());
     const Layout layout = layout_of(sizes.lengths);
     const at::Tensor x = numbers({layout->tokens(), sizes.width()}, 3).to(type());
-    const Outcome mean = run_reference(
+    const PassResult mean = run_reference(
         {x}, {}, [&](const std::vector<at::Tensor>& v) { return reference::mean_tokens(v[0], *layout); }, 4);
     expect_same(
         run(
@@ -377,7 +371,7 @@ TEST_P(KernelsOnGpu, pooling_is_its_reference) {
         mean, tolerance());
     std::vector<std::int64_t> last(layout->starts.begin() + 1, layout->starts.end());
     for (std::int64_t& token : last) --token;
-    const Outcome chosen = run_reference(
+    const PassResult chosen = run_reference(
         {x}, {},
         [&](const std::vector<at::Tensor>& v) { return v[0].index_select(0, at::tensor(last, at::kLong)); }, 4);
     expect_same(
@@ -403,7 +397,7 @@ TEST_P(KernelsOnGpu, linear_cross_entropy_is_its_reference) {
         const at::Tensor hidden = numbers({tokens, width}, 3).to(type());
         std::vector<Parameter*> parameters{&weight};
         if (has_bias) parameters.push_back(&bias);
-        Outcome expected = run_reference(
+        PassResult expected = run_reference(
             {hidden}, parameters,
             [&](const std::vector<at::Tensor>& v) {
               return reference::linear_cross_entropy(v[0], v[1], has_bias ? v[2] : at::Tensor(), labels, 11, 0.7);
@@ -417,7 +411,7 @@ TEST_P(KernelsOnGpu, linear_cross_entropy_is_its_reference) {
           given.index = there(at::cat({index, at::full({3}, -1, at::kLong)}));
           given.labels = there(at::cat({labels.index_select(0, index), at::full({3}, -100, at::kLong)}));
         }
-        const Outcome mine = run(
+        const PassResult mine = run(
             {hidden}, parameters,
             [&](Tape* tape, const std::vector<Var>& v) {
               return linear_cross_entropy(tape, v[0], head, given, Denominator(denominator), 0.7, layout, {});
@@ -446,7 +440,7 @@ TEST_P(KernelsOnGpu, distillation_is_its_reference) {
         const at::Tensor hidden = numbers({tokens, width}, 3).to(type());
         const at::Tensor states = numbers({index.size(0), width}, 5).to(type());
         // What both heads give, in fp32, is differentiated by the operation for a CPU.
-        Outcome expected;
+        PassResult expected;
         {
           const at::NoGradGuard no_graph;
           Parameter wide = parameter(weight.value.to(at::kFloat), at::kFloat, trained);
@@ -471,7 +465,7 @@ TEST_P(KernelsOnGpu, distillation_is_its_reference) {
             of_teacher = at::cat({of_teacher, at::zeros({3, width}, of_teacher.options())});
           }
           other.value = there(other.value);
-          const Outcome mine = run(
+          const PassResult mine = run(
               {hidden}, {&weight},
               [&](Tape* tape, const std::vector<Var>& v) {
                 return linear_distillation(tape, v[0], head, {of_teacher, &teacher_head, 0.9}, given, how,
@@ -500,7 +494,7 @@ TEST_P(KernelsOnGpu, distillation_of_classes_is_its_reference) {
       const Var loss = distillation_loss(&tape, x, teacher.to(device), labels.to(device), how, 8.0);
       loss.slot->add(at::ones({}, loss.value.options()));
       tape.backward();
-      return Outcome{loss.value.cpu(), {x.slot->grad.cpu()}};
+      return PassResult{loss.value.cpu(), {x.slot->grad.cpu()}};
     };
     expect_same(run_on(kGpu), run_on(at::kCPU), 1e-5);
   }
@@ -573,7 +567,7 @@ TEST_P(KernelsOnGpu, attention_is_its_reference) {
                 numbers({keys->tokens(), 2 * key_width}, 2).to(type())};
     }
     const std::int64_t key_column = packed ? width : 0;
-    const Outcome expected = run_reference(
+    const PassResult expected = run_reference(
         inputs, parameters,
         [&](const std::vector<at::Tensor>& v) {
           const at::Tensor& kv = packed ? v[0] : v[1];
@@ -583,7 +577,7 @@ TEST_P(KernelsOnGpu, attention_is_its_reference) {
                                       masks);
         },
         5);
-    const Outcome mine = run(
+    const PassResult mine = run(
         inputs, parameters,
         [&](Tape* tape, const std::vector<Var>& v) {
           return attention(tape, {v[0], 0, v.back(), key_column, key_column + key_width}, queries, keys->spans(),

@@ -20,17 +20,10 @@
 namespace finesweep::worker {
 namespace {
 
-using JobOutcome = finesweep::Outcome;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Key;
 using ::testing::Not;
-
-const c10::Device kGpu(c10::kCUDA, 0);
-
-at::Tensor there(const at::Tensor& x) {
-  return x.to(kGpu);
-}
 
 /// Three jobs, the second of which gives nothing to this pass.
 struct ThreeJobs {
@@ -405,10 +398,10 @@ TEST_P(PackJobsOnGpu, each_job_comes_to_what_it_comes_to_alone) {
   JobBench bench(GetParam().model);
   bench.device = "cuda:0";
   const std::vector<Job> jobs = different_jobs(bench, GetParam().method, GetParam().precision);
-  const std::vector<JobOutcome> packed = bench.run_pack(jobs);
+  const std::vector<Outcome> packed = bench.run_pack(jobs);
   for (std::size_t i = 0; i < jobs.size(); ++i) {
     SCOPED_TRACE(i);
-    const JobOutcome alone = bench.run(twin(jobs[i]));
+    const Outcome alone = bench.run(twin(jobs[i]));
     ASSERT_EQ(alone.kind, OutcomeKind::succeeded) << alone.error;
     ASSERT_EQ(packed[i].kind, OutcomeKind::succeeded) << packed[i].error;
     EXPECT_EQ(packed[i].environment.at("pack"), 3);
@@ -455,7 +448,7 @@ TEST_F(PacksOnGpu, the_others_do_not_notice_that_a_job_diverges) {
   for (const char* precision : {"fp32", "bf16"}) {
     SCOPED_TRACE(precision);
     const std::vector<Job> calm = even_jobs(1e-3, precision), wild = even_jobs(1e30, precision);
-    const std::vector<JobOutcome> expected = bench_.run_pack(calm), mine = bench_.run_pack(wild);
+    const std::vector<Outcome> expected = bench_.run_pack(calm), mine = bench_.run_pack(wild);
     EXPECT_EQ(mine[2].kind, OutcomeKind::failed);
     EXPECT_TRUE(mine[2].permanent);
     EXPECT_THAT(mine[2].error, HasSubstr("The training diverged"));
@@ -475,11 +468,11 @@ TEST_F(PacksOnGpu, a_member_that_is_stopped_goes_on_alone) {
   const std::vector<Job> jobs = different_jobs(bench_, "lora", "fp32");
   RecordingControl control, again;
   control.stop = [&] { return control.reports.size() > 5; };
-  const std::vector<JobOutcome> first = bench_.run_pack(jobs, {&control});
+  const std::vector<Outcome> first = bench_.run_pack(jobs, {&control});
   EXPECT_EQ(first[0].kind, OutcomeKind::interrupted);
   EXPECT_EQ(first[1].kind, OutcomeKind::succeeded) << first[1].error;
   EXPECT_EQ(first[2].kind, OutcomeKind::succeeded) << first[2].error;
-  const JobOutcome resumed = bench_.run(jobs[0], again), alone = bench_.run(twin(jobs[0]));
+  const Outcome resumed = bench_.run(jobs[0], again), alone = bench_.run(twin(jobs[0]));
   ASSERT_EQ(resumed.kind, OutcomeKind::succeeded) << resumed.error;
   EXPECT_GT(again.reports[1].done, 3);
   EXPECT_NEAR(resumed.metrics.at("loss"), alone.metrics.at("loss"), 0.01);
@@ -490,7 +483,7 @@ TEST_F(PacksOnGpu, ia3_runs_one_after_the_other) {
   for (std::uint64_t i = 0; i < 2; ++i) {
     jobs.push_back(bench_.job(StepKind::finetune, bench_.finetune_settings("ia3"), i));
   }
-  for (const JobOutcome& outcome : bench_.run_pack(jobs)) {
+  for (const Outcome& outcome : bench_.run_pack(jobs)) {
     EXPECT_EQ(outcome.kind, OutcomeKind::succeeded) << outcome.error;
     EXPECT_FALSE(outcome.environment.contains("pack"));
   }

@@ -6,8 +6,6 @@
 namespace finesweep::worker {
 namespace {
 
-const DropoutRun kRun{true, 42, 7};
-
 /// One attention over rows of these numbers of queries and keys.
 struct Case {
   std::string name;
@@ -77,7 +75,7 @@ void build(const Case& what, at::ScalarType type, Problem& problem) {
   }
 }
 
-Outcome by_operation(const Problem& p) {
+PassResult by_operation(const Problem& p) {
   std::vector<at::Tensor> inputs{p.query};
   if (!p.packed) inputs.push_back(p.key_value);
   std::vector<Parameter*> parameters;
@@ -94,7 +92,7 @@ Outcome by_operation(const Problem& p) {
       5);
 }
 
-Outcome by_reference(const Problem& p) {
+PassResult by_reference(const Problem& p) {
   std::vector<at::Tensor> inputs{p.query};
   if (!p.packed) inputs.push_back(p.key_value);
   std::vector<Parameter*> parameters;
@@ -172,9 +170,9 @@ TEST_P(Attention, does_not_depend_on_the_number_of_threads) {
     Problem problem;
     build(what, GetParam(), problem);
     at::set_num_threads(1);
-    const Outcome one = by_operation(problem);
+    const PassResult one = by_operation(problem);
     at::set_num_threads(2);
-    const Outcome two = by_operation(problem);
+    const PassResult two = by_operation(problem);
     EXPECT_TRUE(at::equal(one.value, two.value));
     for (std::size_t i = 0; i < one.gradients.size(); ++i)
       EXPECT_TRUE(at::equal(one.gradients[i], two.gradients[i]));
@@ -196,8 +194,8 @@ TEST(AttentionRows, beams_may_share_keys) {
         3);
   };
   const at::Tensor first = key_value.narrow(0, 0, 5), second = key_value.narrow(0, 5, 9);
-  const Outcome mine = run(key_value, shared);
-  const Outcome copies = run(at::cat({first, first, second, second}), {{0, 5, 10, 19}, {5, 5, 9, 9}});
+  const PassResult mine = run(key_value, shared);
+  const PassResult copies = run(at::cat({first, first, second, second}), {{0, 5, 10, 19}, {5, 5, 9, 9}});
   EXPECT_LE(relative_difference(mine.value, copies.value), 1e-6);
   const at::Tensor d = copies.gradients[1];
   const at::Tensor sums = at::cat({d.narrow(0, 0, 5) + d.narrow(0, 5, 5), d.narrow(0, 10, 9) + d.narrow(0, 19, 9)});

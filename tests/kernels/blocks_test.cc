@@ -8,8 +8,6 @@
 namespace finesweep::worker {
 namespace {
 
-const DropoutRun kRun{true, 42, 7};
-
 class Blocks : public testing::TestWithParam<at::ScalarType> {
  protected:
   at::ScalarType type() const { return GetParam(); }
@@ -33,10 +31,10 @@ TEST_P(Blocks, norms_of_both_kinds_trained_or_not_are_their_reference) {
         std::vector<Parameter*> parameters;
         if (trained) parameters.push_back(&weight);
         if (trained && has_bias) parameters.push_back(&bias);
-        const Outcome mine = run_kernel(
+        const PassResult mine = run_kernel(
             {numbers({tokens, width}, 3).to(type())}, parameters,
             [&](Tape* tape, const std::vector<Var>& v) { return norm(tape, v[0], module); }, 4);
-        const Outcome expected = run_reference(
+        const PassResult expected = run_reference(
             {numbers({tokens, width}, 3).to(type())}, parameters,
             [&](const std::vector<at::Tensor>& v) {
               const at::Tensor b = has_bias ? (trained ? v[2] : bias.value) : at::Tensor();
@@ -65,13 +63,13 @@ TEST_P(Blocks, linear_add_with_adapters_and_dropout_is_its_reference) {
       const at::Tensor input_mask = dropout_mask(make_dropout(0.2, kRun, 11), *layout, in);
       const std::vector<at::Tensor> inputs{numbers({tokens, in}, 5).to(type()),
                                            numbers({tokens, out}, 6).to(type())};
-      const Outcome mine = run_kernel(
+      const PassResult mine = run_kernel(
           inputs, {&weight, &bias, &a, &b},
           [&](Tape* tape, const std::vector<Var>& v) {
             return linear_add(tape, v[0], module, v[1], layout, kRun, dropout);
           },
           7);
-      const Outcome expected = run_reference(
+      const PassResult expected = run_reference(
           inputs, {&weight, &bias, &a, &b},
           [&](const std::vector<at::Tensor>& v) {
             const at::Tensor y =
@@ -88,7 +86,7 @@ TEST_P(Blocks, a_frozen_linear_still_passes_the_gradient_of_the_residual) {
   const Layout layout = layout_of({3, 2});
   Parameter weight = parameter(numbers({6, 4}, 1), type(), false);
   const LinearModule module{{"m"}, &weight, nullptr, {}, {}};
-  const Outcome mine = run_kernel(
+  const PassResult mine = run_kernel(
       {numbers({5, 6}, 2).to(type())}, {},
       [&](Tape* tape, const std::vector<Var>& v) {
         return linear_add(tape, Var(numbers({5, 4}, 3).to(type())), module, v[0], layout, {}, {});
@@ -103,9 +101,9 @@ TEST_P(Blocks, gated_with_every_activation_is_its_reference) {
     for (const Sizes& sizes : odd_sizes()) {
       SCOPED_TRACE(testing::Message() << static_cast<int>(activation) << " width " << sizes.width());
       const at::Tensor z = numbers({layout_of(sizes.lengths)->tokens(), 2 * sizes.width()}, 1).to(type());
-      const Outcome mine = run_kernel(
+      const PassResult mine = run_kernel(
           {z}, {}, [&](Tape* tape, const std::vector<Var>& v) { return gated(tape, v[0], activation); }, 2);
-      const Outcome expected = run_reference(
+      const PassResult expected = run_reference(
           {z}, {}, [&](const std::vector<at::Tensor>& v) { return reference::gated(v[0], activation); }, 2);
       expect_same(mine, expected, tolerance());
     }
@@ -122,13 +120,13 @@ TEST_P(Blocks, rotate_turns_the_first_heads_as_its_reference) {
         at::outer(at::arange(100, at::kFloat), at::pow(100.0, -at::arange(size / 2, at::kFloat)));
     const RotaryTable table{at::cos(angle), at::sin(angle)};
     const at::Tensor x = numbers({layout->tokens(), heads * size + 7}, 1).to(type());
-    const Outcome mine = run_kernel(
+    const PassResult mine = run_kernel(
         {x}, {},
         [&, heads = heads, size = size](Tape* tape, const std::vector<Var>& v) {
           return rotate(tape, v[0], table, positions, heads, size);
         },
         2);
-    const Outcome expected = run_reference(
+    const PassResult expected = run_reference(
         {x}, {},
         [&, heads = heads, size = size](const std::vector<at::Tensor>& v) {
           return reference::rotate(v[0], table, positions, heads, size);
@@ -159,13 +157,13 @@ TEST_P(Blocks, output_and_input_scales_are_their_reference) {
       for (const std::int64_t begin : {std::int64_t{0}, width + width / 2}) {
         std::vector<Parameter*> parameters{&weight, &bias, &key, &value, &input};
         for (Parameter* p : parameters) p->zero_grad();
-        const Outcome mine = run_kernel(
+        const PassResult mine = run_kernel(
             {x}, parameters,
             [&](Tape* tape, const std::vector<Var>& v) {
               return linear(tape, v[0], module, layout, {}, activation, begin);
             },
             7);
-        const Outcome expected = run_reference(
+        const PassResult expected = run_reference(
             {x}, parameters,
             [&](const std::vector<at::Tensor>& v) {
               at::Tensor y =
@@ -187,11 +185,11 @@ TEST_P(Blocks, linear_add_multiplies_before_it_adds) {
             input = parameter(numbers({1, 5}, 3), type(), true);
   const LinearModule module{{"m"}, &weight, nullptr, {}, {{&scale, false, 0}, {&input, true, 0}}};
   const std::vector<at::Tensor> inputs{numbers({11, 5}, 4).to(type()), numbers({11, 9}, 5).to(type())};
-  const Outcome mine = run_kernel(
+  const PassResult mine = run_kernel(
       inputs, {&scale, &input},
       [&](Tape* tape, const std::vector<Var>& v) { return linear_add(tape, v[0], module, v[1], layout, {}, {}); },
       6);
-  const Outcome expected = run_reference(
+  const PassResult expected = run_reference(
       inputs, {&scale, &input},
       [&](const std::vector<at::Tensor>& v) {
         const at::Tensor y = reference::linear(reference::scale_columns(v[0], v[3], 0), weight.value.to(at::kFloat),
@@ -247,13 +245,13 @@ TEST_P(Blocks, an_embedding_without_norm_types_or_positions_is_a_row_of_its_tabl
     std::vector<Parameter*> parameters{&words};
     if (has_positions) parameters.push_back(&positions);
     words.zero_grad();
-    const Outcome mine = run_kernel(
+    const PassResult mine = run_kernel(
         {}, parameters,
         [&](Tape* tape, const std::vector<Var>&) {
           return embed(tape, module, ids, has_positions ? places : at::Tensor(), {}, layout, dropout, type());
         },
         6);
-    const Outcome expected = run_reference(
+    const PassResult expected = run_reference(
         {}, parameters,
         [&](const std::vector<at::Tensor>& v) {
           at::Tensor sum = v[0].index_select(0, ids);
@@ -284,13 +282,13 @@ TEST_P(Blocks, linear_cross_entropy_in_chunks_is_its_reference) {
       std::vector<Parameter*> parameters{&weight};
       if (has_bias) parameters.push_back(&bias);
       for (Parameter* p : parameters) p->zero_grad();
-      const Outcome mine = run_kernel(
+      const PassResult mine = run_kernel(
           {hidden}, parameters,
           [&](Tape* tape, const std::vector<Var>& v) {
             return linear_cross_entropy(tape, v[0], head, labels, 11, 0.7, layout, {});
           },
           4);
-      const Outcome expected = run_reference(
+      const PassResult expected = run_reference(
           {hidden}, parameters,
           [&](const std::vector<at::Tensor>& v) {
             return reference::linear_cross_entropy(v[0], v[1], has_bias ? v[2] : at::Tensor(), labels, 11, 0.7);
@@ -309,13 +307,13 @@ TEST_P(Blocks, linear_cross_entropy_of_a_head_with_adapters_is_its_reference) {
   const LinearModule head{{"head"}, &weight, nullptr, {{&a, &b, 0.5, 0, 1, 0}}, {}};
   const at::Tensor labels = at::remainder(at::arange(13, at::kLong), 17).masked_fill(at::arange(13).lt(3), -100);
   const at::Tensor hidden = numbers({13, 6}, 4).to(type());
-  const Outcome mine = run_kernel(
+  const PassResult mine = run_kernel(
       {hidden}, {&a, &b},
       [&](Tape* tape, const std::vector<Var>& v) {
         return linear_cross_entropy(tape, v[0], head, labels, 10, 0.5, layout, {});
       },
       5);
-  const Outcome expected = run_reference(
+  const PassResult expected = run_reference(
       {hidden}, {&a, &b},
       [&](const std::vector<at::Tensor>& v) {
         const at::Tensor logits = reference::linear(v[0] * 0.5, weight.value.to(at::kFloat), {},
@@ -329,7 +327,7 @@ TEST_P(Blocks, linear_cross_entropy_of_a_head_with_adapters_is_its_reference) {
 TEST(LinearCrossEntropy, no_counted_token_is_a_loss_of_zero) {
   Parameter weight = parameter(numbers({17, 6}, 1), at::kFloat, true);
   const LinearModule head{{"head"}, &weight, nullptr, {}, {}};
-  const Outcome mine = run_kernel(
+  const PassResult mine = run_kernel(
       {numbers({5, 6}, 2)}, {&weight},
       [&](Tape* tape, const std::vector<Var>& v) {
         return linear_cross_entropy(tape, v[0], head, at::full({5}, -100, at::kLong), 3, 1, layout_of({5}), {});

@@ -6,7 +6,7 @@
 namespace finesweep::worker {
 namespace {
 
-const DropoutRun kRun{true, 3, 11};
+const DropoutRun kDropoutRun{true, 3, 11};
 
 TEST(Philox, vectorised_blocks_are_those_of_the_random_stream) {
   const RandomStream stream(123456789, purpose::dropout, {5, 6, 7});
@@ -25,7 +25,7 @@ TEST(Philox, vectorised_blocks_are_those_of_the_random_stream) {
 }
 
 TEST(Dropout, a_mask_does_not_depend_on_padding_nor_on_how_the_batch_is_split) {
-  const Dropout dropout = make_dropout(0.1, kRun, 77);
+  const Dropout dropout = make_dropout(0.1, kDropoutRun, 77);
   const at::Tensor whole = dropout_mask(dropout, *layout_of({6, 9, 4}, 0), 50);
   const at::Tensor padded = dropout_mask(dropout, *layout_of({6, 9, 4}, 13), 50);
   EXPECT_TRUE(at::equal(whole, padded));
@@ -36,28 +36,28 @@ TEST(Dropout, a_mask_does_not_depend_on_padding_nor_on_how_the_batch_is_split) {
 
 TEST(Dropout, step_site_seed_and_row_have_masks_of_their_own) {
   const Layout layout = layout_of({30});
-  const at::Tensor base = dropout_mask(make_dropout(0.5, kRun, 1), *layout, 64);
-  EXPECT_TRUE(at::equal(base, dropout_mask(make_dropout(0.5, kRun, 1), *layout, 64)));
-  EXPECT_FALSE(at::equal(base, dropout_mask(make_dropout(0.5, kRun, 2), *layout, 64)));
+  const at::Tensor base = dropout_mask(make_dropout(0.5, kDropoutRun, 1), *layout, 64);
+  EXPECT_TRUE(at::equal(base, dropout_mask(make_dropout(0.5, kDropoutRun, 1), *layout, 64)));
+  EXPECT_FALSE(at::equal(base, dropout_mask(make_dropout(0.5, kDropoutRun, 2), *layout, 64)));
   EXPECT_FALSE(at::equal(base, dropout_mask(make_dropout(0.5, {true, 4, 11}, 1), *layout, 64)));
   EXPECT_FALSE(at::equal(base, dropout_mask(make_dropout(0.5, {true, 3, 12}, 1), *layout, 64)));
-  EXPECT_FALSE(at::equal(base, dropout_mask(make_dropout(0.5, kRun, 1), *layout_of({30}, 3, 1), 64)));
+  EXPECT_FALSE(at::equal(base, dropout_mask(make_dropout(0.5, kDropoutRun, 1), *layout_of({30}, 3, 1), 64)));
 }
 
 TEST(Dropout, the_share_of_dropped_elements_is_the_probability_and_the_mean_stays) {
   for (const double probability : {0.1, 0.5}) {
-    const at::Tensor hidden = dropout_mask(make_dropout(probability, kRun, 5), *layout_of({500, 500}), 400);
+    const at::Tensor hidden = dropout_mask(make_dropout(probability, kDropoutRun, 5), *layout_of({500, 500}), 400);
     EXPECT_NEAR(hidden.eq(0).to(at::kFloat).mean().item<double>(), probability, 0.003);
     EXPECT_NEAR(hidden.to(at::kDouble).mean().item<double>(), 1, 0.005);
     const at::Tensor attention =
-        attention_dropout_mask(make_dropout(probability, kRun, 5), *layout_of({100}), 0, 8, 100, 301);
+        attention_dropout_mask(make_dropout(probability, kDropoutRun, 5), *layout_of({100}), 0, 8, 100, 301);
     EXPECT_NEAR(attention.eq(0).to(at::kFloat).mean().item<double>(), probability, 0.003);
   }
 }
 
 TEST(Dropout, is_off_outside_of_training_and_at_probability_zero) {
   EXPECT_FALSE(make_dropout(0.1, {false, 3, 11}, 1).active());
-  EXPECT_FALSE(make_dropout(0.0, kRun, 1).active());
+  EXPECT_FALSE(make_dropout(0.0, kDropoutRun, 1).active());
 }
 
 }  // namespace

@@ -6,8 +6,6 @@
 namespace finesweep::worker {
 namespace {
 
-const DropoutRun kRun{true, 42, 7};
-
 class Ops : public testing::TestWithParam<at::ScalarType> {
  protected:
   at::ScalarType type() const { return GetParam(); }
@@ -28,11 +26,11 @@ TEST_P(Ops, linear_with_every_activation_is_its_reference) {
       Parameter bias = parameter(numbers({out}, 2), type(), true);
       const LinearModule module{{"m"}, &weight, &bias, {}, {}};
       const at::Tensor x = numbers({layout->tokens(), in}, 3).to(type());
-      const Outcome mine = run_kernel(
+      const PassResult mine = run_kernel(
           {x}, {&weight, &bias},
           [&](Tape* tape, const std::vector<Var>& v) { return linear(tape, v[0], module, layout, {}, activation); },
           4);
-      const Outcome expected = run_reference(
+      const PassResult expected = run_reference(
           {x}, {&weight, &bias},
           [&](const std::vector<at::Tensor>& v) { return reference::linear(v[0], v[1], v[2], {}, activation); }, 4);
       expect_same(mine, expected, tolerance());
@@ -56,10 +54,10 @@ TEST_P(Ops, adapters_on_parts_of_a_stacked_linear_with_dropout_are_their_referen
     const at::Tensor mask = dropout_mask(make_dropout(0.2, kRun, 11), *layout, width);
     const at::Tensor x = numbers({layout->tokens(), width}, 7).to(type());
     const std::vector<Parameter*> parameters{&a1, &b1, &a2, &b2};
-    const Outcome mine = run_kernel(
+    const PassResult mine = run_kernel(
         {x}, parameters,
         [&](Tape* tape, const std::vector<Var>& v) { return linear(tape, v[0], module, layout, kRun); }, 8);
-    const Outcome expected = run_reference(
+    const PassResult expected = run_reference(
         {x}, parameters,
         [&](const std::vector<at::Tensor>& v) {
           return reference::linear(v[0], weight.value.to(at::kFloat), bias.value.to(at::kFloat),
@@ -71,13 +69,13 @@ TEST_P(Ops, adapters_on_parts_of_a_stacked_linear_with_dropout_are_their_referen
 
     // Columns of the last two parts alone: the first adapter has no part in them.
     for (Parameter* p : parameters) p->zero_grad();
-    const Outcome some = run_kernel(
+    const PassResult some = run_kernel(
         {x}, {&a2, &b2},
         [&](Tape* tape, const std::vector<Var>& v) {
           return linear(tape, v[0], module, layout, kRun, Activation::none, width, 2 * width);
         },
         9);
-    const Outcome some_expected = run_reference(
+    const PassResult some_expected = run_reference(
         {x}, {&a2, &b2},
         [&](const std::vector<at::Tensor>& v) {
           return reference::linear(v[0], weight.value.to(at::kFloat).narrow(0, width, 2 * width),
@@ -103,13 +101,13 @@ TEST_P(Ops, add_norm_with_dropout_is_its_reference) {
       const at::Tensor mask = rate > 0 ? dropout_mask(dropout, *layout, width) : at::Tensor();
       const at::Tensor x = numbers({layout->tokens(), width}, 3).to(type());
       const at::Tensor residual = numbers({layout->tokens(), width}, 4).to(type());
-      const Outcome mine = run_kernel(
+      const PassResult mine = run_kernel(
           {x, residual}, {&weight, &bias},
           [&](Tape* tape, const std::vector<Var>& v) {
             return add_norm(tape, v[0], v[1], module, layout, dropout);
           },
           5);
-      const Outcome expected = run_reference(
+      const PassResult expected = run_reference(
           {x, residual}, {&weight, &bias},
           [&](const std::vector<at::Tensor>& v) {
             return reference::norm(reference::add(v[0], v[1], mask), v[2], v[3], NormKind::layer, 1e-5, {});
@@ -137,13 +135,13 @@ TEST_P(Ops, embedding_with_norm_and_dropout_is_its_reference) {
     const at::Tensor places = at::remainder(layout->padded_index, layout->longest + 3);
     const Dropout dropout = make_dropout(0.1, kRun, 5);
     const std::vector<Parameter*> parameters{&words, &positions, &types, &weight, &bias};
-    const Outcome mine = run_kernel(
+    const PassResult mine = run_kernel(
         {}, parameters,
         [&](Tape* tape, const std::vector<Var>&) {
           return embed(tape, module, ids, places, type_ids, layout, dropout, type());
         },
         6);
-    Outcome expected = run_reference(
+    PassResult expected = run_reference(
         {}, parameters,
         [&](const std::vector<at::Tensor>& v) {
           const at::Tensor sum =
@@ -166,9 +164,9 @@ TEST_P(Ops, pooling_and_dropout_are_their_reference) {
     const Layout layout = layout_of(sizes.lengths);
     const at::Tensor x = numbers({layout->tokens(), sizes.width()}, 1).to(type());
     const auto compare = [&](const auto& kernel, const auto& plain) {
-      const Outcome mine = run_kernel(
+      const PassResult mine = run_kernel(
           {x}, {}, [&](Tape* tape, const std::vector<Var>& v) { return kernel(tape, v[0]); }, 2);
-      const Outcome expected = run_reference(
+      const PassResult expected = run_reference(
           {x}, {}, [&](const std::vector<at::Tensor>& v) { return plain(v[0]); }, 2);
       expect_same(mine, expected, tolerance());
     };
@@ -187,17 +185,17 @@ TEST_P(Ops, pooling_and_dropout_are_their_reference) {
 TEST(Losses, cross_entropy_and_squared_error_are_their_reference) {
   const at::Tensor logits = numbers({7, 5}, 1) * 3;
   const at::Tensor labels = at::tensor(std::vector<std::int64_t>{0, 4, -100, 2, 1, 1, 3});
-  const Outcome mine = run_kernel(
+  const PassResult mine = run_kernel(
       {logits}, {}, [&](Tape* tape, const std::vector<Var>& v) { return cross_entropy(tape, v[0], labels, 9); }, 2);
-  const Outcome expected = run_reference(
+  const PassResult expected = run_reference(
       {logits}, {}, [&](const std::vector<at::Tensor>& v) { return reference::cross_entropy(v[0], labels, 9); }, 2);
   expect_same(mine, expected, 1e-6);
 
   const at::Tensor values = numbers({7, 1}, 3), targets = numbers({7}, 4);
-  const Outcome error = run_kernel(
+  const PassResult error = run_kernel(
       {values}, {}, [&](Tape* tape, const std::vector<Var>& v) { return squared_error(tape, v[0], targets, 7); },
       5);
-  const Outcome error_expected = run_reference(
+  const PassResult error_expected = run_reference(
       {values}, {}, [&](const std::vector<at::Tensor>& v) { return reference::squared_error(v[0], targets, 7); },
       5);
   expect_same(error, error_expected, 1e-6);

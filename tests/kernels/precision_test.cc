@@ -7,11 +7,11 @@ TEST(Precision, a_change_of_type_and_a_factor_carry_gradients_back_in_the_type_o
   const at::Tensor x = numbers({7, 13}, 1);
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kHalf}) {
     SCOPED_TRACE(type_name(type));
-    const Outcome mine = run_kernel(
+    const PassResult mine = run_kernel(
         {x.to(type)}, {},
         [](Tape* tape, const std::vector<Var>& in) { return to_type(tape, scale(tape, in[0], 0.3), at::kFloat); },
         2);
-    const Outcome expected = run_reference(
+    const PassResult expected = run_reference(
         {x.to(type)}, {}, [](const std::vector<at::Tensor>& in) { return in[0] * 0.3; }, 2);
     EXPECT_EQ(mine.value.scalar_type(), at::kFloat);
     EXPECT_EQ(mine.gradients[0].scalar_type(), type);
@@ -29,14 +29,14 @@ TEST(Precision, a_residual_that_is_wider_than_the_product_is_summed_wide) {
     Parameter weight = parameter(numbers({10, 6}, 3), at::kHalf, true);
     LinearModule module;
     module.weight = &weight;
-    const Outcome mine = run_kernel(
+    const PassResult mine = run_kernel(
         {x, residual}, {&weight},
         [&](Tape* tape, const std::vector<Var>& in) {
           return linear_add(tape, in[0], module, in[1], layout, {}, dropout);
         },
         4);
     const at::Tensor mask = dropout.active() ? dropout_mask(dropout, *layout, 10) : at::ones({9, 10});
-    const Outcome expected = run_reference(
+    const PassResult expected = run_reference(
         {x, residual}, {&weight},
         [&](const std::vector<at::Tensor>& in) { return in[1] + mask * at::matmul(in[0], in[2].t()); }, 4);
     EXPECT_EQ(mine.value.scalar_type(), at::kFloat);

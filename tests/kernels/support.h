@@ -62,6 +62,9 @@ inline double relative_difference(const at::Tensor& mine, const at::Tensor& expe
   return ((a - b).abs().max() / (b.abs().max() + 1e-3)).item<double>();
 }
 
+/// A run that drops, in its seventh step.
+inline const DropoutRun kRun{true, 42, 7};
+
 inline std::string type_name(at::ScalarType type) {
   return type == at::kFloat ? "fp32" : type == at::kHalf ? "fp16" : "bf16";
 }
@@ -73,20 +76,20 @@ inline double tolerance(at::ScalarType type) {
 
 /// What an operation computes from inputs, and the gradients of these and of parameters for a given gradient of the
 /// result: by the kernels, or by libtorch through the reference.
-struct Outcome {
+struct PassResult {
   at::Tensor value;
   std::vector<at::Tensor> gradients;
 };
 
-/// `operation` gets the tracked inputs; `parameters` follow them in Outcome::gradients.
-inline Outcome run_kernel(const std::vector<at::Tensor>& inputs, const std::vector<Parameter*>& parameters,
-                          const std::function<Var(Tape*, const std::vector<Var>&)>& operation, int salt) {
+/// `operation` gets the tracked inputs; `parameters` follow them in PassResult::gradients.
+inline PassResult run_kernel(const std::vector<at::Tensor>& inputs, const std::vector<Parameter*>& parameters,
+                             const std::function<Var(Tape*, const std::vector<Var>&)>& operation, int salt) {
   const at::NoGradGuard no_graph;
   Tape tape;
   std::vector<Var> vars;
   for (const at::Tensor& input : inputs) vars.push_back(tape.track(input.clone()));
   const Var result = operation(&tape, vars);
-  Outcome outcome{result.value.clone(), {}};
+  PassResult outcome{result.value.clone(), {}};
   result.slot->add(numbers(result.value.sizes(), salt).to(result.value.scalar_type()));
   tape.backward();
   for (const Var& var : vars) outcome.gradients.push_back(var.slot->grad);
@@ -95,9 +98,9 @@ inline Outcome run_kernel(const std::vector<at::Tensor>& inputs, const std::vect
 }
 
 /// The reference in fp32 or fp64, from the values that the kernels were given.
-inline Outcome run_reference(const std::vector<at::Tensor>& inputs, const std::vector<Parameter*>& parameters,
-                             const std::function<at::Tensor(const std::vector<at::Tensor>&)>& operation, int salt,
-                             at::ScalarType computed_in = at::kFloat) {
+inline PassResult run_reference(const std::vector<at::Tensor>& inputs, const std::vector<Parameter*>& parameters,
+                                const std::function<at::Tensor(const std::vector<at::Tensor>&)>& operation,
+                                int salt, at::ScalarType computed_in = at::kFloat) {
   const at::AutoGradMode graph(true);
   std::vector<at::Tensor> leaves;
   for (const at::Tensor& input : inputs) leaves.push_back(input.to(computed_in, false, true).requires_grad_(true));
@@ -105,12 +108,12 @@ inline Outcome run_reference(const std::vector<at::Tensor>& inputs, const std::v
     leaves.push_back(p->value.to(computed_in, false, true).requires_grad_(true));
   const at::Tensor value = operation(leaves);
   value.backward(numbers(value.sizes(), salt).view(value.sizes()));
-  Outcome outcome{value.detach(), {}};
+  PassResult outcome{value.detach(), {}};
   for (const at::Tensor& leaf : leaves) outcome.gradients.push_back(leaf.grad());
   return outcome;
 }
 
-inline void expect_same(const Outcome& mine, const Outcome& expected, double tolerance) {
+inline void expect_same(const PassResult& mine, const PassResult& expected, double tolerance) {
   EXPECT_LE(relative_difference(mine.value, expected.value), tolerance) << "value";
   ASSERT_EQ(mine.gradients.size(), expected.gradients.size());
   for (std::size_t i = 0; i < mine.gradients.size(); ++i) {

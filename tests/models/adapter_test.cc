@@ -7,6 +7,7 @@
 #include <functional>
 #include <set>
 
+#include "tests/models/repository_models.h"
 #include "tests/parity/adapter_cases.h"
 #include "worker/adapters/targets.h"
 #include "worker/formats/safetensors.h"
@@ -25,33 +26,6 @@ using worker::AdapterOptions;
 
 fs::path fixture(const std::string& name) {
   return repository_fixtures() / "models" / name;
-}
-
-/// One model directory of each family and shape that the engine has.
-std::vector<fs::path> every_model() {
-  std::vector<fs::path> models;
-  for (const fs::path& folder : folders_in(repository_fixtures() / "models")) {
-    const nlohmann::json config = read_json(folder / "config.json");
-    if (worker::find_family(config.value("model_type", "")) != nullptr) models.push_back(folder);
-  }
-  EXPECT_FALSE(models.empty());
-  return models;
-}
-
-/// Two rows of unequal length that every model takes.
-worker::Batch some_batch(worker::Model& model) {
-  worker::Batch batch;
-  batch.input_ids = at::arange(7, 7 + 2 * 9, at::kLong).view({2, 9}).contiguous();
-  batch.attention_mask = at::ones({2, 9}, at::kLong);
-  batch.attention_mask[1].narrow(0, 6, 3).zero_();
-  batch.row_indices = {0, 1};
-  if (model.language_model() == nullptr) {
-    batch.labels = at::zeros({2}, at::kLong);
-  } else {
-    batch.labels = batch.input_ids.clone();
-    batch.decoder_input_ids = batch.input_ids.narrow(1, 0, 5).contiguous();
-  }
-  return batch;
 }
 
 void randomise(Adapter& adapter, std::uint64_t seed) {

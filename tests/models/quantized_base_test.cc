@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "tests/models/repository_models.h"
 #include "tests/parity/adapter_cases.h"
 #include "worker/models/family.h"
 #include "worker/models/language_model.h"
@@ -20,27 +21,6 @@ using worker::BaseQuantization;
 using worker::QuantizedFormat;
 
 constexpr BaseQuantization kInt8 = {.format = QuantizedFormat::int8};
-
-std::vector<fs::path> every_model() {
-  std::vector<fs::path> models;
-  for (const fs::path& folder : folders_in(repository_fixtures() / "models")) {
-    const nlohmann::json config = read_json(folder / "config.json");
-    if (worker::find_family(config.value("model_type", "")) != nullptr) models.push_back(folder);
-  }
-  EXPECT_FALSE(models.empty());
-  return models;
-}
-
-worker::Batch some_batch(worker::Model& model) {
-  worker::Batch batch;
-  batch.input_ids = at::arange(7, 7 + 2 * 9, at::kLong).view({2, 9}).contiguous();
-  batch.attention_mask = at::ones({2, 9}, at::kLong);
-  batch.attention_mask[1].narrow(0, 6, 3).zero_();
-  batch.row_indices = {0, 1};
-  const bool classifies = model.language_model() == nullptr;
-  batch.labels = classifies ? at::zeros({2}, at::kLong) : batch.input_ids.clone();
-  return batch;
-}
 
 /// A stacked weight with parts of unequal numbers of rows.
 worker::Parameter stacked(std::int64_t width) {

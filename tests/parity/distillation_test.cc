@@ -16,7 +16,7 @@ using namespace finesweep::worker;
 /// The fixtures' stated tolerance for scalars; gradients are sums of a few of them.
 constexpr double kTolerance = 1e-5;
 
-struct Case {
+struct DistillationCase {
   at::Tensor student, teacher, labels;  // a row for each that could count
   double counted = 0;
   std::vector<std::int64_t> shape;  // of the student tensor as the fixtures have it
@@ -31,9 +31,9 @@ struct Case {
   }
 };
 
-Case read_case(const Tensors& tensors, const nlohmann::json& json) {
+DistillationCase read_case(const Tensors& tensors, const nlohmann::json& json) {
   const std::string kind = json.at("kind");
-  Case c;
+  DistillationCase c;
   c.shift = json.at("shift");
   at::Tensor student = tensors.at(kind + ".student"), teacher = tensors.at(kind + ".teacher"),
              labels = tensors.at(kind + ".labels");
@@ -52,14 +52,14 @@ Case read_case(const Tensors& tensors, const nlohmann::json& json) {
 }
 
 /// A loss and the gradient of the student's logits.
-using Loss = std::function<Var(Tape* tape, const Var& student, const Case& c, const Distillation& how)>;
+using Loss = std::function<Var(Tape* tape, const Var& student, const DistillationCase& c, const Distillation& how)>;
 
-Var from_logits(Tape* tape, const Var& student, const Case& c, const Distillation& how) {
+Var from_logits(Tape* tape, const Var& student, const DistillationCase& c, const Distillation& how) {
   return distillation_loss(tape, student, c.teacher, c.labels, how, c.counted);
 }
 
 /// Through heads that are the identity, so that hidden states are logits.
-Var from_hidden_states(Tape* tape, const Var& student, const Case& c, const Distillation& how) {
+Var from_hidden_states(Tape* tape, const Var& student, const DistillationCase& c, const Distillation& how) {
   static Parameter identity;
   identity.value = at::eye(c.student.size(1));
   static LinearModule head;
@@ -76,7 +76,7 @@ void compare(const Loss& loss) {
   for (const auto& json : expected.at("cases")) {
     const std::string key = json.at("key");
     SCOPED_TRACE(key);
-    const Case c = read_case(tensors, json);
+    const DistillationCase c = read_case(tensors, json);
     const Distillation how{json.at("temperature"), json.at("alpha")};
     const auto value = [&](double alpha) {
       return loss(nullptr, Var(c.student), c, {how.temperature, alpha}).value.item<double>();

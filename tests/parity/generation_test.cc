@@ -11,7 +11,7 @@ namespace {
 namespace fs = std::filesystem;
 using Rows = std::vector<std::vector<std::int64_t>>;
 
-struct Case {
+struct GenerationCase {
   std::string family;
   std::unique_ptr<worker::Model> model;
   nlohmann::json answers;
@@ -19,8 +19,8 @@ struct Case {
 };
 
 /// Every file of generation/ with the model that it was made with.
-std::vector<Case> cases() {
-  std::vector<Case> all;
+std::vector<GenerationCase> generation_cases() {
+  std::vector<GenerationCase> all;
   for (const auto& entry : fs::directory_iterator(fixtures() / "generation")) {
     if (entry.path().extension() != ".json") continue;
     const std::string family = entry.path().stem().string();
@@ -60,7 +60,7 @@ Rows first_of(const std::vector<std::vector<worker::Generated>>& answers) {
 }
 
 TEST(GenerationParity, greedy_tokens_are_the_reference_s_with_and_without_cache) {
-  for (const Case& c : cases()) {
+  for (const GenerationCase& c : generation_cases()) {
     for (const nlohmann::json& json : c.answers["greedy"]) {
       for (const bool kv_cache : {true, false}) {
         SCOPED_TRACE(c.family + (kv_cache ? " with cache" : " without cache"));
@@ -82,7 +82,7 @@ TEST(GenerationParity, greedy_tokens_are_the_reference_s_with_and_without_cache)
 
 TEST(GenerationParity, beams_and_their_scores_are_the_reference_s) {
   int compared = 0;
-  for (const Case& c : cases()) {
+  for (const GenerationCase& c : generation_cases()) {
     for (const nlohmann::json& json : c.answers["beam"]) {
       for (const bool kv_cache : {true, false}) {
         SCOPED_TRACE(c.family + (kv_cache ? " with cache" : " without cache"));
@@ -111,7 +111,7 @@ TEST(GenerationParity, beams_and_their_scores_are_the_reference_s) {
 }
 
 TEST(GenerationParity, sampled_tokens_do_not_depend_on_cache_or_company) {
-  for (const Case& c : cases()) {
+  for (const GenerationCase& c : generation_cases()) {
     SCOPED_TRACE(c.family);
     const nlohmann::json& json = c.answers["greedy"].at(0);
     worker::GenerationOptions options = options_of(json);
@@ -143,7 +143,7 @@ std::vector<std::vector<worker::Generated>> run_in_steps(worker::DeviceSteps& st
 
 TEST(GenerationParity, steps_that_the_device_counts_give_the_same_tokens) {
   int stepped = 0;
-  for (const Case& c : cases()) {
+  for (const GenerationCase& c : generation_cases()) {
     for (const nlohmann::json& json : c.answers["greedy"]) {
       SCOPED_TRACE(c.family);
       worker::GenerationOptions options = options_of(json);
@@ -167,7 +167,7 @@ TEST(GenerationParity, steps_that_the_device_counts_give_the_same_tokens) {
 }
 
 TEST(GenerationParity, steps_that_the_device_counts_draw_the_same_tokens) {
-  for (const Case& c : cases()) {
+  for (const GenerationCase& c : generation_cases()) {
     SCOPED_TRACE(c.family);
     const nlohmann::json& json = c.answers["greedy"].at(0);
     worker::GenerationOptions options = options_of(json);
@@ -183,7 +183,7 @@ TEST(GenerationParity, steps_that_the_device_counts_draw_the_same_tokens) {
 }
 
 TEST(GenerationParity, a_row_of_steps_ends_at_the_model_s_longest_sequence) {
-  for (const Case& c : cases()) {
+  for (const GenerationCase& c : generation_cases()) {
     SCOPED_TRACE(c.family);
     worker::GenerationOptions options;
     options.max_new_tokens = 10;
@@ -199,7 +199,7 @@ TEST(GenerationParity, a_row_of_steps_ends_at_the_model_s_longest_sequence) {
 }
 
 TEST(GenerationParity, a_generation_that_may_not_go_on_gives_nothing) {
-  for (const Case& c : cases()) {
+  for (const GenerationCase& c : generation_cases()) {
     worker::GenerationOptions options;
     options.max_new_tokens = 40;
     if (!worker::DeviceSteps::can_follow(c.language_model(), options)) continue;
@@ -211,7 +211,7 @@ TEST(GenerationParity, a_generation_that_may_not_go_on_gives_nothing) {
 }
 
 TEST(GenerationParity, one_draw_under_a_vanishing_temperature_is_greedy) {
-  for (const Case& c : cases()) {
+  for (const GenerationCase& c : generation_cases()) {
     SCOPED_TRACE(c.family);
     const nlohmann::json& json = c.answers["greedy"].at(0);
     worker::GenerationOptions options = options_of(json);

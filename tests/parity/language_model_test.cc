@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 
 /// A decoder-only model and what is known of it.
-struct Case {
+struct LanguageModelCase {
   fs::path folder;
   Tensors tensors;
   nlohmann::json facts;
@@ -37,15 +37,15 @@ fs::path answers_of(const fs::path& folder) {
   }
 }
 
-std::vector<Case> cases() {
-  std::vector<Case> all;
+std::vector<LanguageModelCase> language_model_cases() {
+  std::vector<LanguageModelCase> all;
   for (const fs::path& folder : folders_in(fixtures() / "models")) {
     const nlohmann::json config = read_json(folder / "config.json");
     const std::string architecture = config.value("architectures", nlohmann::json::array({""})).at(0);
     if (!architecture.ends_with("LMHeadModel") && !architecture.ends_with("ForCausalLM")) continue;
     EXPECT_NE(worker::find_family(config.value("model_type", "")), nullptr) << folder << " is of no family";
     const fs::path answers = answers_of(folder);
-    Case one{folder, read_tensors(answers), {}, {}};
+    LanguageModelCase one{folder, read_tensors(answers), {}, {}};
     fs::path facts = answers;
     facts.replace_extension(".json");
     if (fs::exists(facts)) one.facts = read_json(facts);
@@ -56,12 +56,12 @@ std::vector<Case> cases() {
   return all;
 }
 
-at::Tensor expected_logits(const Case& one) {
+at::Tensor expected_logits(const LanguageModelCase& one) {
   return of_tokens(one.tensors.at("logits"), one.batch.attention_mask);
 }
 
 TEST(LanguageModelParity, logits_are_the_reference_s) {
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     SCOPED_TRACE(one.folder);
     const auto model = language_model(one.folder, false);
     EXPECT_TRUE(model->check(one.batch).ok());
@@ -71,7 +71,7 @@ TEST(LanguageModelParity, logits_are_the_reference_s) {
 
 TEST(LanguageModelParity, a_left_padded_batch_has_the_reference_s_logits_with_and_without_position_ids) {
   int compared = 0;
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     if (!one.tensors.contains("left.logits")) continue;
     SCOPED_TRACE(one.folder);
     const auto model = language_model(one.folder, false);
@@ -89,7 +89,7 @@ TEST(LanguageModelParity, a_left_padded_batch_has_the_reference_s_logits_with_an
 
 TEST(LanguageModelParity, hidden_states_of_every_layer_are_the_reference_s) {
   int compared = 0;
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     if (!one.tensors.contains("hidden.0")) continue;
     SCOPED_TRACE(one.folder);
     const at::NoGradGuard no_graph;
@@ -112,7 +112,7 @@ TEST(LanguageModelParity, hidden_states_of_every_layer_are_the_reference_s) {
 
 TEST(LanguageModelParity, loss_and_gradients_of_all_parameters_are_the_reference_s) {
   int compared = 0;
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     if (!one.has_facts()) continue;
     SCOPED_TRACE(one.folder);
     const auto model = language_model(one.folder, true);
@@ -127,7 +127,7 @@ TEST(LanguageModelParity, loss_and_gradients_of_all_parameters_are_the_reference
 
 TEST(LanguageModelParity, configs_as_older_files_spell_them_load_to_the_same_model) {
   int compared = 0;
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     if (!fs::exists(one.folder / "config_hub_style.json")) continue;
     SCOPED_TRACE(one.folder);
     const fs::path older = model_variant(one.folder, "older", [&](Tensors&, nlohmann::json& config) {
@@ -141,7 +141,7 @@ TEST(LanguageModelParity, configs_as_older_files_spell_them_load_to_the_same_mod
 }
 
 TEST(LanguageModelParity, half_precision_agrees_loosely_with_fp32) {
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     const at::Tensor expected = expected_logits(one);
     const double spread = expected.abs().max().item<double>();
     const auto exact = language_model(one.folder, true);
@@ -161,7 +161,7 @@ TEST(LanguageModelParity, half_precision_agrees_loosely_with_fp32) {
 }
 
 TEST(LanguageModelParity, weights_kept_in_half_precision_compute_in_any) {
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     const at::Tensor expected = expected_logits(one);
     const double spread = expected.abs().max().item<double>();
     for (const at::ScalarType storage : {at::kBFloat16, at::kHalf}) {
@@ -199,7 +199,7 @@ std::unique_ptr<worker::Model> with_dropout(const fs::path& folder, double rate)
 }
 
 TEST(LanguageModelParity, recomputed_layers_give_the_same_gradients_with_dropout_too) {
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     if (!one.has_facts()) continue;
     SCOPED_TRACE(one.folder);
     Tensors gradients[2];
@@ -230,7 +230,7 @@ worker::Batch rows_of(const worker::Batch& batch, std::int64_t begin, std::int64
 }
 
 TEST(LanguageModelParity, dropout_depends_on_step_and_row_and_not_on_how_a_batch_is_split) {
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     if (!one.has_facts()) continue;
     SCOPED_TRACE(one.folder);
     const auto model = with_dropout(one.folder, 0.3);
@@ -251,7 +251,7 @@ TEST(LanguageModelParity, dropout_depends_on_step_and_row_and_not_on_how_a_batch
 }
 
 TEST(LanguageModelParity, a_label_counts_where_the_token_before_it_is_real) {
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     if (!one.has_facts()) continue;
     SCOPED_TRACE(one.folder);
     const auto model = language_model(one.folder, false);
@@ -291,7 +291,7 @@ worker::Batch pieces(const std::vector<at::Tensor>& ids, const std::vector<std::
 }
 
 TEST(LanguageModelParity, a_cache_changes_no_logits_token_by_token_and_in_chunks_over_uneven_rows) {
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     for (const std::int64_t chunk : {1, 4}) {
       SCOPED_TRACE(one.folder.string() + ", " + std::to_string(chunk) + " at a time");
       const at::NoGradGuard no_graph;
@@ -334,7 +334,7 @@ TEST(LanguageModelParity, a_cache_changes_no_logits_token_by_token_and_in_chunks
 }
 
 TEST(LanguageModelParity, a_saved_model_loads_with_the_same_logits_and_holds_the_same_tensors) {
-  for (const Case& one : cases()) {
+  for (const LanguageModelCase& one : language_model_cases()) {
     SCOPED_TRACE(one.folder);
     const auto model = language_model(one.folder, false);
     const fs::path saved = fs::path(testing::TempDir()) / ("saved_" + one.folder.filename().string());

@@ -16,18 +16,19 @@
 namespace finesweep::storage {
 namespace {
 
-constexpr int kTrials = 400;
-constexpr int kBatch = 5;
+constexpr int kCrashTrials = 400;
+constexpr int kCrashBatch = 5;
 
-/// The child: finishes jobs from `first` on, kBatch to an apply, and writes a byte for each apply that returned.
+/// The child: finishes jobs from `first` on, kCrashBatch to an apply, and writes a byte for each apply that
+/// returned.
 [[noreturn]] void finish_jobs(const std::filesystem::path& folder, Store::Options options, std::size_t first,
                               int acknowledged) {
   Result<Store> store = Store::create_or_open(folder, options);
   if (!store || !store->begin_generation("node", ::getpid(), 1)) ::_exit(3);
-  const Plan plan = sample_plan(kTrials);
-  for (std::size_t at = first; at + kBatch <= plan.jobs.size(); at += kBatch) {
+  const Plan plan = sample_plan(kCrashTrials);
+  for (std::size_t at = first; at + kCrashBatch <= plan.jobs.size(); at += kCrashBatch) {
     std::vector<Change> changes;
-    for (std::size_t i = at; i < at + kBatch; ++i) {
+    for (std::size_t i = at; i < at + kCrashBatch; ++i) {
       changes.push_back(started(plan.jobs[i].id, 1));
       for (Change& change : succeeded(plan.jobs[i].id, 1, static_cast<double>(i)))
         changes.push_back(std::move(change));
@@ -66,12 +67,12 @@ void survive_kills(Store::Options options) {
   {
     Store store = std::move(*Store::create_or_open(folder.path(), options));
     ASSERT_TRUE(store.begin_generation("node", 1, 1).ok());
-    ASSERT_TRUE(store.save_plan(sample_plan(kTrials), "").ok());
+    ASSERT_TRUE(store.save_plan(sample_plan(kCrashTrials), "").ok());
   }
-  const std::vector<Job> planned = sample_plan(kTrials).jobs;
+  const std::vector<Job> planned = sample_plan(kCrashTrials).jobs;
   std::mt19937 random(20240607);
   std::size_t finished = 0;
-  for (int life = 0; life < 15 && finished + 2 * kBatch < planned.size(); ++life) {
+  for (int life = 0; life < 15 && finished + 2 * kCrashBatch < planned.size(); ++life) {
     const std::size_t acknowledged = run_and_kill(folder.path(), options, finished, random);
     const Result<Store> store = Store::create_or_open(folder.path(), options);
     ASSERT_TRUE(store.ok()) << store.error().message;
@@ -82,8 +83,8 @@ void survive_kills(Store::Options options) {
       ASSERT_EQ(jobs[found].outcome->metrics.at("accuracy"), static_cast<double>(found));
       ++found;
     }
-    EXPECT_GE(found, finished + acknowledged * kBatch) << "an acknowledged result is lost";
-    EXPECT_EQ(found % kBatch, 0u) << "half a batch was recorded";
+    EXPECT_GE(found, finished + acknowledged * kCrashBatch) << "an acknowledged result is lost";
+    EXPECT_EQ(found % kCrashBatch, 0u) << "half a batch was recorded";
     for (std::size_t i = found; i < jobs.size(); ++i) ASSERT_EQ(jobs[i].state, JobState::pending);
 
     std::ifstream events(folder / "events.jsonl");
@@ -108,13 +109,13 @@ TEST(StoreCrash, a_killed_run_can_be_read_for_a_report) {
   {
     Store store = std::move(*Store::create_or_open(folder.path()));
     ASSERT_TRUE(store.begin_generation("node", 1, 1).ok());
-    ASSERT_TRUE(store.save_plan(sample_plan(kTrials), "").ok());
+    ASSERT_TRUE(store.save_plan(sample_plan(kCrashTrials), "").ok());
   }
   std::mt19937 random(7);
   const std::size_t acknowledged = run_and_kill(folder.path(), {}, 0, random);
   const Store store = std::move(*Store::open_read_only(folder.path()));
   const std::vector<StoredJob> jobs = *store.load_jobs();
-  for (std::size_t i = 0; i < acknowledged * kBatch; ++i) EXPECT_EQ(jobs[i].state, JobState::succeeded);
+  for (std::size_t i = 0; i < acknowledged * kCrashBatch; ++i) EXPECT_EQ(jobs[i].state, JobState::succeeded);
 }
 
 }  // namespace

@@ -20,8 +20,8 @@ namespace {
 using testing::AnyOf;
 using testing::HasSubstr;
 
-constexpr int kTrials = 4;  // two jobs each
-constexpr std::size_t kBatch = 2;
+constexpr int kFaultTrials = 4;  // two jobs each
+constexpr std::size_t kFaultBatch = 2;
 
 /// A coordinator's life: opens the store, saves the plan, records results batch by batch; at every second result it
 /// closes the store and opens it again, so that the log is folded into the database under the same faults.
@@ -55,7 +55,7 @@ class Life {
     store_ = std::make_unique<Store>(std::move(*store));
     if (const auto generation = store_->begin_generation("node0", 42, 500); !generation) return generation.error();
     if (!store_->has_plan())
-      if (Status saved = store_->save_plan(sample_plan(kTrials), "name: sample\n"); !saved) return saved;
+      if (Status saved = store_->save_plan(sample_plan(kFaultTrials), "name: sample\n"); !saved) return saved;
     const auto jobs = store_->load_jobs();
     if (!jobs) return jobs.error();
     jobs_ = *jobs;
@@ -68,13 +68,13 @@ class Life {
 
   Status record_batch() {
     std::vector<Change> changes;
-    for (std::size_t i = next_; i < next_ + kBatch; ++i) {
+    for (std::size_t i = next_; i < next_ + kFaultBatch; ++i) {
       changes.push_back(started(jobs_[i].id, 1));
       for (Change& change : succeeded(jobs_[i].id, 1, static_cast<double>(i))) changes.push_back(std::move(change));
     }
-    under_way = next_ + kBatch;
+    under_way = next_ + kFaultBatch;
     if (Status applied = store_->apply(changes); !applied) return applied;
-    next_ += kBatch;
+    next_ += kFaultBatch;
     acknowledged = next_;
     return {};
   }
@@ -94,10 +94,10 @@ void check(const std::filesystem::path& folder, Store::Options options, const Li
     EXPECT_EQ(life.acknowledged, 0u) << "the plan is lost";
     return;
   }
-  EXPECT_EQ(Json(*store->load_plan()), Json(sample_plan(kTrials)));
+  EXPECT_EQ(Json(*store->load_plan()), Json(sample_plan(kFaultTrials)));
   const auto jobs = store->load_jobs();
   ASSERT_TRUE(jobs.ok()) << jobs.error().message;
-  ASSERT_EQ(jobs->size(), 2u * kTrials);
+  ASSERT_EQ(jobs->size(), 2u * kFaultTrials);
   std::size_t found = 0;
   while (found < jobs->size() && (*jobs)[found].state == JobState::succeeded) {
     EXPECT_EQ((*jobs)[found].outcome->metrics.at("accuracy"), static_cast<double>(found));
@@ -105,7 +105,7 @@ void check(const std::filesystem::path& folder, Store::Options options, const Li
   }
   EXPECT_GE(found, life.acknowledged) << "an acknowledged result is lost";
   EXPECT_LE(found, life.under_way) << "there are results that nobody recorded";
-  EXPECT_EQ(found % kBatch, 0u) << "half a batch is there";
+  EXPECT_EQ(found % kFaultBatch, 0u) << "half a batch is there";
   for (std::size_t i = found; i < jobs->size(); ++i) EXPECT_EQ((*jobs)[i].state, JobState::pending);
   std::istringstream events(*read_file(folder / "events.jsonl"));
   std::size_t lines = 0;
@@ -153,7 +153,7 @@ TEST_P(DatabaseFaults, what_was_acknowledged_is_there_and_nothing_by_halves) {
     check(folder.path(), options, life);
     if (!failed) {
       EXPECT_TRUE(lived.ok()) << lived.error().message;
-      EXPECT_EQ(life.acknowledged, 2u * kTrials);
+      EXPECT_EQ(life.acknowledged, 2u * kFaultTrials);
       EXPECT_GT(n, 40) << "too little goes to the disk to show anything";
       break;
     }

@@ -25,19 +25,19 @@ namespace {
 // What a call does, as far as a fault cares.
 enum class Call { write, sync, make, move, remove };
 
-struct State {
+struct DiskState {
   std::string folder;  // empty: nothing is watched
   int left = 0;        // calls until the fault; 0: none is to come
   Fault fault = Fault::io_error;
   bool failed = false;
 };
-State state;
+DiskState disk;
 
 bool is_watched(std::string_view path) {
-  return !state.folder.empty() && path.starts_with(state.folder);
+  return !disk.folder.empty() && path.starts_with(disk.folder);
 }
 bool is_watched(int fd) {
-  if (state.folder.empty()) return false;
+  if (disk.folder.empty()) return false;
   std::array<char, 4096> path;
   const std::string link = "/proc/self/fd/" + std::to_string(fd);
   const ssize_t length = ::readlink(link.c_str(), path.data(), path.size());
@@ -51,10 +51,10 @@ enum class Turn { works, half, fails };
 
 /// What becomes of this call; errno is set where it fails.
 Turn next(Call call) {
-  const bool is_turn = state.left > 0 && --state.left == 0;
-  if (is_turn) state.failed = true;
-  if (!state.failed) return Turn::works;
-  switch (state.fault) {
+  const bool is_turn = disk.left > 0 && --disk.left == 0;
+  if (is_turn) disk.failed = true;
+  if (!disk.failed) return Turn::works;
+  switch (disk.fault) {
     case Fault::io_error:
       errno = EIO;
       return is_turn ? Turn::fails : Turn::works;
@@ -99,23 +99,23 @@ int faulty_open(bool watched, int flags, Work work) {
 }  // namespace
 
 FaultyDisk::FaultyDisk(const std::filesystem::path& folder) {
-  if (!state.folder.empty()) throw std::logic_error("one faulty disk at a time");
-  state.folder = folder.string();
+  if (!disk.folder.empty()) throw std::logic_error("one faulty disk at a time");
+  disk.folder = folder.string();
 }
 FaultyDisk::~FaultyDisk() {
-  state = {};
+  disk = {};
 }
 void FaultyDisk::fail_at(int n, Fault fault) {
-  state.left = n;
-  state.fault = fault;
-  state.failed = false;
+  disk.left = n;
+  disk.fault = fault;
+  disk.failed = false;
 }
 bool FaultyDisk::failed() const {
-  return state.failed;
+  return disk.failed;
 }
 void FaultyDisk::mend() {
-  state.left = 0;
-  state.failed = false;
+  disk.left = 0;
+  disk.failed = false;
 }
 
 }  // namespace finesweep::storage

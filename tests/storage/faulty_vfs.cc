@@ -27,7 +27,7 @@ struct Journaled {
   sqlite3_int64 synced_size = 0;
 };
 
-struct State {
+struct VfsState {
   bool exists = false;
   sqlite3_vfs vfs{};
   sqlite3_vfs* real = nullptr;
@@ -36,7 +36,7 @@ struct State {
   bool failed = false;
   std::map<std::string, Journaled> unsynced;  // by path
 };
-State state;
+VfsState vfs_state;
 
 /// Behind it in memory: SQLite's own file.
 struct File {
@@ -51,28 +51,28 @@ sqlite3_file* real_of(sqlite3_file* file) {
   return file_of(file).real();
 }
 
-enum class Turn { works, half, fails };
+enum class VfsTurn { works, half, fails };
 
-Turn next(bool writes) {
-  const bool is_turn = state.left > 0 && --state.left == 0;
-  if (is_turn) state.failed = true;
-  if (!state.failed) return Turn::works;
-  switch (state.fault) {
+VfsTurn next(bool writes) {
+  const bool is_turn = vfs_state.left > 0 && --vfs_state.left == 0;
+  if (is_turn) vfs_state.failed = true;
+  if (!vfs_state.failed) return VfsTurn::works;
+  switch (vfs_state.fault) {
     case Fault::io_error:
-      return is_turn ? Turn::fails : Turn::works;
+      return is_turn ? VfsTurn::fails : VfsTurn::works;
     case Fault::no_space:
-      return writes ? (is_turn ? Turn::half : Turn::fails) : Turn::works;
+      return writes ? (is_turn ? VfsTurn::half : VfsTurn::fails) : VfsTurn::works;
     case Fault::torn:
-      return is_turn && writes ? Turn::half : Turn::fails;
+      return is_turn && writes ? VfsTurn::half : VfsTurn::fails;
   }
-  return Turn::works;
+  return VfsTurn::works;
 }
 
 int write_and_remember(File& file, const char* data, int bytes, sqlite3_int64 offset) {
   if (file.path) {
     sqlite3_int64 size = 0;
     file.real()->pMethods->xFileSize(file.real(), &size);
-    auto& journaled = state.unsynced.try_emplace(file.path, Journaled{{}, size}).first->second;
+    auto& journaled = vfs_state.unsynced.try_emplace(file.path, Journaled{{}, size}).first->second;
     Unsynced& operation =
         journaled.operations.emplace_back(Unsynced{offset, std::string(static_cast<std::size_t>(bytes), '\0'),
                                                    std::string(data, static_cast<std::size_t>(bytes))});
@@ -91,23 +91,23 @@ int x_read(sqlite3_file* file, void* into, int bytes, sqlite3_int64 offset) {
 int x_write(sqlite3_file* file, const void* data, int bytes, sqlite3_int64 offset) {
   const auto* from = static_cast<const char*>(data);
   switch (next(true)) {
-    case Turn::works:
+    case VfsTurn::works:
       return write_and_remember(file_of(file), from, bytes, offset);
-    case Turn::half:
+    case VfsTurn::half:
       write_and_remember(file_of(file), from, bytes / 2, offset);
       break;
-    case Turn::fails:
+    case VfsTurn::fails:
       break;
   }
-  return state.fault == Fault::no_space ? SQLITE_FULL : SQLITE_IOERR_WRITE;
+  return vfs_state.fault == Fault::no_space ? SQLITE_FULL : SQLITE_IOERR_WRITE;
 }
 int x_truncate(sqlite3_file* file, sqlite3_int64 size) {
-  if (next(false) != Turn::works) return SQLITE_IOERR_TRUNCATE;
+  if (next(false) != VfsTurn::works) return SQLITE_IOERR_TRUNCATE;
   File& opened = file_of(file);
   sqlite3_int64 old_size = 0;
   opened.real()->pMethods->xFileSize(opened.real(), &old_size);
   if (opened.path && size < old_size) {
-    auto& journaled = state.unsynced.try_emplace(opened.path, Journaled{{}, old_size}).first->second;
+    auto& journaled = vfs_state.unsynced.try_emplace(opened.path, Journaled{{}, old_size}).first->second;
     const auto cut = static_cast<std::size_t>(old_size - size);
     Unsynced& operation =
         journaled.operations.emplace_back(Unsynced{size, std::string(cut, '\0'), std::string(cut, '\0')});
@@ -116,9 +116,9 @@ int x_truncate(sqlite3_file* file, sqlite3_int64 size) {
   return opened.real()->pMethods->xTruncate(opened.real(), size);
 }
 int x_sync(sqlite3_file* file, int) {
-  if (next(false) != Turn::works) return SQLITE_IOERR_FSYNC;
+  if (next(false) != VfsTurn::works) return SQLITE_IOERR_FSYNC;
   // Nobody pulls the plug: the disk itself need not be waited for.
-  if (file_of(file).path) state.unsynced.erase(file_of(file).path);
+  if (file_of(file).path) vfs_state.unsynced.erase(file_of(file).path);
   return SQLITE_OK;
 }
 int x_file_size(sqlite3_file* file, sqlite3_int64* size) {
@@ -179,14 +179,14 @@ int x_open(sqlite3_vfs*, const char* name, sqlite3_file* file, int flags, int* f
   File& opened = file_of(file);
   opened.base.pMethods = nullptr;
   opened.path = name;
-  const int code = state.real->xOpen(state.real, name, opened.real(), flags, flags_out);
+  const int code = vfs_state.real->xOpen(vfs_state.real, name, opened.real(), flags, flags_out);
   if (opened.real()->pMethods) opened.base.pMethods = &kMethods;
   return code;
 }
 int x_delete(sqlite3_vfs*, const char* name, int) {
-  if (next(false) != Turn::works) return SQLITE_IOERR_DELETE;
-  state.unsynced.erase(name);
-  return state.real->xDelete(state.real, name, 0);  // synced, as far as anybody can see
+  if (next(false) != VfsTurn::works) return SQLITE_IOERR_DELETE;
+  vfs_state.unsynced.erase(name);
+  return vfs_state.real->xDelete(vfs_state.real, name, 0);  // synced, as far as anybody can see
 }
 
 /// The power is back: of what was not synced, some is there and some is not.
@@ -219,39 +219,39 @@ void settle(const fs::path& path, const Journaled& journaled, std::mt19937& rand
 }  // namespace
 
 FaultyVfs::FaultyVfs() {
-  if (state.exists) throw std::logic_error("one faulty VFS at a time");
-  state.exists = true;
+  if (vfs_state.exists) throw std::logic_error("one faulty VFS at a time");
+  vfs_state.exists = true;
   sqlite3_initialize();
-  state.real = sqlite3_vfs_find(nullptr);
-  state.vfs = *state.real;
-  state.vfs.zName = "faulty";
-  state.vfs.szOsFile = static_cast<int>(sizeof(File)) + state.real->szOsFile;
-  state.vfs.pNext = nullptr;
-  state.vfs.xOpen = x_open;
-  state.vfs.xDelete = x_delete;
-  sqlite3_vfs_register(&state.vfs, 1);
+  vfs_state.real = sqlite3_vfs_find(nullptr);
+  vfs_state.vfs = *vfs_state.real;
+  vfs_state.vfs.zName = "faulty";
+  vfs_state.vfs.szOsFile = static_cast<int>(sizeof(File)) + vfs_state.real->szOsFile;
+  vfs_state.vfs.pNext = nullptr;
+  vfs_state.vfs.xOpen = x_open;
+  vfs_state.vfs.xDelete = x_delete;
+  sqlite3_vfs_register(&vfs_state.vfs, 1);
 }
 FaultyVfs::~FaultyVfs() {
-  sqlite3_vfs_unregister(&state.vfs);
-  sqlite3_vfs_register(state.real, 1);
-  state = {};
+  sqlite3_vfs_unregister(&vfs_state.vfs);
+  sqlite3_vfs_register(vfs_state.real, 1);
+  vfs_state = {};
 }
 void FaultyVfs::fail_at(int n, Fault fault) {
-  state.left = n;
-  state.fault = fault;
-  state.failed = false;
+  vfs_state.left = n;
+  vfs_state.fault = fault;
+  vfs_state.failed = false;
 }
 bool FaultyVfs::failed() const {
-  return state.failed;
+  return vfs_state.failed;
 }
 void FaultyVfs::mend(unsigned seed) {
-  if (state.failed && state.fault == Fault::torn) {
+  if (vfs_state.failed && vfs_state.fault == Fault::torn) {
     std::mt19937 random(seed);
-    for (const auto& [path, journaled] : state.unsynced) settle(path, journaled, random);
-    state.unsynced.clear();
+    for (const auto& [path, journaled] : vfs_state.unsynced) settle(path, journaled, random);
+    vfs_state.unsynced.clear();
   }
-  state.left = 0;
-  state.failed = false;
+  vfs_state.left = 0;
+  vfs_state.failed = false;
 }
 
 }  // namespace finesweep::storage

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <limits>
 #include <utility>
 
 #include "storage/artifact.h"
@@ -18,8 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Send = std::function<void(const Json&)>;
-
-constexpr double no_loss = std::numeric_limits<double>::quiet_NaN();
 
 /// Sends progress on; nobody stops a command but by ending it.
 class CommandControl final : public ExecutionControl {
@@ -88,7 +85,7 @@ Outcome generate_texts(const GenerateRequest& request, c10::Device device, const
   if (!source) return failed_for_good(source.error().message);
   const auto precision = parse_precision(request.precision);
   if (!precision) return failed_for_good(precision.error().message);
-  send({{"progress", Progress{0, 0, "loading", no_loss}}});
+  send({{"progress", Progress{0, 0, "loading", Progress::no_loss}}});
   const auto tokenizer = load_model_tokenizer(source->tokenizer);
   if (!tokenizer) return failed_for_good(tokenizer.error().message);
   const auto loaded = load_frozen(*source, HeadChoice(), *precision, 0, device);
@@ -109,7 +106,7 @@ Outcome generate_texts(const GenerateRequest& request, c10::Device device, const
     }
     options.first_row = first;
     const auto texts = generator.generate(prompts, options, [&] {
-      send({{"progress", Progress{first, count, "generating", no_loss}}});
+      send({{"progress", Progress{first, count, "generating", Progress::no_loss}}});
       return true;
     });
     if (!texts) return failed_for_good(texts.error().message);
@@ -160,7 +157,7 @@ Outcome merge_adapter(const MergeRequest& request, c10::Device device, const Sen
   const auto source = find_source(request.choice);
   if (!source) return failed_for_good(source.error().message);
   const HeadChoice head = source->manifest ? source->manifest->head : HeadChoice();
-  send({{"progress", Progress{0, 0, "merging", no_loss}}});
+  send({{"progress", Progress{0, 0, "merging", Progress::no_loss}}});
   const auto loaded = load_frozen(*source, head, Precision::fp32, 0, device);
   if (!loaded) return failed_for_good(loaded.error().message);
   const auto merged = merge(*loaded->model, *loaded->adapter);

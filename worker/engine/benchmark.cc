@@ -4,7 +4,6 @@
 #include <chrono>
 #include <fstream>
 #include <functional>
-#include <limits>
 #include <optional>
 #include <utility>
 
@@ -24,8 +23,6 @@ using Clock = std::chrono::steady_clock;
 
 /// A profile takes so many calls beside those that are timed: enough to see where the time goes.
 constexpr std::int64_t most_profiled = 5;
-constexpr double no_loss = std::numeric_limits<double>::quiet_NaN();
-
 /// How many classes the head in the files of a model has: 2 where they do not say.
 std::int64_t labels_in_files(const std::filesystem::path& model) {
   std::ifstream file(model / "config.json");
@@ -102,7 +99,7 @@ class BenchmarkRun {
     if (!settings) return settings.error();
     settings_ = std::move(*settings);
     if (!request_.job.seed) return Error{"The job has no seed; it was not planned by this version of finesweep."};
-    control_.progress({0, calls_in_all(), "loading", no_loss});
+    control_.progress({0, calls_in_all(), "loading", Progress::no_loss});
     auto source = find_model(request_, context_);
     if (!source) return source.error();
     source_ = std::move(*source);
@@ -295,7 +292,7 @@ class BenchmarkRun {
   }
 
   void report(const std::string& phase) {
-    control_.progress({std::min(done_, calls_in_all()), calls_in_all(), phase, no_loss});
+    control_.progress({std::min(done_, calls_in_all()), calls_in_all(), phase, Progress::no_loss});
   }
 
   static Outcome interrupted() {

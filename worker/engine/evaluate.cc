@@ -1,6 +1,5 @@
 #include <chrono>
 #include <cstdio>
-#include <limits>
 #include <optional>
 
 #include "worker/engine/device.h"
@@ -40,9 +39,7 @@ Outcome evaluate_model(const ExecutionRequest& request, const JobContext& contex
   const auto settings = read_evaluate_settings(request.job.settings);
   if (!settings) return failed_for_good(settings.error().message);
   const std::uint64_t seed = request.job.seed.value_or(0);
-  constexpr double no_loss = std::numeric_limits<double>::quiet_NaN();
-
-  control.progress({0, 0, "loading", no_loss});
+  control.progress({0, 0, "loading", Progress::no_loss});
   auto task = make_job_task(context, source, settings->pooling, request.cache);
   if (!task) return failed_for_good(task.error().message);
   const auto data = (*task)->read_evaluation(*settings);
@@ -61,7 +58,7 @@ Outcome evaluate_model(const ExecutionRequest& request, const JobContext& contex
   const std::int64_t total = (*data)->evaluation_units(*settings);
   EvaluationRun run{*settings, seed, {}, on_prediction, nullptr};
   run.go_on = [&](std::int64_t done) {
-    control.progress({done, total, "evaluating", no_loss});
+    control.progress({done, total, "evaluating", Progress::no_loss});
     return !control.stop_requested();
   };
   std::optional<Profiler> profiler;

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
-#include <limits>
 #include <vector>
 
 #include "worker/data/batch.h"
@@ -92,7 +91,7 @@ Outcome merge_step(const ExecutionRequest& request, const JobContext& context, c
   auto source = find_model(request, context);
   if (!source) return failed_for_good(source.error().message);
   if (!source->adapter) return failed_for_good("There is no adapter to merge.");
-  control.progress({0, 1, "merging", std::numeric_limits<double>::quiet_NaN()});
+  control.progress({0, 1, "merging", Progress::no_loss});
   const at::NoGradGuard no_graph;
   auto loaded = load_frozen(*source, source->manifest->head, Precision::fp32, request.job.seed.value_or(0), device);
   if (!loaded) return failed_for_good(loaded.error().message);

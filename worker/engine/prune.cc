@@ -1,7 +1,6 @@
 #include <ATen/ops/ones_like.h>
 
 #include <filesystem>
-#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -127,7 +126,7 @@ Outcome prune(const ExecutionRequest& request, const JobContext& context, c10::D
   if (!source) return failed_for_good(source.error().message);
   const bool of_adapter = settings->target == PruneTarget::adapter;
   if (of_adapter && !source->adapter) return failed_for_good("There is no adapter to prune.");
-  control.progress({0, 1, "pruning", std::numeric_limits<double>::quiet_NaN()});
+  control.progress({0, 1, "pruning", Progress::no_loss});
   NamedMasks earlier;
   if (source->masks) {
     auto read = read_masks(*source->masks);

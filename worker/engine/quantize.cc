@@ -1,5 +1,4 @@
 #include <filesystem>
-#include <limits>
 #include <utility>
 
 #include "jobs/compression_settings.h"
@@ -73,7 +72,7 @@ Outcome quantize(const ExecutionRequest& request, const JobContext& context, c10
   if (source->quantization || holds_quantized_weights(source->model)) {
     return failed_for_good("The weights are quantised already. Leave out one of the steps that quantise.");
   }
-  control.progress({0, 1, "quantizing", std::numeric_limits<double>::quiet_NaN()});
+  control.progress({0, 1, "quantizing", Progress::no_loss});
   settle(*settings, *source);
   const auto storage = source->storage ? scalar_type_of(*source->storage) : at::kFloat;
   const auto base = load_base({source->model, storage, source->quantization}, device, KeepLoaded::no);

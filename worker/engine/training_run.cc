@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <limits>
 #include <utility>
 
 #include "worker/engine/device.h"
@@ -15,8 +14,6 @@ namespace {
 
 /// Caches fill and clocks rise in the first steps: their times are left out.
 constexpr std::int64_t untimed_steps = 5;
-constexpr double no_loss = std::numeric_limits<double>::quiet_NaN();
-
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -47,7 +44,7 @@ Outcome TrainingRun::run() try {
 
 void TrainingRun::join() {
   if (request_.ranks == 1) return;
-  control_.progress({0, 0, "joining", no_loss});
+  control_.progress({0, 0, "joining", Progress::no_loss});
   std::filesystem::create_directories(request_.staging);
   GroupOptions options;
   options.rank = request_.rank;
@@ -122,7 +119,7 @@ Status TrainingRun::load_data() {
 
 Status TrainingRun::load_rows() {
   if (!request_.job.seed) return Error{"The job has no seed; it was not planned by this version of finesweep."};
-  control_.progress({0, 0, "loading", no_loss});
+  control_.progress({0, 0, "loading", Progress::no_loss});
 
   auto source = recipe_.find_model(request_, context_);
   if (!source) return source.error();
@@ -266,7 +263,7 @@ Result<bool> TrainingRun::evaluate_here() {
   if (!forward_) forward_.emplace(*loaded_.model);
   EvaluationRun run{*settings().evaluation, *request_.job.seed, {}, {}, &*forward_};
   run.go_on = [&](std::int64_t done) {
-    report_progress("evaluating", no_loss, done);
+    report_progress("evaluating", Progress::no_loss, done);
     return !control_.stop_requested();
   };
   const auto metrics = validation_->evaluate(*loaded_.model, run);
@@ -339,7 +336,7 @@ Outcome TrainingRun::finish() {
   if (progress_.pack > 0) outcome.environment["pack"] = progress_.pack;
   outcome.metrics = progress_.metrics();
   outcome.metrics["trainable_parameters"] = static_cast<double>(count_values(parameters_));
-  report_progress("saving", no_loss, 0);
+  report_progress("saving", Progress::no_loss, 0);
   if (Status written = write_artifact(outcome); !written) return failed_this_time(written.error().message);
   return outcome;
 }

@@ -131,7 +131,7 @@ std::string separated(std::string_view text) {
 }
 
 /// Numbers sequences of tokens: one of n tokens is that of its first n - 1 and its last.
-class Numbering {
+class SequenceNumbering {
  public:
   using Sequences = std::array<std::vector<std::int64_t>, BleuCounts::orders>;
 
@@ -228,7 +228,7 @@ void BleuCounts::add(const BleuCounts& other) {
 
 BleuCounts bleu_counts(std::string_view prediction, const std::vector<std::string>& references,
                        LetterCase letter_case) {
-  Numbering numbering;
+  SequenceNumbering numbering;
   const auto tokens = tokens_of(prediction, letter_case);
   const auto predicted = numbering.number(tokens);
   BleuCounts result;

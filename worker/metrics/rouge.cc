@@ -12,9 +12,9 @@ namespace {
 using Words = std::vector<std::int32_t>;
 
 /// Words numbered as they come, so that comparing them is cheap.
-class Numbering {
+class WordNumbering {
  public:
-  explicit Numbering(Stemming stemming) : stemming_(stemming) {}
+  explicit WordNumbering(Stemming stemming) : stemming_(stemming) {}
 
   Words number(std::string_view text) {
     Words words;
@@ -61,7 +61,7 @@ std::vector<std::pair<std::int32_t, std::int32_t>> pairs_of(const Words& words) 
   return pairs;
 }
 
-std::vector<Words> numbered_lines(std::string_view text, Numbering& numbering) {
+std::vector<Words> numbered_lines(std::string_view text, WordNumbering& numbering) {
   std::vector<Words> lines;
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = std::min(text.find('\n', begin), text.size());
@@ -142,7 +142,7 @@ std::vector<std::string> rouge_words(std::string_view text, Stemming stemming) {
 }
 
 RougeScores rouge(std::string_view prediction, std::string_view reference, Stemming stemming) {
-  Numbering numbering(stemming);
+  WordNumbering numbering(stemming);
   const Words predicted = numbering.number(prediction), referred = numbering.number(reference);
   RougeScores scores;
   scores.rouge1 = common(predicted, referred);

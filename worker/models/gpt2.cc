@@ -8,7 +8,7 @@
 namespace finesweep::worker {
 namespace {
 
-DecoderLayerPaths layer_paths(std::int64_t index) {
+DecoderLayerPaths gpt2_layer_paths(std::int64_t index) {
   const std::string layer = "transformer.h." + std::to_string(index);
   return {.attention_norm = layer + ".ln_1",
           .feed_forward_norm = layer + ".ln_2",
@@ -18,20 +18,20 @@ DecoderLayerPaths layer_paths(std::int64_t index) {
           .down = layer + ".mlp.c_proj"};
 }
 
-const DecoderFamily kFamily = {.name = "gpt2",
-                               .generator = "GPT2LMHeadModel",
-                               .classifier = "GPT2ForSequenceClassification",
-                               .read = read_gpt2_config,
-                               .words = "transformer.wte",
-                               .positions = "transformer.wpe",
-                               .final_norm = "transformer.ln_f",
-                               .layer = layer_paths,
-                               .lora_targets = {"c_attn"},
-                               .ia3_targets = {"c_attn", "mlp.c_proj"},
-                               .ia3_feedforward = {"mlp.c_proj"}};
+const DecoderFamily kGpt2Family = {.name = "gpt2",
+                                   .generator = "GPT2LMHeadModel",
+                                   .classifier = "GPT2ForSequenceClassification",
+                                   .read = read_gpt2_config,
+                                   .words = "transformer.wte",
+                                   .positions = "transformer.wpe",
+                                   .final_norm = "transformer.ln_f",
+                                   .layer = gpt2_layer_paths,
+                                   .lora_targets = {"c_attn"},
+                                   .ia3_targets = {"c_attn", "mlp.c_proj"},
+                                   .ia3_feedforward = {"mlp.c_proj"}};
 
 /// Published files leave out "transformer.", and hold the causal mask of each layer and heads for other tasks.
-std::string canonical_name(std::string_view file_name, const Json&) {
+std::string gpt2_canonical_name(std::string_view file_name, const Json&) {
   if (file_name.ends_with(".attn.bias") || file_name.ends_with(".attn.masked_bias")) return "";
   if (file_name.starts_with("multiple_choice_head.")) return "";
   for (const std::string_view part : {"wte.", "wpe.", "h.", "ln_f."}) {
@@ -42,10 +42,10 @@ std::string canonical_name(std::string_view file_name, const Json&) {
 
 }  // namespace
 
-const Family gpt2_family = {"gpt2", [](const Json& config) { return decoder_weights(kFamily, config); },
-                            canonical_name,
+const Family gpt2_family = {"gpt2", [](const Json& config) { return decoder_weights(kGpt2Family, config); },
+                            gpt2_canonical_name,
                             [](std::shared_ptr<const Pretrained> pretrained, const ModelOptions& options) {
-                              return make_decoder(kFamily, std::move(pretrained), options);
+                              return make_decoder(kGpt2Family, std::move(pretrained), options);
                             }};
 
 Result<DecoderConfig> read_gpt2_config(const Json& json) {

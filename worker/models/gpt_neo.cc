@@ -7,7 +7,7 @@
 namespace finesweep::worker {
 namespace {
 
-DecoderLayerPaths layer_paths(std::int64_t index) {
+DecoderLayerPaths gpt_neo_layer_paths(std::int64_t index) {
   const std::string layer = "transformer.h." + std::to_string(index), attention = layer + ".attn.attention";
   return {.attention_norm = layer + ".ln_1",
           .feed_forward_norm = layer + ".ln_2",
@@ -17,20 +17,20 @@ DecoderLayerPaths layer_paths(std::int64_t index) {
           .down = layer + ".mlp.c_proj"};
 }
 
-const DecoderFamily kFamily = {.name = "gpt_neo",
-                               .generator = "GPTNeoForCausalLM",
-                               .classifier = "GPTNeoForSequenceClassification",
-                               .read = read_gpt_neo_config,
-                               .words = "transformer.wte",
-                               .positions = "transformer.wpe",
-                               .final_norm = "transformer.ln_f",
-                               .layer = layer_paths,
-                               .lora_targets = {"q_proj", "v_proj"},
-                               .ia3_targets = {"q_proj", "v_proj", "c_proj"},
-                               .ia3_feedforward = {"c_proj"}};
+const DecoderFamily kGptNeoFamily = {.name = "gpt_neo",
+                                     .generator = "GPTNeoForCausalLM",
+                                     .classifier = "GPTNeoForSequenceClassification",
+                                     .read = read_gpt_neo_config,
+                                     .words = "transformer.wte",
+                                     .positions = "transformer.wpe",
+                                     .final_norm = "transformer.ln_f",
+                                     .layer = gpt_neo_layer_paths,
+                                     .lora_targets = {"q_proj", "v_proj"},
+                                     .ia3_targets = {"q_proj", "v_proj", "c_proj"},
+                                     .ia3_feedforward = {"c_proj"}};
 
 /// Published files hold the causal mask of each layer.
-std::string canonical_name(std::string_view file_name, const Json&) {
+std::string gpt_neo_canonical_name(std::string_view file_name, const Json&) {
   for (const std::string_view buffer : {".attn.attention.bias", ".attn.attention.masked_bias"}) {
     if (file_name.ends_with(buffer)) return "";
   }
@@ -75,10 +75,10 @@ Result<std::vector<Json>> attention_layers(const Json& config, std::size_t layer
 
 }  // namespace
 
-const Family gpt_neo_family = {"gpt_neo", [](const Json& config) { return decoder_weights(kFamily, config); },
-                               canonical_name,
+const Family gpt_neo_family = {"gpt_neo", [](const Json& config) { return decoder_weights(kGptNeoFamily, config); },
+                               gpt_neo_canonical_name,
                                [](std::shared_ptr<const Pretrained> pretrained, const ModelOptions& options) {
-                                 return make_decoder(kFamily, std::move(pretrained), options);
+                                 return make_decoder(kGptNeoFamily, std::move(pretrained), options);
                                }};
 
 Result<DecoderConfig> read_gpt_neo_config(const Json& json) {

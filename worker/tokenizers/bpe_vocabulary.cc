@@ -38,7 +38,7 @@ Result<Splitting> find_splitting(const BpeVocabulary& vocabulary) {
   return Error{"its pre-tokenizer '" + vocabulary.pre_tokenizer.substr(0, 40) + "' is not one of " + names};
 }
 
-std::int32_t type_of(const BpeVocabulary& vocabulary, std::size_t id) {
+std::int32_t token_type(const BpeVocabulary& vocabulary, std::size_t id) {
   return vocabulary.token_types.empty() ? 1 : vocabulary.token_types[id];
 }
 
@@ -106,7 +106,7 @@ Result<TokenizerJson> bpe_tokenizer_json(const BpeVocabulary& vocabulary) {
   Json tokens = Json::object(), added = Json::array();
   for (std::size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     tokens[vocabulary.tokens[id]] = id;
-    const std::int32_t type = type_of(vocabulary, id);
+    const std::int32_t type = token_type(vocabulary, id);
     if (type != control && type != user_defined) continue;
     added.push_back({{"id", id},
                      {"content", vocabulary.tokens[id]},
@@ -159,7 +159,7 @@ Result<std::unique_ptr<Tokenizer>> make_bpe_tokenizer(const BpeVocabulary& vocab
   model.vocabulary.reserve(count);
   for (std::size_t id = 0; id < count; ++id) {
     model.vocabulary.emplace_back(vocabulary.tokens[id], static_cast<TokenId>(id));
-    const std::int32_t type = type_of(vocabulary, id);
+    const std::int32_t type = token_type(vocabulary, id);
     if (type < 0 || type > last_type) {
       return Error{"the token with the id " + std::to_string(id) + " has the type " + std::to_string(type)};
     }

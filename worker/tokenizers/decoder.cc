@@ -57,7 +57,7 @@ int byte_of(std::string_view token) {
   return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
-struct Apply {
+struct ApplyDecoder {
   std::vector<std::string>& tokens;
 
   void operator()(Decoder::ByteLevel) {
@@ -152,7 +152,7 @@ struct Apply {
 std::string Decoder::decode(std::vector<std::string> tokens) const {
   if (steps_.empty()) return joined(tokens, " ");
   if (tokens.empty()) return {};
-  for (const Step& step : steps_) std::visit(Apply{tokens}, step);
+  for (const Step& step : steps_) std::visit(ApplyDecoder{tokens}, step);
   return joined(tokens, "");
 }
 

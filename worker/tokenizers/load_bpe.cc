@@ -10,7 +10,7 @@ namespace {
 const TokenRoles gpt2_roles{"", "<|endoftext|>", "", "", "", "<|endoftext|>", "<|endoftext|>"};
 const TokenRoles roberta_roles{"<pad>", "<unk>", "<s>", "</s>", "<mask>", "<s>", "</s>"};
 
-BpeModel read_model(const Json& json) {
+BpeModel read_bpe_model(const Json& json) {
   BpeModel model;
   for (const auto& [token, id] : json.at("vocab").items()) {
     model.vocabulary.emplace_back(token, checked_integer<TokenId>(id));
@@ -39,7 +39,7 @@ BpeModel read_model(const Json& json) {
 }
 
 /// vocab.json: token to id. merges.txt: a merge a line, after a line with the version.
-Result<BpeModel> read_vocabulary(const TokenizerFiles& files) {
+Result<BpeModel> read_bpe_vocabulary(const TokenizerFiles& files) {
   BpeModel model;
   auto text = storage::read_file(files.vocabulary);
   if (!text) return text.error();
@@ -97,7 +97,8 @@ Status use_usual_components(const TokenizerFiles& files, bool roberta, TextPipel
 }  // namespace
 
 Result<std::unique_ptr<Tokenizer>> load_bpe(const TokenizerFiles& files) {
-  auto read = files.has_json() ? Result<BpeModel>(read_model(files.json.at("model"))) : read_vocabulary(files);
+  auto read =
+      files.has_json() ? Result<BpeModel>(read_bpe_model(files.json.at("model"))) : read_bpe_vocabulary(files);
   if (!read) return read.error();
   BpeModel model = std::move(*read);
   const bool roberta = is_roberta(files, model.vocabulary);

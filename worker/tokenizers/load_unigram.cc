@@ -11,7 +11,7 @@ const TokenRoles t5_roles{"<pad>", "<unk>", "", "", "", "", "</s>"};
 
 constexpr std::int64_t max_extra_ids = 10000;
 
-UnigramModel read_model(const Json& json) {
+UnigramModel read_unigram_model(const Json& json) {
   UnigramModel model;
   for (const Json& entry : json.at("vocab")) {
     model.pieces.emplace_back(entry.at(0).get<std::string>(), entry.at(1).get<double>());
@@ -61,8 +61,8 @@ Result<UnigramModel> read_t5(const TokenizerFiles& files, TextPipeline& pipeline
 
 Result<std::unique_ptr<Tokenizer>> load_unigram(const TokenizerFiles& files) {
   TextPipeline pipeline;
-  auto read =
-      files.has_json() ? Result<UnigramModel>(read_model(files.json.at("model"))) : read_t5(files, pipeline);
+  auto read = files.has_json() ? Result<UnigramModel>(read_unigram_model(files.json.at("model")))
+                               : read_t5(files, pipeline);
   if (!read) return read.error();
   const UnigramModel model = std::move(*read);
   Vocabulary vocabulary;

@@ -30,7 +30,7 @@ void apply_config(const Json& config, BertTextOptions& text) {
   text.separate_ideographs = boolean(config, "tokenize_chinese_chars", text.separate_ideographs);
 }
 
-WordPieceModel read_model(const Json& json) {
+WordPieceModel read_wordpiece_model(const Json& json) {
   WordPieceModel model;
   const Json& wordpiece = json.at("model");
   for (const auto& [token, id] : wordpiece.at("vocab").items()) {
@@ -52,7 +52,7 @@ WordPieceModel read_model(const Json& json) {
 }
 
 /// vocab.txt: one token a line, the line's number is its id.
-WordPieceModel read_vocabulary(const std::string& text, const Json& config) {
+WordPieceModel read_wordpiece_vocabulary(const std::string& text, const Json& config) {
   WordPieceModel model;
   TokenId id = 0;
   for (std::size_t begin = 0; begin < text.size(); ++id) {
@@ -72,11 +72,11 @@ WordPieceModel read_vocabulary(const std::string& text, const Json& config) {
 Result<std::unique_ptr<Tokenizer>> load_wordpiece(const TokenizerFiles& files) {
   WordPieceModel model;
   if (files.has_json()) {
-    model = read_model(files.json);
+    model = read_wordpiece_model(files.json);
   } else {
     auto text = storage::read_file(files.vocabulary);
     if (!text) return text.error();
-    model = read_vocabulary(*text, files.config);
+    model = read_wordpiece_vocabulary(*text, files.config);
   }
   apply_config(files.config, model.text);
   model.added_tokens = read_added_tokens(files, model.vocabulary, bert_roles);

@@ -9,7 +9,7 @@
 namespace finesweep::worker {
 namespace {
 
-struct Apply {
+struct ApplyNormalizer {
   std::string_view text;
   std::string& out;
   const CharacterClasses& classes;
@@ -123,7 +123,7 @@ std::string_view Normalizer::normalize(std::string_view text) {
   for (const Step& step : steps_) {
     std::string& out = buffers_[turn++ % 2];
     out.clear();
-    std::visit(Apply{text, out, classes_, dropped_beginning_}, step);
+    std::visit(ApplyNormalizer{text, out, classes_, dropped_beginning_}, step);
     text = out;
   }
   return text;

@@ -11,7 +11,7 @@ constexpr std::int64_t kTogether = 4;
 
 /// Some key heads of one row with its one query. Vectors of one head are padded to `wide` floats, scores of one
 /// head to `columns`; query heads count from the first of the task.
-struct Scratch {
+struct SingleScratch {
   Buffer query, d_out, sums, scores, gradients;
   std::vector<std::uint16_t> bits;
   std::int64_t wide = 0, columns = 0;
@@ -163,7 +163,7 @@ FINESWEEP_INLINE void over_heads(const Task& task, std::int64_t group, const Wor
 /// products [heads, columns]: every query head of `left` · every key of its key head in `right`.
 template <typename F, typename T>
 FINESWEEP_INLINE void products(const AttentionProblem<T>& problem, const Task& task, const float* left,
-                               Heads<const T> right, const Scratch& s, float* products) {
+                               Heads<const T> right, const SingleScratch& s, float* products) {
   over_keys(task, [&]<int kCount>(std::int64_t t) {
     const T* token = right.at(task.first + t, task.key_head, problem.size);
     over_heads(task, problem.group(), [&]<int kHeads>(std::int64_t h, std::int64_t k) {
@@ -176,7 +176,7 @@ FINESWEEP_INLINE void products(const AttentionProblem<T>& problem, const Task& t
 /// sums [heads, wide] = Σ over keys of factors [heads, columns] · the key head's values in `right`.
 template <typename F, typename T>
 FINESWEEP_INLINE void mix(const AttentionProblem<T>& problem, const Task& task, const float* factors,
-                          Heads<const T> right, const Scratch& s, float* sums) {
+                          Heads<const T> right, const SingleScratch& s, float* sums) {
   clear<F>(sums, 0, task.heads * s.wide);
   over_keys(task, [&]<int kCount>(std::int64_t t) {
     const T* token = right.at(task.first + t, task.key_head, problem.size);
@@ -190,7 +190,7 @@ FINESWEEP_INLINE void mix(const AttentionProblem<T>& problem, const Task& task, 
 /// The gradient of key or value: each token's is Σ over the query heads of a key head of factor · vector.
 template <typename F, typename T>
 FINESWEEP_INLINE void spread(const AttentionProblem<T>& problem, const Task& task, const float* factors,
-                             const float* vectors, const Scratch& s, Heads<T> to) {
+                             const float* vectors, const SingleScratch& s, Heads<T> to) {
   const std::int64_t group = problem.group(), size = problem.size;
   for (std::int64_t t = 0; t < task.keys; ++t) {
     for (std::int64_t k = 0; k < task.key_heads; ++k) {
@@ -219,7 +219,7 @@ void over_tasks(const AttentionProblem<T>& problem, bool backward, const Work& w
   const std::int64_t parts = std::clamp<std::int64_t>((wanted + rows - 1) / rows, 1, problem.key_heads);
   const std::int64_t heads = (problem.key_heads + parts - 1) / parts;
   at::parallel_for(0, rows * parts, 1, [&](std::int64_t begin, std::int64_t end) {
-    Scratch scratch;
+    SingleScratch scratch;
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t first = i % parts * heads, count = std::min(heads, problem.key_heads - first);
       if (count <= 0) continue;
@@ -234,7 +234,7 @@ void over_tasks(const AttentionProblem<T>& problem, bool backward, const Work& w
 /// The numbers are made for keys of the row, of which the task's begin at `skipped`.
 template <typename T>
 KeyMask mask_of(const AttentionProblem<T>& problem, const Task& task, std::int64_t head, KeyMasks& masks,
-                Scratch& s) {
+                SingleScratch& s) {
   const std::int64_t skipped = task.first - problem.keys->begin[task.row];
   masks.fill(head, 0, 1, {skipped, skipped + padded(task.keys)}, s.bits);
   return masks.of(0, skipped);
@@ -244,7 +244,7 @@ KeyMask mask_of(const AttentionProblem<T>& problem, const Task& task, std::int64
 
 template <typename T>
 void SingleQueryKernels<T>::forward(const AttentionProblem<T>& problem, Heads<T> out, float* log_sum) {
-  over_tasks(problem, false, [&](const Task& task, KeyMasks& masks, Scratch& s) {
+  over_tasks(problem, false, [&](const Task& task, KeyMasks& masks, SingleScratch& s) {
     const std::int64_t size = problem.size;
     with_widest_vectors([&]<typename F>() {
       widen<F>(problem.query.at(task.query, task.head, size), task.heads, size, s.wide, s.query.data());
@@ -273,7 +273,7 @@ template <typename T>
 void SingleQueryKernels<T>::backward(const AttentionProblem<T>& problem, Heads<const T> out, Heads<const T> d_out,
                                      const float* log_sum, Heads<T> d_query, Heads<T> d_key, Heads<T> d_value,
                                      float* row_bias) {
-  over_tasks(problem, true, [&](const Task& task, KeyMasks& masks, Scratch& s) {
+  over_tasks(problem, true, [&](const Task& task, KeyMasks& masks, SingleScratch& s) {
     const std::int64_t size = problem.size;
     with_widest_vectors([&]<typename F>() {
       widen<F>(problem.query.at(task.query, task.head, size), task.heads, size, s.wide, s.query.data());

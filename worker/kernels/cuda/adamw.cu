@@ -73,15 +73,15 @@ __device__ inline void update(float& w, float& m, float& v, float g, float decay
 
 /// A number of this type can be it.
 __device__ inline bool fits(int type, float w) {
-  if (type == kBFloat16) return isfinite(from(to<__nv_bfloat16>(w)));
-  if (type == kFloat16) return isfinite(from(to<__half>(w)));
+  if (type == kFinesweepBFloat16) return isfinite(from(to<__nv_bfloat16>(w)));
+  if (type == kFinesweepFloat16) return isfinite(from(to<__half>(w)));
   return isfinite(w);
 }
 
 __device__ inline void write_value(void* value, int type, std::int64_t i, float w) {
-  if (type == kBFloat16) {
+  if (type == kFinesweepBFloat16) {
     static_cast<__nv_bfloat16*>(value)[i] = to<__nv_bfloat16>(w);
-  } else if (type == kFloat16) {
+  } else if (type == kFinesweepFloat16) {
     static_cast<__half*>(value)[i] = to<__half>(w);
   } else {
     static_cast<float*>(value)[i] = w;
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kThreads)
       reinterpret_cast<float4*>(second)[at] = v[i];
       if (tensor.value == nullptr) continue;
       const std::int64_t where = chunk.begin + 4 * at;
-      if (tensor.type == kBFloat16) {
+      if (tensor.type == kFinesweepBFloat16) {
         alignas(8) const __nv_bfloat162 pair[2] = {__floats2bfloat162_rn(w[i].x, w[i].y),
                                                    __floats2bfloat162_rn(w[i].z, w[i].w)};
         *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(tensor.value) + where) =

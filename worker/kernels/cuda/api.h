@@ -15,7 +15,7 @@ int finesweep_cuda_version();
 const char* finesweep_cuda_error(int error);
 
 /// fp32, bf16, fp16.
-enum FinesweepFloat : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+enum FinesweepFloat : int { kFinesweepFloat32 = 0, kFinesweepBFloat16 = 1, kFinesweepFloat16 = 2 };
 
 /// A matrix in NF4 (quantization/nf4.h). Scales: `absmax`, or where that is null absmax[b] =
 /// map[codes[b]] · nested_absmax[b / nested_block] + offset, each operation rounded.

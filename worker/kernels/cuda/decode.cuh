@@ -118,11 +118,11 @@ inline std::int64_t divide_up(std::int64_t a, std::int64_t b) {
 template <typename Work>
 int with_type(int type, const Work& work) {
   switch (type) {
-    case kFloat32:
+    case kFinesweepFloat32:
       return work(float());
-    case kBFloat16:
+    case kFinesweepBFloat16:
       return work(__nv_bfloat16());
-    case kFloat16:
+    case kFinesweepFloat16:
       return work(__half());
   }
   return cudaErrorInvalidValue;

@@ -123,7 +123,7 @@ __device__ inline void norm_tokens(const FinesweepNorm& norm, const T* x, int to
 template <typename T>
 __device__ inline void store(const FinesweepDecodeLinear& p, int token, int column, float value) {
   const long place = static_cast<long>(token) * p.out + column;
-  if (p.y_type == kFloat32) {
+  if (p.y_type == kFinesweepFloat32) {
     static_cast<float*>(p.y)[place] = value;
   } else {
     static_cast<T*>(p.y)[place] = from_float<T>(value);

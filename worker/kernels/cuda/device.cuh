@@ -230,11 +230,11 @@ inline unsigned blocks_for(std::int64_t count, std::int64_t per_block) {
 template <typename Work>
 int with_type(int type, const Work& work) {
   switch (type) {
-    case kFloat32:
+    case kFinesweepFloat32:
       return work(float());
-    case kBFloat16:
+    case kFinesweepBFloat16:
       return work(__nv_bfloat16());
-    case kFloat16:
+    case kFinesweepFloat16:
       return work(__half());
   }
   return cudaErrorInvalidValue;

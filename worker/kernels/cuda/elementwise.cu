@@ -69,29 +69,29 @@ __device__ inline float fast_tanh(float x) {
 
 template <int kActivation>
 __device__ inline float act(float x) {
-  if constexpr (kActivation == kGelu) return 0.5f * x * (1.0f + erff(x * kRootHalf));
-  if constexpr (kActivation == kGeluTanh)
+  if constexpr (kActivation == kActivationGelu) return 0.5f * x * (1.0f + erff(x * kRootHalf));
+  if constexpr (kActivation == kActivationGeluTanh)
     return 0.5f * x * (1.0f + fast_tanh(kRoot2OverPi * (x + kCubic * x * x * x)));
-  if constexpr (kActivation == kRelu) return fmaxf(x, 0.0f);
-  if constexpr (kActivation == kTanh) return tanhf(x);
-  if constexpr (kActivation == kSilu) return x / (1.0f + __expf(-x));
+  if constexpr (kActivation == kActivationRelu) return fmaxf(x, 0.0f);
+  if constexpr (kActivation == kActivationTanh) return tanhf(x);
+  if constexpr (kActivation == kActivationSilu) return x / (1.0f + __expf(-x));
 }
 
 template <int kActivation>
 __device__ inline float act_gradient(float x) {
-  if constexpr (kActivation == kGelu) {
+  if constexpr (kActivation == kActivationGelu) {
     return 0.5f * (1.0f + erff(x * kRootHalf)) + x * kInverseRoot2Pi * __expf(-0.5f * x * x);
   }
-  if constexpr (kActivation == kGeluTanh) {
+  if constexpr (kActivation == kActivationGeluTanh) {
     const float t = fast_tanh(kRoot2OverPi * (x + kCubic * x * x * x));
     return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * kRoot2OverPi * (1.0f + 3.0f * kCubic * x * x);
   }
-  if constexpr (kActivation == kRelu) return x > 0 ? 1.0f : 0.0f;
-  if constexpr (kActivation == kTanh) {
+  if constexpr (kActivation == kActivationRelu) return x > 0 ? 1.0f : 0.0f;
+  if constexpr (kActivation == kActivationTanh) {
     const float t = tanhf(x);
     return 1.0f - t * t;
   }
-  if constexpr (kActivation == kSilu) {
+  if constexpr (kActivation == kActivationSilu) {
     const float s = 1.0f / (1.0f + __expf(-x));
     return s * (1.0f + x * (1.0f - s));
   }
@@ -157,16 +157,16 @@ __global__ void gate_backward(const T* z, const T* dy, T* dz, std::int64_t vecto
 template <typename T, typename Work>
 int with_activation(int activation, const Work& work) {
   switch (activation) {
-    case kGelu:
-      return work(std::integral_constant<int, kGelu>());
-    case kGeluTanh:
-      return work(std::integral_constant<int, kGeluTanh>());
-    case kRelu:
-      return work(std::integral_constant<int, kRelu>());
-    case kTanh:
-      return work(std::integral_constant<int, kTanh>());
-    case kSilu:
-      return work(std::integral_constant<int, kSilu>());
+    case kActivationGelu:
+      return work(std::integral_constant<int, kActivationGelu>());
+    case kActivationGeluTanh:
+      return work(std::integral_constant<int, kActivationGeluTanh>());
+    case kActivationRelu:
+      return work(std::integral_constant<int, kActivationRelu>());
+    case kActivationTanh:
+      return work(std::integral_constant<int, kActivationTanh>());
+    case kActivationSilu:
+      return work(std::integral_constant<int, kActivationSilu>());
   }
   return cudaErrorInvalidValue;
 }

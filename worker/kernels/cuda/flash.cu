@@ -507,7 +507,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 bool fits(std::int64_t size, int type) {
-  return (type == kBFloat16 || type == kFloat16) && size % 2 == 0 && size >= 2 && size <= 64;
+  return (type == kFinesweepBFloat16 || type == kFinesweepFloat16) && size % 2 == 0 && size >= 2 && size <= 64;
 }
 
 template <typename T, typename Work>
@@ -524,7 +524,7 @@ int with_size(std::int64_t size, const Work& work) {
 template <typename Work>
 int with_kernel(int type, std::int64_t size, const Work& work) {
   if (!fits(size, type)) return cudaErrorInvalidValue;
-  return type == kBFloat16 ? with_size<__nv_bfloat16>(size, work) : with_size<__half>(size, work);
+  return type == kFinesweepBFloat16 ? with_size<__nv_bfloat16>(size, work) : with_size<__half>(size, work);
 }
 
 }  // namespace

@@ -187,11 +187,11 @@ int finesweep_nf4_dequantize(const FinesweepNf4* matrix, std::int64_t begin, std
   if (count == 0) return cudaSuccess;
   const auto on = static_cast<cudaStream_t>(stream);
   switch (type) {
-    case kFloat32:
+    case kFinesweepFloat32:
       return launch_dequantize<float>(*matrix, begin, count, out, on);
-    case kBFloat16:
+    case kFinesweepBFloat16:
       return launch_dequantize<__nv_bfloat16>(*matrix, begin, count, out, on);
-    case kFloat16:
+    case kFinesweepFloat16:
       return launch_dequantize<__half>(*matrix, begin, count, out, on);
   }
   return cudaErrorInvalidValue;
@@ -204,11 +204,11 @@ int finesweep_nf4_product(const FinesweepNf4* matrix, std::int64_t out, std::int
   }
   const auto on = static_cast<cudaStream_t>(stream);
   switch (type) {
-    case kFloat32:
+    case kFinesweepFloat32:
       return launch_product<float, 8>(*matrix, out, in, x, tokens, y, on);
-    case kBFloat16:
+    case kFinesweepBFloat16:
       return launch_product<__nv_bfloat16, 8>(*matrix, out, in, x, tokens, y, on);
-    case kFloat16:
+    case kFinesweepFloat16:
       return launch_product<__half, 8>(*matrix, out, in, x, tokens, y, on);
   }
   return cudaErrorInvalidValue;

@@ -331,7 +331,7 @@ std::int64_t finesweep_partial_rows() {
 }
 
 int finesweep_norm_fits(std::int64_t width, int type) {
-  const std::int64_t bytes = type == kFloat32 ? 4 : 2;
+  const std::int64_t bytes = type == kFinesweepFloat32 ? 4 : 2;
   const std::int64_t most = width * bytes % 16 == 0 ? 4 * 256 * (16 / bytes) : 8 * 256;
   return width >= 1 && width <= most ? 1 : 0;
 }

@@ -183,7 +183,7 @@ int finesweep_mean_backward(const void* dy, const std::int32_t* starts, void* dx
 int finesweep_concatenate(const FinesweepColumns* columns, void* to, std::int64_t to_stride, std::int64_t tokens,
                           int type, void* stream) {
   if (tokens == 0) return cudaSuccess;
-  const std::int64_t bytes = type == kFloat32 ? 4 : 2;
+  const std::int64_t bytes = type == kFinesweepFloat32 ? 4 : 2;
   const FinesweepColumns& c = *columns;
   const auto from = [&](int i) { return static_cast<const char*>(c.from[i]); };
   const auto first = static_cast<int>(c.width[0] * bytes), two = first + static_cast<int>(c.width[1] * bytes);

@@ -76,7 +76,7 @@ int finesweep_partial_column_sums(const void* x, std::int64_t tokens, std::int64
 int finesweep_dropout(const void* x, const void* residual, void* y, std::int64_t tokens, std::int64_t width,
                       const FinesweepDropout* dropout, int type, void* stream);
 
-enum FinesweepCurve : int { kGelu = 0, kGeluTanh = 1, kRelu = 2, kTanh = 3, kSilu = 4 };
+/// `activation`: of FinesweepActivation, and not none.
 /// y may be z; dz may be dy.
 int finesweep_activation_forward(int activation, const void* z, void* y, std::int64_t count, int type,
                                  void* stream);

@@ -7,24 +7,6 @@
 #include "worker/kernels/gpu/ops.h"
 
 namespace finesweep::worker::gpu {
-namespace {
-
-int kind_of(Activation activation) {
-  switch (activation) {
-    case Activation::gelu_tanh:
-      return kGeluTanh;
-    case Activation::relu:
-      return kRelu;
-    case Activation::tanh:
-      return kTanh;
-    case Activation::silu:
-      return kSilu;
-    default:
-      return kGelu;
-  }
-}
-
-}  // namespace
 
 void activate(const at::Tensor& z, const at::Tensor& y, Activation activation) {
   call(&CudaModule::activation_forward, "activation", z, kind_of(activation), z.const_data_ptr(),

@@ -49,24 +49,6 @@ FinesweepNorm view_of(const NormModule& norm) {
           static_cast<float>(norm.epsilon), norm.kind == NormKind::layer ? 1 : 0};
 }
 
-int kind_of(Activation activation) {
-  switch (activation) {
-    case Activation::none:
-      return kActivationNone;
-    case Activation::gelu:
-      return kActivationGelu;
-    case Activation::gelu_tanh:
-      return kActivationGeluTanh;
-    case Activation::relu:
-      return kActivationRelu;
-    case Activation::tanh:
-      return kActivationTanh;
-    case Activation::silu:
-      return kActivationSilu;
-  }
-  return kActivationNone;
-}
-
 /// A module without anything beside weight and bias, both of the type of x.
 bool is_plain(const LinearModule& module, at::ScalarType type) {
   if (!module.branches.empty() || !module.scales.empty() || module.weight->quantized != nullptr) return false;

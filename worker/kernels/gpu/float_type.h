@@ -18,11 +18,11 @@ inline bool has_float_type(const at::Tensor& x) {
 inline int float_type_of(const at::Tensor& x) {
   switch (x.scalar_type()) {
     case at::kFloat:
-      return kFloat32;
+      return kFinesweepFloat32;
     case at::kBFloat16:
-      return kBFloat16;
+      return kFinesweepBFloat16;
     case at::kHalf:
-      return kFloat16;
+      return kFinesweepFloat16;
     default:
       throw std::invalid_argument("the kernels for GPUs are for fp32, bf16 and fp16");
   }

@@ -41,6 +41,24 @@ int type_of(const at::Tensor& x) {
   return float_type_of(x);
 }
 
+int kind_of(Activation activation) {
+  switch (activation) {
+    case Activation::none:
+      return kActivationNone;
+    case Activation::gelu:
+      return kActivationGelu;
+    case Activation::gelu_tanh:
+      return kActivationGeluTanh;
+    case Activation::relu:
+      return kActivationRelu;
+    case Activation::tanh:
+      return kActivationTanh;
+    case Activation::silu:
+      return kActivationSilu;
+  }
+  return kActivationNone;
+}
+
 void* stream_of(const at::Tensor& x) {
   return current_stream(x.device());
 }

@@ -18,6 +18,8 @@ bool has_kernels(at::ScalarType type, c10::Device device);
 
 /// FinesweepFloat.
 int type_of(const at::Tensor& x);
+/// FinesweepActivation.
+int kind_of(Activation activation);
 void* stream_of(const at::Tensor& x);
 
 /// Calls the function of the module on the current stream of the tensor's device; throws what launching failed

@@ -29,7 +29,7 @@ void check(cudaError_t error, const char* call) {
 }
 
 cudaDataType_t type_of(int type) {
-  return type == kFloat32 ? CUDA_R_32F : type == kBFloat16 ? CUDA_R_16BF : CUDA_R_16F;
+  return type == kFinesweepFloat32 ? CUDA_R_32F : type == kFinesweepBFloat16 ? CUDA_R_16BF : CUDA_R_16F;
 }
 
 /// What a choice of kernel depends on.
