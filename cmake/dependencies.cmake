@@ -36,6 +36,10 @@ if(FINESWEEP_MOLD)
 endif()
 
 add_compile_options(-Wall -Wextra -Wno-unused-parameter)
+if(FINESWEEP_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # With sanitizers GCC takes much of the standard library for uninitialised.
+  add_compile_options(-Wno-maybe-uninitialized)
+endif()
 if(FINESWEEP_SANITIZE STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=address,undefined)

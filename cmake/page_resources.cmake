@@ -14,7 +14,10 @@ foreach(resource page_styles page_script chart_library)
   endif()
 endforeach()
 configure_file(${CMAKE_SOURCE_DIR}/cmake/page_resources.cc.in ${CMAKE_BINARY_DIR}/generated/page_resources.cc @ONLY)
+# The page of a running sweep, likewise.
+file(READ ${CMAKE_SOURCE_DIR}/coordinator/page/status.html status_page)
+configure_file(${CMAKE_SOURCE_DIR}/cmake/status_page.cc.in ${CMAKE_BINARY_DIR}/generated/status_page.cc @ONLY)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
   ${CMAKE_SOURCE_DIR}/reports/page/report.css ${CMAKE_SOURCE_DIR}/reports/page/report.js
-  ${CMAKE_SOURCE_DIR}/reports/page/chart.js.licence ${FINESWEEP_CHART_JS})
+  ${CMAKE_SOURCE_DIR}/reports/page/chart.js.licence ${CMAKE_SOURCE_DIR}/coordinator/page/status.html ${FINESWEEP_CHART_JS})
 target_sources(finesweep_reports PRIVATE ${CMAKE_BINARY_DIR}/generated/page_resources.cc)

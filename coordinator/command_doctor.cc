@@ -95,9 +95,10 @@ void check_nccl(Checkup& checkup, const std::string& version) {
 
 /// Which sockets of ours and of the libraries listen while a sweep runs.
 void say_what_listens(Checkup& checkup) {
-  checkup.line(
-      true, "listening",
-      "MPI's ranks, for each other; with resources.gpus > 1 Gloo on 127.0.0.1, and NCCL on lo; nothing else");
+  checkup.line(true, "listening",
+               "MPI's ranks, for each other; with resources.gpus > 1 Gloo on 127.0.0.1, and NCCL on lo; with "
+               "--join-port and --status-port those "
+               "ports, on 127.0.0.1 where no address is given; nothing else");
 }
 
 void check_runner(Checkup& checkup, const fs::path& runner, const HostResources& host) {

@@ -17,6 +17,7 @@
 #include "coordinator/local_scratch.h"
 #include "coordinator/mpi_link.h"
 #include "coordinator/split_link.h"
+#include "coordinator/status_page.h"
 #include "coordinator/supervisor.h"
 #include "coordinator/sweep_input.h"
 #include "coordinator/tcp_link.h"
@@ -105,6 +106,9 @@ int run_supervised(const RunOptions& options) {
   if (options.join_port >= 0)
     supervisor.arguments.insert(supervisor.arguments.end(), {"--join-port", std::to_string(options.join_port),
                                                              "--join-address", options.join_address});
+  if (options.status_port >= 0)
+    supervisor.arguments.insert(supervisor.arguments.end(), {"--status-port", std::to_string(options.status_port),
+                                                             "--status-address", options.status_address});
   Console console(options.json                 ? ConsoleMode::json
                   : isatty(STDOUT_FILENO) == 1 ? ConsoleMode::bars
                                                : ConsoleMode::lines);
@@ -210,6 +214,18 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
     both.emplace(link, joining->link(), world.size());
   }
 
+  std::unique_ptr<OpenStatusPage> page;
+  if (options.status_port >= 0) {
+    StatusPageOptions page_options;
+    page_options.address = options.status_address;
+    page_options.port = options.status_port;
+    auto opened = OpenStatusPage::open(run, page_options);
+    if (!opened) return give_up(2, "--status-port: " + opened.error().message);
+    page = std::move(*opened);
+  } else {
+    fs::remove(run.status_page_file(), ignored);
+  }
+
   Console console(supervised() ? ConsoleMode::wire : options.json ? ConsoleMode::json : ConsoleMode::lines);
   DriverOptions driver_options;
   driver_options.threads = sweep->plan.resources.threads;
@@ -224,6 +240,9 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   driver_options.reactor.lease = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(
       seconds_of("FINESWEEP_LEASE_S", std::chrono::duration<double>(driver_options.reactor.lease).count())));
   if (joining) console.show(joining->record());
+  if (page)
+    console.show(
+        {{"event", "status_page"}, {"url", page->ticket().url}, {"file", run.status_page_file().string()}});
   Driver driver(
       *store, &*lock, run, std::move(sweep->plan), both ? static_cast<WorkerLink&>(*both) : link,
       [&](const Json& record) { console.show(record); }, std::move(driver_options));

@@ -9,6 +9,7 @@
 #include "coordinator/commands.h"
 #include "coordinator/console.h"
 #include "coordinator/slurm_record.h"
+#include "coordinator/status_page.h"
 #include "coordinator/unix_time.h"
 #include "storage/files.h"
 #include "storage/run_directory.h"
@@ -110,6 +111,8 @@ int status_command(const StatusOptions& options) {
       if (slurm)
         text += describe(*slurm, status->state == StatusSnapshot::State::running && slurm->life &&
                                      slurm->life->job == status->slurm_job);
+      if (status->state == StatusSnapshot::State::running)
+        if (const auto page = read_status_page_ticket(run)) text += "  page: " + page->url + "\n";
       lines = static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
       std::cout << text << std::flush;
     }

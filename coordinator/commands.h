@@ -27,7 +27,10 @@ struct RunOptions {
   /// Workers may join over TCP at this port (0: any that is free); -1: they may not.
   int join_port = -1;
   std::string join_address = "127.0.0.1";  // an IP address of this host, or 0.0.0.0
-  std::filesystem::path program;           // this executable
+  /// A page in a browser shows how the sweep stands (coordinator/status_page.h); -1: none.
+  int status_port = -1;
+  std::string status_address = "127.0.0.1";
+  std::filesystem::path program;  // this executable
 };
 
 /// The ranks that are workers; the program brings it, since the coordinator knows nothing of the worker's code.

@@ -69,6 +69,7 @@ std::string event_line(const Json& record) {
   if (event == "worker_lost")
     return fmt::format("worker {} is gone: {}", record.value("worker", ""), record.value("reason", ""));
   if (event == "worker_left") return fmt::format("worker {} left", record.value("worker", ""));
+  if (event == "status_page") return "the sweep's page: " + record.value("url", "");
   if (event == "joining_allowed")
     return fmt::format("workers may join by {}, port {}: finesweep worker --join {}", record.value("host", ""),
                        record.value("port", 0), record.value("file", ""));

@@ -254,6 +254,12 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(0, 65535));
   run_app->add_option("--join-address", run.join_address,
                       "IP address to listen on for them; 0.0.0.0: all of this host's (default: 127.0.0.1)");
+  run_app
+      ->add_option("--status-port", run.status_port,
+                   "Show how the sweep stands on a page at this port, 0: any free one (default: no page)")
+      ->check(CLI::Range(0, 65535));
+  run_app->add_option("--status-address", run.status_address,
+                      "IP address to serve it at; 0.0.0.0: all of this host's (default: 127.0.0.1)");
   run_app->footer("Example:\n  finesweep run examples/quickstart.yaml --workers 2");
   run_app->callback([&] {
     exit_code = coordinator::run_command(run, [&](coordinator::MpiWorld& world, const std::string& device) {

@@ -1,7 +1,5 @@
 #include "coordinator/tcp_link.h"
 
-#include <signal.h>
-
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
@@ -15,6 +13,8 @@
 #include <set>
 #include <thread>
 #include <utility>
+
+#include "coordinator/tcp_listening.h"
 
 namespace finesweep::coordinator {
 
@@ -210,28 +210,12 @@ struct TcpLink::Impl {
 };
 
 Result<std::unique_ptr<TcpLink>> TcpLink::listen(const TcpLinkOptions& options, const Secret& token) {
-  const auto cannot = [&options](const std::string& why) {
-    return Error{"cannot listen on " + options.address + ", port " + std::to_string(options.port) + ": " + why};
-  };
-  error_code error;
-  const auto address = boost::asio::ip::make_address(options.address, error);
-  if (error) return cannot("not an IP address of this host");
   auto impl = std::make_unique<Impl>(options, token);
-  const tcp::endpoint endpoint(address, static_cast<std::uint16_t>(options.port));
-  auto& acceptor = impl->acceptor;
-  acceptor.open(endpoint.protocol(), error);
-  if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
-  if (!error) acceptor.bind(endpoint, error);
-  if (!error) acceptor.listen(tcp::acceptor::max_listen_connections, error);
-  if (error) return cannot(error.message());
-  impl->port = acceptor.local_endpoint().port();
+  if (const Status listening = listen_at(impl->acceptor, options.address, options.port); !listening)
+    return listening.error();
+  impl->port = impl->acceptor.local_endpoint().port();
   impl->accept();
-  // Signals are the main thread's.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  impl->thread = std::thread([&io = impl->io] { io.run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  impl->thread = run_in_thread(impl->io);
   return std::unique_ptr<TcpLink>(new TcpLink(std::move(impl)));
 }
 

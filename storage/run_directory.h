@@ -15,6 +15,7 @@ namespace finesweep::storage {
 ///
 ///   sweep.yaml  finesweep.db  status.json  events.jsonl  coordinator.lock
 ///   join.json                    what a worker needs to join, while the coordinator lets workers join
+///   status-page.json             where the page of the running sweep is, with its token, while there is one
 ///   control/                     requests to the running sweep
 ///   staging/<job>.<n>/           what attempt n writes: artifact/ and checkpoints/
 ///   artifacts/<job>/             manifest.json and files
@@ -33,6 +34,7 @@ class RunDirectory {
   std::filesystem::path events_file() const { return path_ / "events.jsonl"; }
   std::filesystem::path lock_file() const { return path_ / "coordinator.lock"; }
   std::filesystem::path join_file() const { return path_ / "join.json"; }
+  std::filesystem::path status_page_file() const { return path_ / "status-page.json"; }
   std::filesystem::path control() const { return path_ / "control"; }
   std::filesystem::path reports() const { return path_ / "reports"; }
   /// What jobs may use again and can make anew: tokenised rows. Made where it is first needed; may be removed.

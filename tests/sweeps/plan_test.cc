@@ -371,8 +371,12 @@ TEST(PlanTest, what_was_brought_to_fp16_is_computed_with_in_fp16) {
   const Plan plan = plan_of(sweep_file("", kCompression));
   const auto ids = ids_by_step(plan);
   for (const Job& job : plan.jobs) {
-    if (job.id.hex() == ids.at("small")) EXPECT_EQ(job.settings.at("precision"), "fp32");
-    if (job.id.hex() == ids.at("merged")) EXPECT_EQ(job.settings.at("precision"), "fp16");
+    if (job.id.hex() == ids.at("small")) {
+      EXPECT_EQ(job.settings.at("precision"), "fp32");
+    }
+    if (job.id.hex() == ids.at("merged")) {
+      EXPECT_EQ(job.settings.at("precision"), "fp16");
+    }
   }
 }
 

@@ -32,13 +32,7 @@ class Crashing : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     workspace_ = new Workspace();
-    sweep_ = workspace_->make_small_sweep(100);
-    // Two trials of two jobs; a checkpoint every few steps.
-    std::string text = read_text(sweep_);
-    for (const auto& [from, to] : {std::pair<std::string, std::string>{"repeats: 2", "repeats: 1"},
-                                   {"checkpoint_every: 0.2", "checkpoint_every: 0.02"}})
-      text.replace(text.find(from), from.size(), to);
-    workspace_->write("sweep.yaml", text);
+    sweep_ = workspace_->make_quick_sweep();
     Process run({finesweep_program(), "run", sweep_, "--out", *workspace_ / "undisturbed", "--workers", "1"},
                 workspace_->path());
     ASSERT_EQ(run.wait(120s), 0) << run.output();

@@ -17,7 +17,7 @@ using namespace std::chrono_literals;
 namespace fs = std::filesystem;
 
 constexpr auto kRunDeadline = 120s;
-constexpr int kRandomKills = 3;
+constexpr int kRandomKills = 10;
 
 bool has_checkpoint(const fs::path& run) {
   std::error_code ignored;
@@ -34,46 +34,53 @@ pid_t member(const Process& process, const std::string& text, const std::string&
   return 0;
 }
 
-/// One undisturbed run of the small sweep, shared by the tests of this file.
-class Killing : public ::testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    workspace_ = new Workspace();
-    sweep_ = workspace_->make_small_sweep();
-    Process run({finesweep_program(), "run", sweep_, "--out", *workspace_ / "undisturbed", "--workers", "2"},
-                workspace_->path());
-    const auto exit_code = run.wait(kRunDeadline);
-    ASSERT_EQ(exit_code, 0) << run.output();
-    undisturbed_ = results_of(*workspace_ / "undisturbed");
-    ASSERT_NE(undisturbed_.find("succeeded"), std::string::npos) << undisturbed_;
-  }
-  static void TearDownTestSuite() { delete workspace_; }
-
-  std::vector<std::string> run_command(const fs::path& out) const {
-    return {finesweep_program(), "run", sweep_, "--out", out, "--workers", "2"};
+/// A sweep, and the tables of an undisturbed run of it.
+class Undisturbed {
+ public:
+  explicit Undisturbed(fs::path (*make)(const Workspace&)) : sweep(make(workspace)) {
+    Process run(command(workspace / "undisturbed"), workspace.path());
+    EXPECT_EQ(run.wait(kRunDeadline), 0) << run.output();
+    results = results_of(workspace / "undisturbed");
+    EXPECT_NE(results.find("succeeded"), std::string::npos) << results;
   }
 
-  /// Rank 0's pid, from the status file.
-  static pid_t coordinator_of(const fs::path& run) {
-    const Json status = Json::parse(read_text(run / "status.json"), nullptr, false);
-    return status.is_object() ? status.value("pid", 0) : 0;
+  std::vector<std::string> command(const fs::path& out) const {
+    return {finesweep_program(), "run", sweep, "--out", out, "--workers", "2"};
   }
 
-  void finish_and_compare(const fs::path& out) {
-    Process again(run_command(out), workspace_->path());
+  void finish_and_compare(const fs::path& out) const {
+    Process again(command(out), workspace.path());
     ASSERT_EQ(again.wait(kRunDeadline), 0) << again.output();
-    EXPECT_EQ(results_of(out), undisturbed_);
+    EXPECT_EQ(results_of(out), results);
     EXPECT_TRUE(again.wait_until_gone(5s).empty());
   }
 
-  static Workspace* workspace_;
-  static fs::path sweep_;
-  static std::string undisturbed_;
+  Workspace workspace;
+  fs::path sweep;
+  std::string results;
 };
 
-Workspace* Killing::workspace_ = nullptr;
-fs::path Killing::sweep_;
-std::string Killing::undisturbed_;
+/// Rank 0's pid, from the status file.
+pid_t coordinator_of(const fs::path& run) {
+  const Json status = Json::parse(read_text(run / "status.json"), nullptr, false);
+  return status.is_object() ? status.value("pid", 0) : 0;
+}
+
+class Killing : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    small_ = new Undisturbed([](const Workspace& workspace) { return workspace.make_small_sweep(); });
+    ASSERT_FALSE(HasFailure());
+  }
+  static void TearDownTestSuite() { delete small_; }
+
+  const Workspace* workspace_ = &small_->workspace;
+  const std::string& undisturbed_ = small_->results;
+  std::vector<std::string> run_command(const fs::path& out) const { return small_->command(out); }
+  void finish_and_compare(const fs::path& out) const { small_->finish_and_compare(out); }
+
+  static inline Undisturbed* small_ = nullptr;
+};
 
 TEST_F(Killing, a_killed_runner_costs_one_attempt_that_goes_on_from_its_checkpoint) {
   const fs::path out = *workspace_ / "runner";
@@ -103,53 +110,53 @@ TEST_F(Killing, every_working_runner_killed_once_is_retried_and_the_tables_are_t
   EXPECT_NE(run.output().find("signal 9"), std::string::npos) << run.output();
 }
 
-/// Kills at random times into the run, each followed by a run that goes on. crash_test.cc has many more, of cheaper
-/// jobs.
-void kill_at_random_times(const fs::path& workspace, const std::string& name,
-                          const std::function<std::vector<std::string>(const fs::path&)>& command,
-                          const std::function<pid_t(const Process&, const fs::path&)>& victim,
-                          const std::function<void(const fs::path&)>& finish_and_compare) {
-  std::mt19937 random(20261122);
-  for (int i = 0; i < kRandomKills; ++i) {
-    const fs::path out = workspace / (name + std::to_string(i));
-    Process run(command(out), workspace);
-    ASSERT_TRUE(wait_for([&] { return fs::exists(out / "status.json"); }, 60s)) << run.output();
-    const auto delay = std::chrono::milliseconds(std::uniform_int_distribution<int>(0, 2500)(random));
-    wait_for([&] { return !run.family().empty() && fs::exists(out / "reports/results.csv"); }, delay);
-    const pid_t pid = victim(run, out);
-    if (pid > 0) kill(pid, SIGKILL);
-    const auto left = run.wait_until_gone(5s);
-    EXPECT_TRUE(left.empty()) << "after " << delay.count() << " ms, still there:\n" << describe(left);
-    finish_and_compare(out);
-    if (::testing::Test::HasFailure()) return;
+/// Kills at random times into a run of two trials, each followed by a run that goes on. crash_test.cc has more, at
+/// named points.
+class KillingAtRandom : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    quick_ = new Undisturbed([](const Workspace& workspace) { return workspace.make_quick_sweep(); });
+    ASSERT_FALSE(HasFailure());
   }
+  static void TearDownTestSuite() { delete quick_; }
+
+  static std::vector<std::string> under_mpirun(const fs::path& out) {
+    return mpirun(3, {finesweep_program(), "run", quick_->sweep, "--out", out});
+  }
+
+  static void kill_each_time(const std::function<std::vector<std::string>(const fs::path&)>& command,
+                             const std::function<pid_t(const Process&, const fs::path&)>& victim) {
+    std::mt19937 random(20261122);
+    for (int i = 0; i < kRandomKills; ++i) {
+      const fs::path out =
+          quick_->workspace / (::testing::UnitTest::GetInstance()->current_test_info()->name() + std::to_string(i));
+      Process run(command(out), quick_->workspace.path());
+      ASSERT_TRUE(wait_for([&] { return fs::exists(out / "status.json"); }, 60s)) << run.output();
+      const auto delay = std::chrono::milliseconds(std::uniform_int_distribution<int>(0, 2000)(random));
+      wait_for([&] { return fs::exists(out / "reports/results.csv"); }, delay);
+      const pid_t pid = victim(run, out);
+      if (pid > 0) kill(pid, SIGKILL);
+      const auto left = run.wait_until_gone(5s);
+      EXPECT_TRUE(left.empty()) << "after " << delay.count() << " ms, still there:\n" << describe(left);
+      quick_->finish_and_compare(out);
+      if (HasFailure()) return;
+    }
+  }
+
+  static inline Undisturbed* quick_ = nullptr;
+};
+
+TEST_F(KillingAtRandom, the_coordinator_leaves_nothing_behind_and_loses_nothing) {
+  kill_each_time(under_mpirun, [](const Process&, const fs::path& out) { return coordinator_of(out); });
 }
 
-TEST_F(Killing, kills_of_the_coordinator_leave_nothing_behind_and_lose_nothing) {
-  kill_at_random_times(
-      workspace_->path(), "coordinator",
-      [&](const fs::path& out) {
-        return mpirun(3, {finesweep_program(), "run", sweep_, "--out", out});
-      },
-      [&](const Process&, const fs::path& out) { return coordinator_of(out); },
-      [&](const fs::path& out) { finish_and_compare(out); });
+TEST_F(KillingAtRandom, mpirun_leaves_nothing_behind_and_loses_nothing) {
+  kill_each_time(under_mpirun, [](const Process& run, const fs::path&) { return run.pid(); });
 }
 
-TEST_F(Killing, kills_of_mpirun_leave_nothing_behind_and_lose_nothing) {
-  kill_at_random_times(
-      workspace_->path(), "mpirun",
-      [&](const fs::path& out) {
-        return mpirun(3, {finesweep_program(), "run", sweep_, "--out", out});
-      },
-      [&](const Process& run, const fs::path&) { return run.pid(); },
-      [&](const fs::path& out) { finish_and_compare(out); });
-}
-
-TEST_F(Killing, kills_of_finesweep_run_leave_nothing_behind_and_lose_nothing) {
-  kill_at_random_times(
-      workspace_->path(), "supervisor", [&](const fs::path& out) { return run_command(out); },
-      [&](const Process& run, const fs::path&) { return run.pid(); },
-      [&](const fs::path& out) { finish_and_compare(out); });
+TEST_F(KillingAtRandom, finesweep_run_leaves_nothing_behind_and_loses_nothing) {
+  kill_each_time([](const fs::path& out) { return quick_->command(out); },
+                 [](const Process& run, const fs::path&) { return run.pid(); });
 }
 
 TEST_F(Killing, finesweep_run_goes_on_by_itself_when_its_coordinator_is_killed) {

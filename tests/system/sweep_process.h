@@ -23,6 +23,8 @@ class Workspace {
   /// A real, small BERT (weights of the fixtures, a vocabulary made here), rows of real text, and a sweep file over
   /// them whose jobs take about a second each. Returns the sweep file.
   std::filesystem::path make_small_sweep(int steps = 300, const std::string& extra = "") const;
+  /// For what is run many times: two trials of two jobs, a checkpoint every few steps.
+  std::filesystem::path make_quick_sweep() const;
 
  private:
   std::filesystem::path path_;

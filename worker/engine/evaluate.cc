@@ -47,9 +47,9 @@ Outcome evaluate_model(const ExecutionRequest& request, const JobContext& contex
   auto loaded = load_frozen(source, (*task)->head(), settings->precision, seed, device);
   if (!loaded) return failed_for_good(loaded.error().message);
   if (!control.has_turn()) {
-    // Its first batch for nothing: kernels are loaded and chosen.
+    // Its first batch for nothing: kernels are loaded and chosen. What fails here fails again below.
     const EvaluationRun first{*settings, seed, [](std::int64_t done) { return done < 1; }, {}, nullptr};
-    (*data)->evaluate(*loaded->model, first);
+    static_cast<void>((*data)->evaluate(*loaded->model, first));
   }
   const auto ready = Clock::now();
   control.await_turn();
