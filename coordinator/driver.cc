@@ -86,6 +86,11 @@ struct Driver::Impl {
         presence(this->options.reactor.lease),
         runner(store, this->run, link, workers, view, this->show) {}
 
+  struct Written {
+    Status status;
+    std::string table;  // for the terminal, where it was asked for
+  };
+
   storage::Store& store;
   storage::CoordinatorLock* lock;
   storage::RunDirectory run;
@@ -104,6 +109,8 @@ struct Driver::Impl {
   std::int64_t started_ms = unix_ms();
   std::int64_t refused_frames = 0, refused_connections = 0;
   std::map<std::string, std::pair<Cancellation, Instant>> cancelling;  // by request; answered by then at the latest
+  std::future<Written> reporting;  // valid while reports are written that this request asked for
+  std::string reporting_for;
   bool stopping = false;
   std::string broken;  // why the store or the lock failed: nothing can go on
 
@@ -213,10 +220,7 @@ struct Driver::Impl {
 
   /// Absent where it is not to be answered yet; the request is found again.
   std::optional<Json> carry_out(const storage::ControlRequest& request) {
-    if (request.kind == "report") {
-      const Status written = write_all_reports();
-      return written ? Json{{"ok", true}} : Json{{"ok", false}, {"error", written.error().message}};
-    }
+    if (request.kind == "report") return report(request);
     if (request.kind == "cancel") return cancel(request);
     return Json{{"ok", false}, {"error", "this finesweep knows no request '" + request.kind + "'"}};
   }
@@ -245,23 +249,51 @@ struct Driver::Impl {
     return answer;
   }
 
-  Status write_all_reports() {
-    auto data = reports::read_run_data(store, run);
-    if (!data) return data.error();
-    return reports::write_reports(*data, run.reports());
+  /// Begins to write all reports of what is recorded now, in a thread of its own: those of a large sweep take
+  /// minutes.
+  std::future<Written> write_reports(bool with_table) {
+    auto jobs = store.load_jobs();
+    return std::async(std::launch::async, [this, jobs = std::move(jobs), with_table]() mutable -> Written {
+      if (!jobs) return {jobs.error(), ""};
+      const reports::RunData data = reports::read_run_data(plan, std::move(*jobs), run);
+      const Status written = reports::write_reports(data, run.reports());
+      return {written, with_table && written ? reports::terminal_table(data) : ""};
+    });
   }
 
-  /// Those of a huge sweep take minutes: beside them the lock is held, and status.json shows that this process
-  /// lives. The store is the writing thread's meanwhile.
-  Status write_last_reports() {
-    auto writing = std::async(std::launch::async, [this] { return write_all_reports(); });
+  /// One at a time, as all write the same files; the sweep goes on meanwhile.
+  std::optional<Json> report(const storage::ControlRequest& request) {
+    const auto is_ready = [this] {
+      return reporting.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+    };
+    if (reporting.valid() && reporting_for != request.id) {
+      if (!is_ready()) return std::nullopt;
+      reporting = {};  // whoever asked for it has gone
+    }
+    if (!reporting.valid()) {
+      reporting = write_reports(false);
+      reporting_for = request.id;
+    }
+    if (!is_ready()) return std::nullopt;
+    const Status written = reporting.get().status;
+    return written ? Json{{"ok", true}} : Json{{"ok", false}, {"error", written.error().message}};
+  }
+
+  Written write_last_reports(bool with_table) {
+    if (reporting.valid()) await(reporting);
+    auto writing = write_reports(with_table);
+    await(writing);
+    return writing.get();
+  }
+
+  /// Meanwhile the lock is held, and status.json shows that this process lives.
+  void await(const std::future<Written>& writing) {
     Every status(kStatusMeanwhile), holding(kLockEvery);
     while (writing.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready) {
       if (status.due(now())) put_status(StatusSnapshot::State::running, std::nullopt);
       if (lock && holding.due(now()))
         if (const Status held = lock->heartbeat(); !held) spdlog::warn("{}", held.error().message);
     }
-    return writing.get();
   }
 
   // ---- who is there ----
@@ -395,7 +427,7 @@ struct Driver::Impl {
     const auto state = complete ? StatusSnapshot::State::finished : StatusSnapshot::State::interrupted;
     const StatusSnapshot last = snapshot(state, exit_code);
     crash_point("reports.before_write");
-    const Status reported = write_last_reports();
+    const auto [reported, table] = write_last_reports(complete);
     crash_point("reports.written");
     Json ended{{"event", "sweep_ended"},
                {"state", std::string(storage::status_state_name(state))},
@@ -408,9 +440,7 @@ struct Driver::Impl {
     if (refused_frames > 0) ended["refused_frames"] = refused_frames;
     if (refused_connections > 0) ended["refused_connections"] = refused_connections;
     if (!reported) spdlog::error("{}", reported.error().message);
-    if (complete && reported)
-      if (auto data = reports::read_run_data(store, run))
-        show({{"event", "text"}, {"text", "\n" + reports::terminal_table(*data)}});
+    if (!table.empty()) show({{"event", "text"}, {"text", "\n" + table}});
     runner.remark(std::move(ended));
     flush();
     dismiss_workers();

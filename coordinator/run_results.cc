@@ -15,7 +15,9 @@ namespace finesweep::coordinator {
 
 namespace {
 
+/// A coordinator that lives may need longer, for a large sweep.
 constexpr std::chrono::seconds kAnswerDeadline{15};
+constexpr std::chrono::minutes kWritingDeadline{30};
 
 }  // namespace
 
@@ -28,8 +30,9 @@ bool is_running(const storage::RunDirectory& run) {
 Status ask_for_reports(const storage::RunDirectory& run) {
   const auto id = storage::put_request(run.control(), "report", Json::object());
   if (!id) return id.error();
-  const auto until = std::chrono::steady_clock::now() + kAnswerDeadline;
-  while (std::chrono::steady_clock::now() < until) {
+  const auto asked = std::chrono::steady_clock::now();
+  const auto waited = [asked] { return std::chrono::steady_clock::now() - asked; };
+  while (waited() < kAnswerDeadline || (waited() < kWritingDeadline && is_running(run))) {
     auto answer = storage::take_answer(run.control(), *id);
     if (!answer) return answer.error();
     if (*answer) {

@@ -11,7 +11,8 @@ namespace finesweep::coordinator {
 /// Whether a coordinator is at work on the run, from its status.json.
 bool is_running(const storage::RunDirectory& run);
 
-/// Has the coordinator of a running sweep write all reports: it alone reads the database. Waits for up to 15 s.
+/// Has the coordinator of a running sweep write all reports: it alone reads the database. Waits for as long as
+/// that lives.
 Status ask_for_reports(const storage::RunDirectory& run);
 
 /// An Error, with what to do, where no sweep was run in the folder.

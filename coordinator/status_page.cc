@@ -150,14 +150,14 @@ struct StatusPage::Impl {
     void read() {
       parser.emplace();
       parser->header_limit(kMostHeaderBytes);
-      parser->body_limit(0);
       stream.expires_after(owner.options.time_limit);
-      http::async_read(stream, buffer, *parser,
-                       [self = shared_from_this()](const beast::error_code& error, std::size_t) {
-                         if (error) return self->close();
-                         self->response = self->owner.answers.answer(self->parser->get(), self->owner.port);
-                         self->write();
-                       });
+      http::async_read_header(stream, buffer, *parser,
+                              [self = shared_from_this()](const beast::error_code& error, std::size_t) {
+                                // What is not done has a body.
+                                if (error || !self->parser->is_done()) return self->close();
+                                self->response = self->owner.answers.answer(self->parser->get(), self->owner.port);
+                                self->write();
+                              });
     }
 
     void write() {

@@ -86,9 +86,13 @@ Result<RunData> read_run_data(const storage::Store& store, const storage::RunDir
   if (!plan) return plan.error();
   Result<std::vector<storage::StoredJob>> jobs = store.load_jobs();
   if (!jobs) return jobs.error();
+  return read_run_data(std::move(*plan), std::move(*jobs), run);
+}
+
+RunData read_run_data(Plan plan, std::vector<storage::StoredJob> jobs, const storage::RunDirectory& run) {
   RunData data;
-  data.plan = std::move(*plan);
-  for (storage::StoredJob& job : *jobs)
+  data.plan = std::move(plan);
+  for (storage::StoredJob& job : jobs)
     if (job.in_plan) data.jobs.emplace(job.id, std::move(job));
   read_profiles(data, run);
   return data;

@@ -50,6 +50,8 @@ struct RunData {
 
 /// The recorded results and the profiles among the artifacts. A profile that cannot be read is a remark.
 Result<RunData> read_run_data(const storage::Store& store, const storage::RunDirectory& run);
+/// From what is at hand of the store already: does not touch it, so another thread may go on with it meanwhile.
+RunData read_run_data(Plan plan, std::vector<storage::StoredJob> jobs, const storage::RunDirectory& run);
 
 /// What profile.json holds. The Error says what is wrong with it.
 Result<std::vector<Profile>> parse_profiles(const std::string& text);

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "jobs/messages.h"
+#include "storage/control.h"
 #include "storage/files.h"
 #include "storage/status_file.h"
 #include "tests/storage/sample_plan.h"
@@ -44,7 +45,11 @@ class MadeUpWorker final : public WorkerLink {
       if (!on_stop) say(Goodbye{id_});
     }
   }
-  std::vector<Received> receive() override { return std::exchange(said_, {}); }
+  std::vector<Received> receive() override {
+    if (!may_finish || may_finish())
+      std::move(held_.begin(), held_.end(), std::back_inserter(said_)), held_.clear();
+    return std::exchange(said_, {});
+  }
   void forget(int) override {}
   std::vector<std::string> refused() override { return std::exchange(strangers, {}); }
   /// The connection closes, and the worker comes back by a new one or not at all.
@@ -69,6 +74,8 @@ class MadeUpWorker final : public WorkerLink {
   const WorkerId& id() const { return id_; }
 
   std::function<void(const AttemptKey&)> before_results;
+  /// Looked at again and again; results wait until it says so.
+  std::function<bool()> may_finish;
   /// How it leaves; else with a Goodbye.
   std::function<void()> on_stop;
   bool fails = false;
@@ -78,10 +85,11 @@ class MadeUpWorker final : public WorkerLink {
  private:
   void finish(const AttemptKey& attempt) {
     if (before_results) before_results(attempt);
-    say(Finished{id_, attempt, fails ? failure() : success(0.5), false});
+    held_.push_back({kRank, encode(Finished{id_, attempt, fails ? failure() : success(0.5), false})});
   }
 
   WorkerId id_;
+  std::vector<Received> held_;
   std::vector<Received> said_;
 };
 
@@ -178,6 +186,33 @@ TEST_F(DriverTest, a_worker_whose_connection_closes_is_lost_at_once_and_its_job_
   // What comes in its old name is refused.
   EXPECT_GE(events("result_refused").size(), 1u);
   for (const storage::StoredJob& job : *store->load_jobs()) EXPECT_TRUE(job.outcome.has_value());
+}
+
+TEST_F(DriverTest, reports_are_written_for_one_after_the_other_who_asks_and_not_for_who_has_gone) {
+  int step = 0;
+  std::string gone;
+  std::vector<std::string> asked;
+  std::size_t answered = 0;
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  worker.may_finish = [&] {
+    if (step == 0) {
+      gone = *storage::put_request(run.control(), "report", Json::object());
+      step = 1;
+    } else if (step == 1 && std::filesystem::exists(run.reports() / "report.md")) {
+      EXPECT_TRUE(storage::withdraw_request(run.control(), gone).ok());
+      for (int i = 0; i < 2; ++i) asked.push_back(*storage::put_request(run.control(), "report", Json::object()));
+      step = 2;
+    } else if (step == 2) {
+      for (const std::string& id : asked)
+        if (const auto answer = *storage::take_answer(run.control(), id)) {
+          EXPECT_EQ(answer->value("ok", false), true) << *answer;
+          ++answered;
+        }
+    }
+    return answered == 2 || std::chrono::steady_clock::now() > until;
+  };
+  EXPECT_EQ(drive(), 0);
+  EXPECT_EQ(answered, 2u);
 }
 
 /// Workers are told to stop before the last reports are written, so they leave while that goes on.

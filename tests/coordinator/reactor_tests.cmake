@@ -10,7 +10,14 @@ add_executable(reactor_tests ${reactor_test_sources} ${simulation_sources} ${rea
 target_include_directories(reactor_tests PRIVATE ${CMAKE_SOURCE_DIR})
 target_link_libraries(reactor_tests PRIVATE finesweep_jobs GTest::gmock GTest::gtest GTest::gtest_main)
 
+gtest_discover_tests(reactor_tests WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DISCOVERY_TIMEOUT 60
+                     PROPERTIES LABELS "coordinator" TIMEOUT 600)
+
 # Whole copies of reactor and simulation, each with one bug planted and in a namespace of its own.
+if(FINESWEEP_SANITIZE)
+  return()
+endif()
+target_sources(reactor_tests PRIVATE ${CMAKE_CURRENT_LIST_DIR}/planted_bugs_test.cc)
 set(mutants_script ${CMAKE_CURRENT_LIST_DIR}/mutants.cmake)
 set(unchanged_sources ${reactor_sources})
 list(FILTER unchanged_sources EXCLUDE REGEX "/reactor(_state)?\\.cc$")
@@ -29,6 +36,3 @@ foreach(mutant accepts_older_attempts forgets_lost_attempts acknowledges_too_ear
   target_link_libraries(reactor_that_${mutant} PRIVATE finesweep_jobs)
   target_link_libraries(reactor_tests PRIVATE reactor_that_${mutant})
 endforeach()
-
-gtest_discover_tests(reactor_tests WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DISCOVERY_TIMEOUT 60
-                     PROPERTIES LABELS "coordinator" TIMEOUT 600)

@@ -69,7 +69,7 @@ pid_t coordinator_of(const fs::path& run) {
 class Killing : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    small_ = new Undisturbed([](const Workspace& workspace) { return workspace.make_small_sweep(); });
+    small_ = new Undisturbed([](const Workspace& workspace) { return workspace.make_small_sweep(160); });
     ASSERT_FALSE(HasFailure());
   }
   static void TearDownTestSuite() { delete small_; }

@@ -181,7 +181,8 @@ TEST_F(Study, gpt2_distillation) {
 
 TEST_F(Study, roberta_topics) {
   ASSERT_NO_FATAL_FAILURE(
-      run("roberta-topics", {"data.limit.validation=60", "data.limit.test=120", "finetune.steps=24"}));
+      run("roberta-topics", {"data.limit.validation=60", "data.limit.test=120", "finetune.steps=20",
+                             "finetune.batch_size=8", "finetune.sequence_length=48"}));
   if (IsSkipped()) return;
   const auto rows = table();
   std::vector<std::string> labels{"Full fine-tuning"};

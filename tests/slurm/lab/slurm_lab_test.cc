@@ -204,8 +204,9 @@ TEST_F(SlurmLab, two_sweeps_run_at_once_and_one_directory_has_one_coordinator) {
 
 TEST_F(SlurmLab, workers_have_the_gpus_of_their_node_and_the_rank_too_many_is_a_spare) {
   const fs::path out = *workspace_ / "gpus";
-  const std::string job = submit(out, {"--nodes", "2", "--gpus-per-node", "2", "--time", "20"});
-  // These GPUs do not exist: only who was given which is looked at.
+  const std::string job =
+      submit(out, {"--nodes", "2", "--gpus-per-node", "2", "--time", "20", "--set", "sweep.repeats=40"});
+  // These GPUs do not exist: only who was given which is looked at, while one job after the other fails.
   ASSERT_TRUE(wait_for([&] { return log_of(out, job).find("worker 4 on ") != std::string::npos; }, 60s))
       << log_of(out, job);
   finesweep({"cancel", out});
