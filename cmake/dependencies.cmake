@@ -19,6 +19,8 @@ if(NOT EXISTS "${FINESWEEP_CHART_JS}")
   message(FATAL_ERROR "Chart.js not found: run scripts/setup, or pass -DFINESWEEP_CHART_JS=FILE, the chart.min.js of Chart.js 3.9")
 endif()
 
+# Where messages name a file (tests, assertions), they name it from here: so too what one clone compiled serves another.
+set(FINESWEEP_RELATIVE_NAMES -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
 find_program(FINESWEEP_CCACHE ccache)
 if(FINESWEEP_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${FINESWEEP_CCACHE})
@@ -36,6 +38,9 @@ if(FINESWEEP_MOLD)
 endif()
 
 add_compile_options(-Wall -Wextra -Wno-unused-parameter)
+if(NOT CMAKE_BUILD_TYPE STREQUAL "Release")
+  add_compile_options(${FINESWEEP_RELATIVE_NAMES})
+endif()
 if(FINESWEEP_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # With sanitizers GCC takes much of the standard library for uninitialised.
   add_compile_options(-Wno-maybe-uninitialized)

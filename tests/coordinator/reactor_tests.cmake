@@ -8,6 +8,7 @@ file(GLOB reactor_test_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/react
      ${CMAKE_CURRENT_LIST_DIR}/dispatch_policy_test.cc ${CMAKE_CURRENT_LIST_DIR}/simulation*_test.cc)
 add_executable(reactor_tests ${reactor_test_sources} ${simulation_sources} ${reactor_sources})
 target_include_directories(reactor_tests PRIVATE ${CMAKE_SOURCE_DIR})
+target_compile_options(reactor_tests PRIVATE ${FINESWEEP_RELATIVE_NAMES})
 target_link_libraries(reactor_tests PRIVATE finesweep_jobs GTest::gmock GTest::gtest GTest::gtest_main)
 
 gtest_discover_tests(reactor_tests WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DISCOVERY_TIMEOUT 60
