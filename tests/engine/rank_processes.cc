@@ -73,6 +73,8 @@ pid_t start_rank(const Execute& execute, const std::map<std::string, std::string
       .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
   std::vector<std::string> variables{std::string(kRequest) + "=" + request};
   for (const auto& [name, value] : environment) variables.push_back(name + "=" + value);
+  // Of this one test, not of a part of the tests; what stands first counts.
+  for (const char* all : {"GTEST_TOTAL_SHARDS=1", "GTEST_SHARD_INDEX=0"}) variables.emplace_back(all);
   for (char** entry = environ; *entry != nullptr; ++entry) variables.emplace_back(*entry);
   std::vector<char*> pointers;
   for (std::string& variable : variables) pointers.push_back(variable.data());

@@ -93,8 +93,8 @@ TEST_F(Study, gpt_neo_summarisation) {
 }
 
 TEST_F(Study, gpt2_t5_adapters) {
-  ASSERT_NO_FATAL_FAILURE(
-      run("gpt2-t5-adapters", {"data.limit.train=20", "data.limit.validation=8", "data.limit.test=4"}));
+  ASSERT_NO_FATAL_FAILURE(run("gpt2-t5-adapters", {"data.limit.train=12", "data.limit.validation=4",
+                                                   "data.limit.test=4", "finetune.sequence_length=48"}));
   if (IsSkipped()) return;
   const auto rows = table();
   expect_report({"SmolLM2 full", "SmolLM2 LoRA", "SmolLM2 IA3", "random-init T5 full", "random-init T5 LoRA",
@@ -153,8 +153,9 @@ TEST_F(Study, tinybert_paraphrase) {
 
 TEST_F(Study, gpt2_distillation) {
   ASSERT_NO_FATAL_FAILURE(
-      run("gpt2-distillation", {"data.limit.train=20", "data.limit.validation=4", "data.limit.test=8",
-                                "finetune.steps=4", "benchmark.iterations=3"}));
+      run("gpt2-distillation",
+          {"data.limit.train=12", "data.limit.validation=4", "data.limit.test=8", "distill.sequence_length=32",
+           "finetune.steps=4", "finetune.sequence_length=32", "benchmark.iterations=3", "benchmark.new_tokens=8"}));
   if (IsSkipped()) return;
   const auto rows = table();
   expect_report(
