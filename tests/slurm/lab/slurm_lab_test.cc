@@ -206,7 +206,7 @@ TEST_F(SlurmLab, two_sweeps_run_at_once_and_one_directory_has_one_coordinator) {
 TEST_F(SlurmLab, workers_have_the_gpus_of_their_node_and_the_rank_too_many_is_a_spare) {
   const fs::path out = *workspace_ / "gpus";
   const std::string job =
-      submit(out, {"--nodes", "2", "--gpus-per-node", "2", "--time", "20", "--set", "sweep.repeats=40"});
+      submit(out, {"--nodes", "2", "--gpus-per-node", "2", "--time", "20", "--set", "sweep.repeats=1000"});
   // These GPUs do not exist: only who was given which is looked at, while one job after the other fails.
   const std::vector<std::string> lines = {"worker 1 on n1 (cuda:0)", "worker 2 on n1 (cuda:1)",
                                           "worker 3 on n2 (cuda:0)", "worker 4 on n2 (cuda:1)",
