@@ -97,8 +97,7 @@ void check_nccl(Checkup& checkup, const std::string& version) {
 void say_what_listens(Checkup& checkup) {
   checkup.line(true, "listening",
                "MPI's ranks, for each other; with resources.gpus > 1 Gloo on 127.0.0.1, and NCCL on lo; with "
-               "--join-port and --status-port those "
-               "ports, on 127.0.0.1 where no address is given; nothing else");
+               "--join-port and --status-port those ports, on 127.0.0.1 where no address is given; nothing else");
 }
 
 void check_runner(Checkup& checkup, const fs::path& runner, const HostResources& host) {

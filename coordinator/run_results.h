@@ -12,7 +12,7 @@ namespace finesweep::coordinator {
 bool is_running(const storage::RunDirectory& run);
 
 /// Has the coordinator of a running sweep write all reports: it alone reads the database. Waits for as long as
-/// that lives.
+/// that lives, half an hour at most.
 Status ask_for_reports(const storage::RunDirectory& run);
 
 /// An Error, with what to do, where no sweep was run in the folder.

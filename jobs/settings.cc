@@ -54,31 +54,31 @@ class Reader {
   const char* key_ = "";
 };
 
-constexpr std::pair<const char*, Precision> kPrecisionsNames[] = {
+constexpr std::pair<const char*, Precision> kPrecisionNames[] = {
     {"fp32", Precision::fp32}, {"bf16", Precision::bf16}, {"fp16", Precision::fp16}};
 constexpr std::pair<const char*, AttentionKind> kAttentionNames[] = {{"flash", AttentionKind::flash},
                                                                      {"math", AttentionKind::math}};
-constexpr std::pair<const char*, Schedule> kSchedulesNames[] = {
+constexpr std::pair<const char*, Schedule> kScheduleNames[] = {
     {"constant", Schedule::constant}, {"linear", Schedule::linear}, {"cosine", Schedule::cosine}};
 constexpr std::pair<const char*, Pooling> kPoolingNames[] = {{"cls", Pooling::cls}, {"mean", Pooling::mean}};
-constexpr std::pair<const char*, Method> kMethodsNames[] = {
+constexpr std::pair<const char*, Method> kMethodNames[] = {
     {"full", Method::full}, {"lora", Method::lora}, {"qlora", Method::qlora}, {"ia3", Method::ia3}};
-constexpr std::pair<const char*, PruneTarget> kPruneTargetsNames[] = {{"adapter", PruneTarget::adapter},
-                                                                      {"model", PruneTarget::model}};
-constexpr std::pair<const char*, PruneScope> kScopesNames[] = {{"per_tensor", PruneScope::per_tensor},
-                                                               {"global", PruneScope::global}};
+constexpr std::pair<const char*, PruneTarget> kPruneTargetNames[] = {{"adapter", PruneTarget::adapter},
+                                                                     {"model", PruneTarget::model}};
+constexpr std::pair<const char*, PruneScope> kScopeNames[] = {{"per_tensor", PruneScope::per_tensor},
+                                                              {"global", PruneScope::global}};
 constexpr std::pair<const char*, bool> kWhenNames[] = {{"after", false}, {"before", true}};
-constexpr std::pair<const char*, WeightFormat> kFormatsNames[] = {{"fp16", WeightFormat::fp16},
-                                                                  {"bf16", WeightFormat::bf16},
-                                                                  {"int8", WeightFormat::int8},
-                                                                  {"nf4", WeightFormat::nf4}};
+constexpr std::pair<const char*, WeightFormat> kFormatNames[] = {{"fp16", WeightFormat::fp16},
+                                                                 {"bf16", WeightFormat::bf16},
+                                                                 {"int8", WeightFormat::int8},
+                                                                 {"nf4", WeightFormat::nf4}};
 
-constexpr std::pair<const char*, BenchmarkMode> kModesNames[] = {
+constexpr std::pair<const char*, BenchmarkMode> kModeNames[] = {
     {"forward", BenchmarkMode::forward}, {"generate", BenchmarkMode::generate}, {"train", BenchmarkMode::train}};
 
 constexpr std::pair<const char*, LossOn> kLossOnNames[] = {{"target", LossOn::target}, {"all", LossOn::all}};
-constexpr std::pair<const char*, TextRows> kRowsNames[] = {{"samples", TextRows::samples},
-                                                           {"blocks", TextRows::blocks}};
+constexpr std::pair<const char*, TextRows> kRowNames[] = {{"samples", TextRows::samples},
+                                                          {"blocks", TextRows::blocks}};
 
 /// Runs `read`; an exception of nlohmann-json becomes an Error that names the key.
 template <typename T, typename Read>
@@ -110,7 +110,7 @@ void read_evaluate(Reader& in, EvaluateSettings& out) {
   in.get("metrics", out.metrics);
   in.get("batch_size", out.batch_size);
   in.get("sequence_length", out.sequence_length);
-  in.get("precision", out.precision, kPrecisionsNames);
+  in.get("precision", out.precision, kPrecisionNames);
   in.get("attention", out.attention, kAttentionNames);
   if (in.has("pooling")) in.get("pooling", out.pooling, kPoolingNames);
   if (in.has("generation")) {
@@ -122,9 +122,9 @@ void read_evaluate(Reader& in, EvaluateSettings& out) {
 
 void read_benchmark(Reader& in, BenchmarkSettings& out) {
   for (const Json& name : in.at("mode")) {
-    const auto mode = std::find_if(std::begin(kModesNames), std::end(kModesNames),
+    const auto mode = std::find_if(std::begin(kModeNames), std::end(kModeNames),
                                    [&](const auto& known) { return name == known.first; });
-    if (mode == std::end(kModesNames)) throw std::invalid_argument("unknown value " + name.dump());
+    if (mode == std::end(kModeNames)) throw std::invalid_argument("unknown value " + name.dump());
     if (std::find(out.modes.begin(), out.modes.end(), mode->second) == out.modes.end())
       out.modes.push_back(mode->second);
   }
@@ -133,7 +133,7 @@ void read_benchmark(Reader& in, BenchmarkSettings& out) {
   in.get("sequence_length", out.sequence_length);
   in.get("iterations", out.iterations);
   in.get("warmup", out.warmup);
-  in.get("precision", out.precision, kPrecisionsNames);
+  in.get("precision", out.precision, kPrecisionNames);
   in.get("attention", out.attention, kAttentionNames);
   in.get_if_present("kv_cache", out.kv_cache);
   in.get("profile", out.profile);
@@ -150,7 +150,7 @@ void read_training(Reader& in, TrainingSettings& out) {
   in.get("gradient_accumulation", out.gradient_accumulation);
   in.get("sequence_length", out.sequence_length);
   in.get("learning_rate", out.learning_rate);
-  in.get("schedule", out.schedule, kSchedulesNames);
+  in.get("schedule", out.schedule, kScheduleNames);
   const Json& warmup = in.at("warmup");
   out.warmup.value = warmup.get<double>();
   out.warmup.is_share = !warmup.is_number_integer();
@@ -159,7 +159,7 @@ void read_training(Reader& in, TrainingSettings& out) {
   in.get("beta2", out.beta2);
   in.get("epsilon", out.epsilon);
   in.get("max_grad_norm", out.max_grad_norm);
-  in.get("precision", out.precision, kPrecisionsNames);
+  in.get("precision", out.precision, kPrecisionNames);
   in.get("attention", out.attention, kAttentionNames);
   in.get("model_dropout", out.model_dropout);
   if (in.has("pooling")) in.get("pooling", out.pooling, kPoolingNames);
@@ -176,18 +176,18 @@ void read_training(Reader& in, TrainingSettings& out) {
 }
 
 void read_prune(Reader& in, PruneSettings& out) {
-  in.get("target", out.target, kPruneTargetsNames);
+  in.get("target", out.target, kPruneTargetNames);
   in.get("amount", out.amount);
-  in.get("scope", out.scope, kScopesNames);
+  in.get("scope", out.scope, kScopeNames);
   in.get("when", out.before_training, kWhenNames);
 }
 
 void read_quantize(Reader& in, QuantizeSettings& out) {
-  in.get("format", out.format, kFormatsNames);
+  in.get("format", out.format, kFormatNames);
   if (out.format != WeightFormat::nf4) return;
   in.get("double", out.double_quantization);
   in.get("block_size", out.block_size);
-  in.get("compute", out.compute, kPrecisionsNames);
+  in.get("compute", out.compute, kPrecisionNames);
 }
 
 void read_distill(Reader& in, DistillSettings& out) {
@@ -205,7 +205,7 @@ void read_distill(Reader& in, DistillSettings& out) {
 }
 
 void read_finetune(Reader& in, FinetuneSettings& out) {
-  in.get("method", out.method, kMethodsNames);
+  in.get("method", out.method, kMethodNames);
   if (out.method == Method::lora || out.method == Method::qlora) {
     in.get("rank", out.rank);
     in.get("alpha", out.alpha);
@@ -217,7 +217,7 @@ void read_finetune(Reader& in, FinetuneSettings& out) {
   if (out.method == Method::qlora) {
     in.get("double", out.double_quantization);
     in.get("block_size", out.block_size);
-    in.get("compute", out.compute, kPrecisionsNames);
+    in.get("compute", out.compute, kPrecisionNames);
   }
   read_training(in, out.training);
 }
@@ -245,7 +245,7 @@ void read_data(Reader& in, DataContext& out) {
   in.get_if_present("limit_seed", out.limit_seed);
   in.get_if_present("prompt", out.prompt);
   if (in.has("loss_on")) in.get("loss_on", out.loss_on, kLossOnNames);
-  if (in.has("rows")) in.get("rows", out.rows, kRowsNames);
+  if (in.has("rows")) in.get("rows", out.rows, kRowNames);
 }
 
 }  // namespace
@@ -256,13 +256,13 @@ std::int64_t Warmup::steps(std::int64_t total) const {
 }
 
 Result<Precision> parse_precision(const std::string& name) {
-  for (const auto& [known, precision] : kPrecisionsNames)
+  for (const auto& [known, precision] : kPrecisionNames)
     if (name == known) return precision;
   return Error{"'" + name + "' is no precision; expected fp32, bf16 or fp16"};
 }
 
 std::string_view precision_name(Precision precision) {
-  for (const auto& [name, known] : kPrecisionsNames)
+  for (const auto& [name, known] : kPrecisionNames)
     if (known == precision) return name;
   throw std::logic_error("a precision without a name");
 }
@@ -280,7 +280,7 @@ Result<BenchmarkSettings> read_benchmark_settings(const Json& settings) {
 }
 
 std::string_view benchmark_mode_name(BenchmarkMode mode) {
-  for (const auto& [name, known] : kModesNames)
+  for (const auto& [name, known] : kModeNames)
     if (known == mode) return name;
   throw std::logic_error("a mode without a name");
 }
