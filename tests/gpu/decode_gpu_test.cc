@@ -27,6 +27,7 @@ class DecodeOnGpu : public ::testing::Test {
   void SetUp() override {
     if (!has_gpu()) GTEST_SKIP() << "libtorch sees no GPU here";
     ASSERT_NE(cuda_module(), nullptr) << "libfinesweep-cuda.so is not beside the tests";
+    at::manual_seed(20261126);
   }
 
   static at::Tensor random(std::vector<std::int64_t> shape, at::ScalarType type) {
@@ -37,7 +38,8 @@ class DecodeOnGpu : public ::testing::Test {
     ASSERT_TRUE(mine.defined());
     ASSERT_EQ(mine.sizes(), exact.sizes());
     const at::Tensor a = mine.to(at::kDouble), b = exact.to(at::kDouble);
-    EXPECT_LE((a - b).norm().item<double>(), bound(type) * b.norm().item<double>() + 1e-5);
+    // One value may come out near zero from terms that are not: all are of the order of one.
+    EXPECT_LE((a - b).norm().item<double>(), bound(type) * std::max(b.norm().item<double>(), 1.0));
   }
 };
 

@@ -44,18 +44,6 @@ std::array<float, 256> make_dynamic_map() {
   return map;
 }
 
-NestedScales quantize_scales(const at::Tensor& absmax) {
-  NestedScales nested;
-  nested.map = dynamic_map();
-  const at::Tensor offset = absmax.numel() > 0 ? absmax.mean() : at::zeros({}, absmax.options());
-  nested.offset = offset.item<float>();
-  // A 64th or less of the matrix: plain operations do.
-  const reference::Blockwise scales = reference::quantize_blockwise(absmax - offset, nested.map, nested.block_size);
-  nested.codes = scales.codes;
-  nested.absmax = scales.absmax;
-  return nested;
-}
-
 }  // namespace
 
 std::int64_t Nf4Tensor::values() const {
@@ -153,7 +141,7 @@ Nf4Tensor quantize_nf4(const at::Tensor& w, const Nf4Options& options) {
                      }
                    });
   if (options.double_quantization) {
-    result.nested = quantize_scales(result.absmax);
+    result.nested = reference::quantize_scales(result.absmax);
     result.absmax = at::Tensor();
   }
   return result;

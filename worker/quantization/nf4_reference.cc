@@ -36,6 +36,18 @@ Blockwise quantize_blockwise(const at::Tensor& values, const at::Tensor& levels,
   return result;
 }
 
+NestedScales quantize_scales(const at::Tensor& absmax) {
+  NestedScales nested;
+  nested.map = dynamic_map().to(absmax.device());
+  // On the CPU: a GPU adds up in another order, and the bytes would not be those of bitsandbytes' files.
+  const at::Tensor offset = absmax.numel() > 0 ? absmax.cpu().mean() : at::zeros({}, at::kFloat);
+  nested.offset = offset.item<float>();
+  const Blockwise scales = quantize_blockwise(absmax - offset, nested.map, nested.block_size);
+  nested.codes = scales.codes;
+  nested.absmax = scales.absmax;
+  return nested;
+}
+
 Nf4Tensor quantize_nf4(const at::Tensor& w, const Nf4Options& options) {
   Nf4Tensor result;
   result.shape = w.sizes().vec();
@@ -51,15 +63,7 @@ Nf4Tensor quantize_nf4(const at::Tensor& w, const Nf4Options& options) {
     result.absmax = values.absmax;
     return result;
   }
-  NestedScales nested;
-  nested.map = dynamic_map().to(w.device());
-  const at::Tensor offset =
-      values.absmax.numel() > 0 ? values.absmax.mean() : at::zeros({}, values.absmax.options());
-  nested.offset = offset.item<float>();
-  const Blockwise scales = quantize_blockwise(values.absmax - offset, nested.map, nested.block_size);
-  nested.codes = scales.codes;
-  nested.absmax = scales.absmax;
-  result.nested = nested;
+  result.nested = quantize_scales(values.absmax);
   return result;
 }
 

@@ -18,4 +18,7 @@ struct Blockwise {
 };
 Blockwise quantize_blockwise(const at::Tensor& values, const at::Tensor& levels, std::int64_t block_size);
 
+/// `absmax`, [blocks] fp32 on any device, less its mean and in 8 bits: the second quantisation, on the same device.
+NestedScales quantize_scales(const at::Tensor& absmax);
+
 }  // namespace finesweep::worker::reference
