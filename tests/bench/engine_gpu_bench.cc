@@ -15,7 +15,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
-#include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <dlfcn.h>
 #include <torch/csrc/autograd/profiler_kineto.h>
@@ -33,13 +32,12 @@
 #include <string>
 #include <vector>
 
+#include "tests/bench/random_model.h"
 #include "worker/adapters/adapter.h"
 #include "worker/engine/device.h"
 #include "worker/engine/task_data.h"
 #include "worker/engine/teacher.h"
 #include "worker/executor.h"
-#include "worker/kernels/spare_rows.h"
-#include "worker/models/family.h"
 #include "worker/models/forward_graphs.h"
 #include "worker/models/pretrained.h"
 #include "worker/models/quantized_base.h"
@@ -68,62 +66,6 @@ T require(Result<T> result) {
   return std::move(*result);
 }
 
-Json gpt2_config() {
-  return {{"model_type", "gpt2"}, {"vocab_size", 50257}, {"n_positions", 1024},
-          {"n_embd", 768},        {"n_layer", 12},       {"n_head", 12}};
-}
-
-Json gpt2_medium_config() {
-  Json config = gpt2_config();
-  config.update({{"n_embd", 1024}, {"n_layer", 24}, {"n_head", 16}});
-  return config;
-}
-
-Json roberta_config() {
-  return {{"model_type", "roberta"},   {"vocab_size", 50265},       {"max_position_embeddings", 514},
-          {"type_vocab_size", 1},      {"hidden_size", 768},        {"num_hidden_layers", 12},
-          {"num_attention_heads", 12}, {"intermediate_size", 3072}, {"layer_norm_eps", 1e-5},
-          {"pad_token_id", 1},         {"hidden_act", "gelu"}};
-}
-
-Json tinybert_config() {
-  return {{"model_type", "bert"},      {"vocab_size", 30522},       {"max_position_embeddings", 512},
-          {"type_vocab_size", 2},      {"hidden_size", 312},        {"num_hidden_layers", 4},
-          {"num_attention_heads", 12}, {"intermediate_size", 1200}, {"hidden_act", "gelu"}};
-}
-
-/// A model of random weights on the device.
-std::shared_ptr<const Pretrained> random_model(const Json& config, at::ScalarType storage) {
-  const Family* family = find_family(config.at("model_type").get<std::string>());
-  auto model = std::make_shared<Pretrained>();
-  model->folder = "random weights";
-  model->family = std::string(family->model_type);
-  model->config = config;
-  model->storage = storage;
-  model->device = kDevice;
-  model->specs = require(family->weights(config));
-  for (const WeightSpec& spec : model->specs) {
-    Parameter weight;
-    weight.is_table = spec.role == WeightRole::table;
-    weight.decays = spec.role == WeightRole::table || spec.role == WeightRole::matrix;
-    weight.transposed_in_files = spec.transposed;
-    if (!spec.optional && !spec.head) {
-      std::vector<std::int64_t> shape = spec.shape;
-      shape[0] = 0;
-      for (std::size_t i = 0; i < spec.names.size(); ++i) {
-        weight.parts.push_back({spec.names[i], spec.shape_of(i)[0]});
-        shape[0] += spec.shape_of(i)[0];
-      }
-      at::Tensor value = at::randn(shape, at::TensorOptions(at::kFloat).device(kDevice)) * 0.02;
-      if (spec.role == WeightRole::norm && spec.names.front().ends_with("weight")) value.add_(1);
-      weight.value = empty_with_spare_rows(shape, value.options().dtype(spec.type_for(storage)));
-      weight.value.copy_(value);
-    }
-    model->weights.push_back(std::move(weight));
-  }
-  return model;
-}
-
 struct Case {
   const char* name;
   Json config;
@@ -137,7 +79,8 @@ struct Case {
 constexpr int kPackRanks[] = {2, 4, 8, 16, 2, 4, 8, 16};
 
 std::vector<Case> cases() {
-  const Json gpt2 = gpt2_config(), roberta = roberta_config(), tiny = tinybert_config();
+  const Json gpt2 = published_config("gpt2"), roberta = published_config("roberta-base"),
+             tiny = published_config("tinybert-4l");
   return {{"gpt2-lora-8x512", gpt2, "lora", 8, 512, Precision::bf16, 39.2, 5.6},
           {"gpt2-lora-8x128", gpt2, "lora", 8, 128, Precision::bf16, 36.8, 2.1},
           {"gpt2-lora-32x512", gpt2, "lora", 32, 512, Precision::bf16, 112, 20.5},
@@ -197,7 +140,7 @@ std::shared_ptr<const Pretrained> base_of(const Case& what) {
   const at::ScalarType type = what.precision == Precision::fp32   ? at::kFloat
                               : what.precision == Precision::bf16 ? at::kBFloat16
                                                                   : at::kHalf;
-  auto base = random_model(what.config, method == "full" ? at::kFloat : type);
+  auto base = random_pretrained(what.config, method == "full" ? at::kFloat : type, kDevice);
   if (method == "qlora") return require(quantize_base(*base, {}));
   return base;
 }
@@ -305,7 +248,7 @@ std::unique_ptr<Teacher> gpt2_medium(const TaskData& rows, const Case& what,
   how.head = ModelHead::language_model;
   how.precision = what.precision;
   how.frozen = true;
-  auto model = require(make_model(random_model(gpt2_medium_config(), at::kBFloat16), how));
+  auto model = require(make_model(random_pretrained(published_config("gpt2-medium"), at::kBFloat16, kDevice), how));
   return require(Teacher::of({2.0, 0.5}, std::move(model), rows, key));
 }
 

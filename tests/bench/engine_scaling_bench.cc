@@ -1,11 +1,12 @@
 // Milliseconds of a training step on one GPU and on several, data-parallel over NCCL, for a GPT-2 of the true shape
 // with random weights and random token ids. On CPUs the same over Gloo, to see what sums cost.
 //
-//   scripts/gpu-run bench scaling [--gpus N] [--steps N] [--rows N] [--length N] [--cpu]
+//   scripts/gpu-run bench scaling [--gpus N] [--steps N] [--rows N] [--length N] [--only lora|full] [--cpu]
 //
-// For LoRA (rank 8, all attention projections) and for full fine-tuning in bf16: the step of `rows` rows on one
+// For LoRA (rank 8, query, key and value) and for full fine-tuning in bf16: the step of `rows` rows on one
 // GPU; then on N GPUs that of N times as many rows (each GPU has as much to do as the one had: weak scaling) and
-// that of the same rows (strong scaling). A step is a whole one, as in a job: tokens copied, forward, back, sums,
+// that of the same rows (strong scaling). In between the N GPUs at once, each on its own: what sums have no part
+// in, as power that the GPUs share. A step is a whole one, as in a job: tokens copied, forward, back, sums,
 // clipping, AdamW; the host is one step ahead. Each number is the median over groups of ten steps. Its peer:
 // peers/ddp_lm.py.
 
@@ -42,8 +43,8 @@ using Clock = std::chrono::steady_clock;
 struct Options {
   int gpus = 2, steps = 100, rank = -1;
   std::int64_t rows = 8, length = 512;
-  bool cpu = false, full = false;
-  std::string rendezvous;
+  bool cpu = false, full = false, apart = false;
+  std::string only, rendezvous;
 };
 
 template <typename T>
@@ -71,7 +72,7 @@ int train(const Options& options) {
   const std::string name = options.cpu ? "cpu" : "cuda:" + std::to_string(options.rank);
   const c10::Device device = require(find_device(name));
   std::unique_ptr<ProcessGroup> group;
-  if (options.gpus > 1) {
+  if (options.gpus > 1 && !options.apart) {
     GroupOptions how;
     how.rank = options.rank;
     how.size = options.gpus;
@@ -102,7 +103,9 @@ int train(const Options& options) {
   Trainer trainer(*model, parameters, settings, 100000, 1, {}, {}, group.get());
   RandomStream random(1, purpose::data_order);
   std::vector<Batch> batches;
-  for (int i = 0; i < 8; ++i) batches.push_back(random_batch(options, random));
+  Options share = options;
+  if (options.apart) share.rows /= options.gpus;
+  for (int i = 0; i < 8; ++i) batches.push_back(random_batch(share, random));
 
   std::size_t next = 0;
   double loss = 0;
@@ -163,6 +166,7 @@ std::pair<double, double> measure(Options options, const char* program) {
                                    rendezvous.string()};
     if (options.cpu) words.emplace_back("--cpu");
     if (options.full) words.emplace_back("--full");
+    if (options.apart) words.emplace_back("--apart");
     std::vector<char*> arguments;
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
@@ -212,6 +216,9 @@ void compare(Options options, const char* program) {
   line((name + ", one").c_str(), one, 0);
   options.gpus = gpus;
   options.rows = rows * gpus;
+  options.apart = true;
+  line((name + ", each on its own").c_str(), measure(options, program), one.first);
+  options.apart = false;
   line((name + ", as many rows for each").c_str(), measure(options, program), one.first);
   options.rows = rows;
   line((name + ", the same rows").c_str(), measure(options, program), one.first / gpus);
@@ -230,6 +237,10 @@ int main(int argc, char** argv) {
       options.cpu = true;
     } else if (word == "--full") {
       options.full = true;
+    } else if (word == "--apart") {
+      options.apart = true;
+    } else if (word == "--only" && has_value) {
+      options.only = argv[++i];
     } else if (word == "--gpus" && has_value) {
       options.gpus = std::max(1, std::atoi(argv[++i]));
     } else if (word == "--steps" && has_value) {
@@ -243,7 +254,8 @@ int main(int argc, char** argv) {
     } else if (word == "--rendezvous" && has_value) {
       options.rendezvous = argv[++i];
     } else {
-      std::fprintf(stderr, "usage: %s [--gpus N] [--steps N] [--rows N] [--length N] [--cpu]\n", argv[0]);
+      std::fprintf(stderr, "usage: %s [--gpus N] [--steps N] [--rows N] [--length N] [--only lora|full] [--cpu]\n",
+                   argv[0]);
       return 2;
     }
   }
@@ -254,6 +266,7 @@ int main(int argc, char** argv) {
   if (options.rank >= 0) return train(options);
   const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
   for (const bool full : {false, true}) {
+    if (!options.only.empty() && options.only != (full ? "full" : "lora")) continue;
     options.full = full;
     compare(options, program.c_str());
   }

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -9,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "worker/kernels/spare_rows.h"
 #include "worker/models/family.h"
 #include "worker/models/pretrained.h"
 
@@ -33,7 +33,7 @@ inline std::shared_ptr<const Pretrained> random_pretrained(const Json& config, a
     weight.is_table = spec.role == WeightRole::table;
     weight.decays = spec.role == WeightRole::table || spec.role == WeightRole::matrix;
     weight.transposed_in_files = spec.transposed;
-    if (!spec.optional) {
+    if (!spec.optional && !spec.head) {
       std::vector<std::int64_t> shape = spec.shape;
       shape[0] = 0;
       for (std::size_t i = 0; i < spec.names.size(); ++i) {
@@ -41,7 +41,7 @@ inline std::shared_ptr<const Pretrained> random_pretrained(const Json& config, a
         weight.parts.push_back({spec.names[i], rows});
         shape[0] += rows;
       }
-      weight.value = at::empty(shape, at::TensorOptions(spec.type_for(storage)).device(device));
+      weight.value = empty_with_spare_rows(shape, at::TensorOptions(spec.type_for(storage)).device(device));
       weight.value.normal_(0, 0.02);
       if (spec.role == WeightRole::norm && spec.names[0].ends_with("weight")) weight.value.add_(1);
     }
@@ -53,16 +53,24 @@ inline std::shared_ptr<const Pretrained> random_pretrained(const Json& config, a
 
 /// Configs of published models.
 inline Json published_config(const std::string& name) {
-  if (name == "gpt2") {
-    return {{"model_type", "gpt2"},
-            {"vocab_size", 50257},
-            {"n_positions", 1024},
-            {"n_ctx", 1024},
-            {"n_embd", 768},
-            {"n_layer", 12},
-            {"n_head", 12},
-            {"activation_function", "gelu_new"},
+  if (name == "gpt2" || name == "gpt2-medium") {
+    const bool medium = name == "gpt2-medium";
+    return {{"model_type", "gpt2"},          {"vocab_size", 50257},
+            {"n_positions", 1024},           {"n_ctx", 1024},
+            {"n_embd", medium ? 1024 : 768}, {"n_layer", medium ? 24 : 12},
+            {"n_head", medium ? 16 : 12},    {"activation_function", "gelu_new"},
             {"layer_norm_epsilon", 1e-5}};
+  }
+  if (name == "roberta-base") {
+    return {{"model_type", "roberta"},   {"vocab_size", 50265},       {"max_position_embeddings", 514},
+            {"type_vocab_size", 1},      {"hidden_size", 768},        {"num_hidden_layers", 12},
+            {"num_attention_heads", 12}, {"intermediate_size", 3072}, {"layer_norm_eps", 1e-5},
+            {"pad_token_id", 1},         {"hidden_act", "gelu"}};
+  }
+  if (name == "tinybert-4l") {
+    return {{"model_type", "bert"},      {"vocab_size", 30522},       {"max_position_embeddings", 512},
+            {"type_vocab_size", 2},      {"hidden_size", 312},        {"num_hidden_layers", 4},
+            {"num_attention_heads", 12}, {"intermediate_size", 1200}, {"hidden_act", "gelu"}};
   }
   if (name == "gpt-neo-1.3b") {
     return {{"model_type", "gpt_neo"},
@@ -84,7 +92,7 @@ inline Json published_config(const std::string& name) {
             {"rope_theta", 100000.0},   {"hidden_act", "silu"},
             {"rms_norm_eps", 1e-5},     {"tie_word_embeddings", true}};
   }
-  throw std::invalid_argument("no config for \"" + name + "\": gpt2, gpt-neo-1.3b and smollm2-135m are there");
+  throw std::invalid_argument("no config for \"" + name + "\"");
 }
 
 }  // namespace finesweep::worker
