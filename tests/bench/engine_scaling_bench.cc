@@ -12,6 +12,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
+#include <c10/core/DeviceGuard.h>
 #include <dlfcn.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -71,6 +72,7 @@ Batch random_batch(const Options& options, RandomStream& random) {
 int train(const Options& options) {
   const std::string name = options.cpu ? "cpu" : "cuda:" + std::to_string(options.rank);
   const c10::Device device = require(find_device(name));
+  const c10::DeviceGuard guard(device);
   std::unique_ptr<ProcessGroup> group;
   if (options.gpus > 1 && !options.apart) {
     GroupOptions how;
