@@ -53,6 +53,7 @@ def lora(rows, length, steps, **more):
 
 
 eight = [{"finetune.rank": [2, 4, 8, 16], "finetune.alpha": [4, 8, 16, 32]}, {"finetune.learning_rate": [2e-4, 5e-4]}]
+many = eight + [{"finetune.warmup": [0, 1, 2, 3, 4]}, {"finetune.weight_decay": [0, 0.01, 0.02, 0.03, 0.04]}]
 topics = {"model": str(root / "models/roberta-base"), "task": "classification",
           "data": {"train": str(root / "topics-train.jsonl"), "validation": str(root / "topics-validation.jsonl"),
                    "fields": {"text": "text", "label": "label"}},
@@ -83,6 +84,8 @@ cases = {
     "8-jobs-8x512-pack": language("gpt2", lora(8, 512, 60), eight, 8),
     "24-short-jobs-alone": language("gpt2", lora(4, 128, 40), eight + [{"finetune.warmup": [0, 2, 4]}], "off"),
     "24-short-jobs-pack": language("gpt2", lora(4, 128, 40), eight + [{"finetune.warmup": [0, 2, 4]}]),
+    "200-short-jobs-alone": language("gpt2", lora(4, 128, 40), many, "off"),
+    "200-short-jobs-pack": language("gpt2", lora(4, 128, 40), many),
 }
 
 
@@ -121,6 +124,12 @@ def first_step(run):
     return float("nan")
 
 
+def last_result(run):
+    """When the last job had succeeded, in seconds since 1970."""
+    events = [json.loads(line) for line in (run / "events.jsonl").open(encoding="utf-8")]
+    return max(event["time"] for event in events if event["event"] == "job_succeeded") / 1000
+
+
 def run(name, sweep):
     folder = root / "whole-jobs" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -140,11 +149,13 @@ def run(name, sweep):
         print(f"{name:28} exit code {code}: {(folder / 'log').read_text()[-1500:]}", flush=True)
         return
     rows = list(csv.DictReader((folder / "run/reports/results.csv").open(encoding="utf-8")))
+    first, last, to_mono = first_step(folder / "run"), last_result(folder / "run"), begin - began
     step = "distill" if "distill.seconds" in rows[0] else "finetune"
     value = lambda key: [float(row[f"{step}.{key}"]) for row in rows if row.get(f"{step}.{key}")]
     print(f"{name:28} {statistics.median(value('batch_ms_mean')):8.2f} ms a batch, {sum(value('tokens_per_second')) / len(rows):9.0f} "
           f"tokens/s a job; jobs {statistics.median(value('seconds')):6.2f} s; sweep {end - begin:6.2f} s; first step after "
-          f"{first_step(folder / 'run') - began:5.2f} s; GPU busy {busy.mean(begin, end):5.1f} % of all", flush=True)
+          f"{first - began:5.2f} s; GPU busy {busy.mean(begin, end):5.1f} % of all, {busy.mean(first + to_mono, last + to_mono):5.1f} % "
+          f"between the first step and the last result", flush=True)
 
 
 for name, sweep in cases.items():
