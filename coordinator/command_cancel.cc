@@ -2,14 +2,13 @@
 
 #include <chrono>
 #include <iostream>
-#include <thread>
 
 #include "coordinator/commands.h"
+#include "coordinator/control_call.h"
 #include "coordinator/fail.h"
 #include "coordinator/run_results.h"
 #include "coordinator/slurm_record.h"
 #include "coordinator/unix_time.h"
-#include "storage/control.h"
 #include "storage/run_directory.h"
 #include "storage/status_file.h"
 
@@ -19,7 +18,7 @@ namespace {
 
 using storage::StatusSnapshot;
 
-constexpr std::chrono::seconds kAnswerDeadline{15};
+constexpr std::chrono::seconds kPatience{15};
 
 int not_running(const storage::RunDirectory& run) {
   if (const auto record = read_slurm_record(run); record && *record && waits_in_queue(**record))
@@ -61,27 +60,11 @@ int show(const Json& answer) {
 int cancel_command(const CancelOptions& options) {
   const storage::RunDirectory run(options.directory);
   if (!is_running(run)) return not_running(run);
-  const auto id = storage::put_request(run.control(), "cancel", {{"trials", options.trials}});
-  if (!id) return fail(4, id.error().message);
-  const auto until = std::chrono::steady_clock::now() + kAnswerDeadline;
-  while (std::chrono::steady_clock::now() < until) {
-    // Looked at before the answer: a sweep that has ended answers nothing any more.
-    const bool running = is_running(run);
-    const auto answer = storage::take_answer(run.control(), *id);
-    if (!answer) return fail(4, answer.error().message);
-    if (*answer) {
-      if ((*answer)->contains("error")) return fail(4, (*answer)->value("error", ""));
-      return show(**answer);
-    }
-    if (!running) {
-      static_cast<void>(storage::withdraw_request(run.control(), *id));
-      return not_running(run);
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
-  static_cast<void>(storage::withdraw_request(run.control(), *id));
-  return fail(
-      4, "the running sweep did not answer in time; is it alive? `finesweep status " + run.path().string() + "`");
+  const auto answer = ask_coordinator(run, "cancel", {{"trials", options.trials}}, kPatience);
+  if (!answer) return fail(4, answer.error().message);
+  if (!*answer) return not_running(run);
+  if ((*answer)->contains("error")) return fail(4, (*answer)->value("error", ""));
+  return show(**answer);
 }
 
 }  // namespace finesweep::coordinator

@@ -12,9 +12,9 @@ int report_command(const ReportOptions& options) {
   if (!formats) return fail(2, formats.error().message);
   const storage::RunDirectory run(options.directory);
   if (const Status held = check_holds_run(run); !held) return fail(2, held.error().message);
-  if (is_running(run)) {
-    if (const Status asked = ask_for_reports(run); !asked) return fail(4, asked.error().message);
-  } else {
+  const auto asked = is_running(run) ? ask_for_reports(run) : false;
+  if (!asked) return fail(4, asked.error().message);
+  if (!*asked) {
     const auto data = read_run_results(run);
     if (!data) return fail(4, data.error().message);
     if (const Status written = reports::write_reports(*data, run.reports(), *formats); !written)

@@ -12,8 +12,8 @@ namespace finesweep::coordinator {
 bool is_running(const storage::RunDirectory& run);
 
 /// Has the coordinator of a running sweep write all reports: it alone reads the database. Waits for as long as
-/// that lives, half an hour at most.
-Status ask_for_reports(const storage::RunDirectory& run);
+/// that lives, half an hour at most. Whether it did; false where it ended before.
+Result<bool> ask_for_reports(const storage::RunDirectory& run);
 
 /// An Error, with what to do, where no sweep was run in the folder.
 Status check_holds_run(const storage::RunDirectory& run);

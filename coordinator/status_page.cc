@@ -12,7 +12,7 @@
 
 #include "coordinator/devices.h"
 #include "coordinator/page_resource.h"
-#include "coordinator/tcp_listening.h"
+#include "coordinator/tcp_listener.h"
 #include "jobs/join.h"
 #include "jobs/json.h"
 #include "jobs/sha256.h"
@@ -30,8 +30,6 @@ using Request = http::request<http::empty_body>;
 using Response = http::response<http::string_body>;
 
 constexpr std::uint32_t kMostHeaderBytes = 8192;
-/// Before the next try where a connection cannot be accepted (no file descriptors are left).
-constexpr std::chrono::milliseconds kAcceptAgain{200};
 
 bool same_text(std::string_view a, std::string_view b) {
   return a.size() == b.size() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
@@ -151,13 +149,13 @@ struct StatusPage::Impl {
       parser.emplace();
       parser->header_limit(kMostHeaderBytes);
       stream.expires_after(owner.options.time_limit);
-      http::async_read_header(stream, buffer, *parser,
-                              [self = shared_from_this()](const beast::error_code& error, std::size_t) {
-                                // What is not done has a body.
-                                if (error || !self->parser->is_done()) return self->close();
-                                self->response = self->owner.answers.answer(self->parser->get(), self->owner.port);
-                                self->write();
-                              });
+      http::async_read_header(
+          stream, buffer, *parser, [self = shared_from_this()](const beast::error_code& error, std::size_t) {
+            // What is not done has a body.
+            if (error || !self->parser->is_done()) return self->close();
+            self->response = self->owner.answers.answer(self->parser->get(), self->owner.listener.port());
+            self->write();
+          });
     }
 
     void write() {
@@ -182,39 +180,25 @@ struct StatusPage::Impl {
   const StatusPageOptions options;
   const Answers answers;
   boost::asio::io_context io{1};
-  tcp::acceptor acceptor{io};
-  boost::asio::steady_timer accept_again{io};
+  TcpListener listener{io};
   std::set<std::shared_ptr<Connection>> connections;
-  int port = 0;
   std::thread thread;
 
-  void accept() {
-    acceptor.async_accept([this](const beast::error_code& error, tcp::socket socket) {
-      if (error == boost::asio::error::operation_aborted) return;
-      if (!error) {
-        // One too many is closed as it goes out of scope.
-        if (static_cast<int>(connections.size()) < options.max_connections) {
-          const auto connection = std::make_shared<Connection>(*this, std::move(socket));
-          connections.insert(connection);
-          connection->read();
-        }
-        return accept();
-      }
-      accept_again.expires_after(kAcceptAgain);
-      accept_again.async_wait([this](const beast::error_code& stopped) {
-        if (!stopped) accept();
-      });
-    });
+  void welcome(tcp::socket socket) {
+    // One too many is closed as it goes out of scope.
+    if (static_cast<int>(connections.size()) >= options.max_connections) return;
+    const auto connection = std::make_shared<Connection>(*this, std::move(socket));
+    connections.insert(connection);
+    connection->read();
   }
 };
 
 Result<std::unique_ptr<StatusPage>> StatusPage::serve(const storage::RunDirectory& run,
                                                       const StatusPageOptions& options, const std::string& token) {
   auto impl = std::make_unique<Impl>(run, options, token);
-  if (const Status listening = listen_at(impl->acceptor, options.address, options.port); !listening)
+  if (const Status listening = impl->listener.listen(options.address, options.port); !listening)
     return listening.error();
-  impl->port = impl->acceptor.local_endpoint().port();
-  impl->accept();
+  impl->listener.accept([impl = impl.get()](tcp::socket socket) { impl->welcome(std::move(socket)); });
   impl->thread = run_in_thread(impl->io);
   return std::unique_ptr<StatusPage>(new StatusPage(std::move(impl)));
 }
@@ -227,7 +211,7 @@ StatusPage::~StatusPage() {
 }
 
 int StatusPage::port() const {
-  return impl_->port;
+  return impl_->listener.port();
 }
 
 std::string write_status_page_ticket(const StatusPageTicket& ticket) {

@@ -14,7 +14,7 @@
 #include <thread>
 #include <utility>
 
-#include "coordinator/tcp_listening.h"
+#include "coordinator/tcp_listener.h"
 
 namespace finesweep::coordinator {
 
@@ -26,8 +26,6 @@ using boost::system::error_code;
 /// Bytes that wait for receive(), and for a worker that does not read.
 constexpr std::size_t kMostUnread = std::size_t{64} << 20;
 constexpr std::size_t kMostUnsent = std::size_t{256} << 20;
-/// Before the next try where a connection cannot be accepted (no file descriptors are left).
-constexpr std::chrono::milliseconds kAcceptAgain{200};
 
 }  // namespace
 
@@ -144,13 +142,11 @@ struct TcpLink::Impl {
   const TcpLinkOptions options;
   const Secret token;
   boost::asio::io_context io{1};
-  tcp::acceptor acceptor{io};
-  boost::asio::steady_timer accept_again{io};
+  TcpListener listener{io};
   std::set<ConnectionPtr> strangers;
   std::map<int, ConnectionPtr> workers;
   std::vector<ConnectionPtr> waiting;  // for receive() to make room
   int next_rank;
-  int port = 0;
   std::thread thread;
 
   std::mutex mutex;
@@ -158,20 +154,6 @@ struct TcpLink::Impl {
   std::size_t unread = 0;
   bool full = false;  // somebody waits
   std::vector<std::string> refusals;
-
-  void accept() {
-    acceptor.async_accept([this](const error_code& error, tcp::socket socket) {
-      if (error == boost::asio::error::operation_aborted) return;
-      if (!error) {
-        welcome(std::move(socket));
-        return accept();
-      }
-      accept_again.expires_after(kAcceptAgain);
-      accept_again.async_wait([this](const error_code& stopped) {
-        if (!stopped) accept();
-      });
-    });
-  }
 
   void welcome(tcp::socket socket) {
     error_code ignored;
@@ -211,10 +193,9 @@ struct TcpLink::Impl {
 
 Result<std::unique_ptr<TcpLink>> TcpLink::listen(const TcpLinkOptions& options, const Secret& token) {
   auto impl = std::make_unique<Impl>(options, token);
-  if (const Status listening = listen_at(impl->acceptor, options.address, options.port); !listening)
+  if (const Status listening = impl->listener.listen(options.address, options.port); !listening)
     return listening.error();
-  impl->port = impl->acceptor.local_endpoint().port();
-  impl->accept();
+  impl->listener.accept([impl = impl.get()](tcp::socket socket) { impl->welcome(std::move(socket)); });
   impl->thread = run_in_thread(impl->io);
   return std::unique_ptr<TcpLink>(new TcpLink(std::move(impl)));
 }
@@ -227,7 +208,7 @@ TcpLink::~TcpLink() {
 }
 
 int TcpLink::port() const {
-  return impl_->port;
+  return impl_->listener.port();
 }
 
 void TcpLink::send(int rank, Bytes frame) {
