@@ -54,8 +54,10 @@ class Reader {
   const char* key_ = "";
 };
 
-constexpr std::pair<const char*, Precision> kPrecisionNames[] = {
-    {"fp32", Precision::fp32}, {"bf16", Precision::bf16}, {"fp16", Precision::fp16}};
+constexpr std::pair<const char*, Precision> kPrecisionNames[] = {{"fp32", Precision::fp32},
+                                                                 {"bf16", Precision::bf16},
+                                                                 {"fp16", Precision::fp16},
+                                                                 {"fp8_base", Precision::fp8_base}};
 constexpr std::pair<const char*, AttentionKind> kAttentionNames[] = {{"flash", AttentionKind::flash},
                                                                      {"math", AttentionKind::math}};
 constexpr std::pair<const char*, Schedule> kScheduleNames[] = {
@@ -257,7 +259,7 @@ std::int64_t Warmup::steps(std::int64_t total) const {
 
 Result<Precision> parse_precision(const std::string& name) {
   for (const auto& [known, precision] : kPrecisionNames)
-    if (name == known) return precision;
+    if (name == known && precision != Precision::fp8_base) return precision;
   return Error{"'" + name + "' is no precision; expected fp32, bf16 or fp16"};
 }
 

@@ -16,7 +16,9 @@ namespace finesweep {
 // nothing here has a default that matters. Reading fails (with the missing or ill-typed key) only for a job that
 // finesweep did not plan.
 
-enum class Precision { fp32, bf16, fp16 };
+/// fp8_base is bf16 with the linear layers of a frozen base in FP8 (worker/models/fp8_weight.h); of a finetune step
+/// alone.
+enum class Precision { fp32, bf16, fp16, fp8_base };
 enum class AttentionKind { flash, math };
 enum class Schedule { constant, linear, cosine };
 enum class Pooling { cls, mean };
@@ -110,6 +112,7 @@ struct FinetuneSettings {
   TrainingSettings training;
 };
 
+/// Of a whole model: not fp8_base.
 Result<Precision> parse_precision(const std::string& name);
 std::string_view precision_name(Precision precision);
 

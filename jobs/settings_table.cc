@@ -31,6 +31,7 @@ constexpr std::string_view kRows[] = {"samples", "blocks"};
 constexpr std::string_view kMethods[] = {"full", "lora", "qlora", "ia3"};
 constexpr std::string_view kSchedules[] = {"constant", "linear", "cosine"};
 constexpr std::string_view kPrecisions[] = {"fp32", "bf16", "fp16"};
+constexpr std::string_view kFinetunePrecisions[] = {"fp32", "bf16", "fp16", "fp8_base"};
 constexpr std::string_view kAttention[] = {"flash", "math"};
 constexpr std::string_view kPooling[] = {"cls", "mean"};
 constexpr std::string_view kEpoch[] = {"epoch"};
@@ -287,9 +288,14 @@ constexpr Setting kTable[] = {
      .use = Use::generate_mode, .doc = "Keep keys and values of the tokens before."},
 
     // Whatever runs the model.
-    {.sections = kTraining, .key = "precision", .type = choice, .fallback = R"("fp32")", .choices = kPrecisions,
+    {.sections = only(distill), .key = "precision", .type = choice, .fallback = R"("fp32")", .choices = kPrecisions,
      .doc = "In what the model computes; trained weights stay in fp32. fp16 scales the loss; a step whose gradients "
             "overflow is done again with half the scale."},
+    {.sections = only(finetune), .key = "precision", .type = choice, .fallback = R"("fp32")",
+     .choices = kFinetunePrecisions,
+     .doc = "In what the model computes; trained weights stay in fp32. fp16 scales the loss; a step whose gradients "
+            "overflow is done again with half the scale. fp8_base: bf16, but the products with the linear layers of an "
+            "adapter's frozen base in FP8; evaluations after the step are in bf16."},
     {.sections = evaluate | benchmark, .key = "precision", .type = choice, .fallback = R"("fp32")",
      .choices = kPrecisions, .inherited = true, .doc = "In what the model computes."},
     {.sections = kTraining, .key = "attention", .type = choice, .fallback = R"("flash")", .choices = kAttention,

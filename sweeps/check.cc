@@ -221,6 +221,11 @@ class Checker {
   void check_method(const ResolvedStep& step, const ModelInfo* info) {
     const std::string& method = step.facts.method;
     if (method == "qlora") check_block_size(step);
+    if (step.settings.at("precision") == "fp8_base" && (method == "full" || method == "qlora"))
+      error_at_step(step, "precision",
+                    method == "full"
+                        ? "all weights are trained, none of them can stand in FP8; use bf16, or method lora"
+                        : "the base of qlora is in NF4, not in FP8; use bf16, or method lora");
     if (method == "full" || !info || info->tensors.empty()) return;
     // The default follows from the sweep's model: where that cannot be read, which is reported, there is none.
     if (!step.settings.contains("targets")) return;

@@ -18,6 +18,8 @@ std::vector<StepProblem> problems_after(const LeftBehind& before, const Resolved
         problems.push_back({"method", "quantised weights cannot be trained; use lora, which trains beside them"});
       if (before.quantized && step.facts.method == "qlora")
         problems.push_back({"method", "the base is quantised already; use lora, which trains on it"});
+      if (before.quantized && step.settings.at("precision") == "fp8_base")
+        problems.push_back({"precision", "the base is quantised already; use bf16"});
       if (before.adapter && !before.quantized && (step.facts.method == "full" || step.facts.method == "qlora"))
         problems.push_back({"method",
                             "an adapter of the step before is trained further with its own method; to train "

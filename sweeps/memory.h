@@ -12,7 +12,8 @@ namespace finesweep::sweeps {
 ///
 ///   weights      parameters × bytes: 4; in bf16 or fp16 2 for a frozen base, 6 where all are trained; matrices in
 ///   the
-///                layers of a base in NF4 half a byte, with their scales
+///                layers of a base in NF4 half a byte, with their scales; of one in FP8 2 too: a byte for each of
+///                forward and backward
 ///   gradients    trained parameters × 4
 ///   moments      trained parameters × 8 (AdamW)
 ///   activations  layers × rows × tokens × (17 hidden + 2.5 heads × tokens) numbers, where fused attention saves

@@ -126,8 +126,15 @@ class Resolver {
           (step->facts.format == "fp16" || step->facts.format == "bf16"))
         return &step->settings.at("format");
       else if (step->kind == StepKind::finetune || step->kind == StepKind::distill)
-        return find_nested(step->settings, key);
+        return of_training(step->settings, key);
     return nullptr;
+  }
+
+  /// A base in FP8 is a way to train an adapter; what it has become part of is computed with in bf16.
+  static const Json* of_training(const Json& settings, const std::string& key) {
+    static const Json bf16 = "bf16";
+    const Json* value = find_nested(settings, key);
+    return key == "precision" && value != nullptr && *value == "fp8_base" ? &bf16 : value;
   }
 
   StepFacts facts() const {

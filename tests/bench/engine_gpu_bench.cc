@@ -41,6 +41,7 @@
 #include "worker/models/forward_graphs.h"
 #include "worker/models/pretrained.h"
 #include "worker/models/quantized_base.h"
+#include "worker/models/weights.h"
 #include "worker/random.h"
 #include "worker/training/pack_trainer.h"
 #include "worker/training/trainer.h"
@@ -66,6 +67,10 @@ T require(Result<T> result) {
   return std::move(*result);
 }
 
+bool generates(const Json& config) {
+  return config.at("model_type") == "gpt2" || config.at("model_type") == "llama";
+}
+
 struct Case {
   const char* name;
   Json config;
@@ -80,7 +85,8 @@ constexpr int kPackRanks[] = {2, 4, 8, 16, 2, 4, 8, 16};
 
 std::vector<Case> cases() {
   const Json gpt2 = published_config("gpt2"), roberta = published_config("roberta-base"),
-             tiny = published_config("tinybert-4l");
+             tiny = published_config("tinybert-4l"), medium = published_config("gpt2-medium"),
+             llama = published_config("tinyllama-1.1b");
   return {{"gpt2-lora-8x512", gpt2, "lora", 8, 512, Precision::bf16, 39.2, 5.6},
           {"gpt2-lora-8x128", gpt2, "lora", 8, 128, Precision::bf16, 36.8, 2.1},
           {"gpt2-lora-32x512", gpt2, "lora", 32, 512, Precision::bf16, 112, 20.5},
@@ -95,6 +101,13 @@ std::vector<Case> cases() {
           {"gpt2-pack-8-of-8x512", gpt2, "lora", 8, 512, Precision::bf16, 0, 41, 8},
           {"gpt2-qlora-pack-8-of-8x128", gpt2, "qlora", 8, 128, Precision::bf16, 0, 0, 8},
           {"roberta-pack-8-of-2x256", roberta, "lora", 2, 256, Precision::bf16, 0, 0, 8},
+          {"gpt2-lora-8x512-fp8", gpt2, "lora", 8, 512, Precision::fp8_base, 39.2, 5.6},
+          {"roberta-lora-16x256-fp8", roberta, "lora", 16, 256, Precision::fp8_base, 33, 4.4},
+          {"medium-lora-8x512", medium, "lora", 8, 512, Precision::bf16, 0, 0},
+          {"medium-lora-8x512-fp8", medium, "lora", 8, 512, Precision::fp8_base, 0, 0},
+          {"tinyllama-lora-8x512", llama, "lora", 8, 512, Precision::bf16, 0, 0},
+          {"tinyllama-lora-8x512-fp8", llama, "lora", 8, 512, Precision::fp8_base, 0, 0},
+          {"gpt2-pack-8-of-8x128-fp8", gpt2, "lora", 8, 128, Precision::fp8_base, 0, 0, 8},
           {"tinybert-forward-1x128", tiny, "forward", 1, 128, Precision::fp16, 3.6, 0.106},
           {"tinybert-forward-32x128", tiny, "forward", 32, 128, Precision::fp16, 3.5, 0.265}};
 }
@@ -106,17 +119,17 @@ Batch random_batch(const Case& what, bool uneven, RandomStream& random) {
   for (std::int64_t i = 0; i < what.rows * what.length; ++i) {
     batch.input_ids.mutable_data_ptr<std::int64_t>()[i] = 5 + static_cast<std::int64_t>(random.next_below(30000));
   }
-  const bool generates = what.config.at("model_type") == "gpt2";
-  batch.labels = generates ? batch.input_ids.clone() : at::empty({what.rows}, at::kLong);
+  const bool of_tokens = generates(what.config);
+  batch.labels = of_tokens ? batch.input_ids.clone() : at::empty({what.rows}, at::kLong);
   for (std::int64_t r = 0; r < what.rows; ++r) {
     batch.row_indices.push_back(r);
-    if (!generates)
+    if (!of_tokens)
       batch.labels.mutable_data_ptr<std::int64_t>()[r] = static_cast<std::int64_t>(random.next_below(4));
     if (!uneven) continue;
     const std::int64_t half = what.length / 2;
     const std::int64_t real = half + static_cast<std::int64_t>(random.next_below(static_cast<std::uint64_t>(half)));
     batch.attention_mask.select(0, r).narrow(0, real, what.length - real).zero_();
-    if (generates) batch.labels.select(0, r).narrow(0, real, what.length - real).fill_(-100);
+    if (of_tokens) batch.labels.select(0, r).narrow(0, real, what.length - real).fill_(-100);
   }
   return batch;
 }
@@ -137,10 +150,9 @@ std::string method_of(const Case& what) {
 /// The base of a case.
 std::shared_ptr<const Pretrained> base_of(const Case& what) {
   const std::string method = method_of(what);
-  const at::ScalarType type = what.precision == Precision::fp32   ? at::kFloat
-                              : what.precision == Precision::bf16 ? at::kBFloat16
-                                                                  : at::kHalf;
-  auto base = random_pretrained(what.config, method == "full" ? at::kFloat : type, kDevice);
+  auto base =
+      random_pretrained(what.config, method == "full" ? at::kFloat : scalar_type_of(what.precision), kDevice);
+  if (what.precision == Precision::fp8_base) return require(quantize_base(*base, {.format = QuantizedFormat::fp8}));
   if (method == "qlora") return require(quantize_base(*base, {}));
   return base;
 }
@@ -151,7 +163,7 @@ Built build(const Case& what, const Options& options, std::shared_ptr<const Pret
   built.pretrained = std::move(base);
   const std::string method = method_of(what);
   ModelOptions how;
-  how.head = what.config.at("model_type") == "gpt2" ? ModelHead::language_model : ModelHead::classification;
+  how.head = generates(what.config) ? ModelHead::language_model : ModelHead::classification;
   how.labels = 4;
   how.pooling = what.config.at("model_type") == "bert" ? Pooling::mean : Pooling::cls;
   how.precision = what.precision;

@@ -89,6 +89,17 @@ TEST_F(OnTop, quantised_weights_stay_what_they_are) {
   const Json qlora = bench_.finetune_settings("qlora");
   expect_refused(qlora, bench_.finetune_settings("full"), "Quantised weights cannot be trained");
   expect_refused(qlora, qlora, "quantised already");
+  Json fp8 = bench_.finetune_settings("lora");
+  fp8["precision"] = "fp8_base";
+  expect_refused(qlora, fp8, "does not go with precision fp8_base");
+}
+
+TEST_F(ExecuteErrors, a_base_in_fp8_is_for_adapters) {
+  for (const char* method : {"full", "qlora"}) {
+    Json settings = bench_.finetune_settings(method);
+    settings["precision"] = "fp8_base";
+    expect_permanent_finetune(settings, "fp8_base is for adapters");
+  }
 }
 
 TEST_F(ExecuteErrors, missing_files_are_named) {

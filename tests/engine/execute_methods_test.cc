@@ -249,6 +249,36 @@ TEST(Execute, a_base_in_nf4_gives_other_numbers_than_the_same_base_in_full_preci
   EXPECT_NEAR(losses["lora"], losses["qlora"], 1);
 }
 
+TEST(Execute, an_adapter_on_a_base_in_fp8_learns_what_it_learns_on_one_in_bf16_and_stands_on_that) {
+  for (const auto& [model, method] : std::vector<std::pair<std::string, std::string>>{
+           {"bert", "lora"}, {"gpt2", "lora"}, {"llama", "ia3"}, {"t5", "lora"}}) {
+    SCOPED_TRACE(model + " " + method);
+    JobBench bench(model);
+    std::map<std::string, double> losses;
+    for (const char* precision : {"bf16", "fp8_base"}) {
+      Json settings = bench.finetune_settings(method);
+      settings["precision"] = precision;
+      settings["model_dropout"] = 0.0;
+      const Job training = bench.job(StepKind::finetune, settings);
+      const Outcome trained = bench.run(training);
+      ASSERT_EQ(trained.kind, OutcomeKind::succeeded) << trained.error;
+      EXPECT_FALSE(storage::read_manifest(bench.artifact(training))->model.contains("quantization"));
+      losses[precision] = trained.metrics.at("loss");
+      Json evaluation = bench.evaluate_settings();
+      evaluation["precision"] = "bf16";
+      Job measuring = bench.job(StepKind::evaluate, evaluation);
+      measuring.id = JobId::of(std::string("evaluation ") + precision);
+      measuring.inputs = {training.id};
+      const Outcome measured = bench.run(measuring);
+      ASSERT_EQ(measured.kind, OutcomeKind::succeeded) << measured.error;
+      losses[std::string(precision) + " evaluated"] = measured.metrics.at("loss");
+    }
+    EXPECT_NE(losses["fp8_base"], losses["bf16"]);
+    EXPECT_NEAR(losses["fp8_base"], losses["bf16"], 0.1 * losses["bf16"]);
+    EXPECT_NEAR(losses["fp8_base evaluated"], losses["bf16 evaluated"], 0.1 * losses["bf16 evaluated"]);
+  }
+}
+
 TEST(Execute, products_with_quantised_weights_are_computed_in_what_is_asked_for) {
   JobBench bench("gpt2");
   std::map<std::string, double> losses;

@@ -84,7 +84,9 @@ INSTANTIATE_TEST_SUITE_P(Pack, Packs,
                                            PackCase{"llama", "lora", "fp32"}, PackCase{"t5", "lora", "fp32"},
                                            PackCase{"gpt2", "lora", "bf16", true}, PackCase{"bert", "lora", "fp16"},
                                            PackCase{"llama", "qlora", "fp32"}, PackCase{"bert", "qlora", "fp32"},
-                                           PackCase{"gpt2", "ia3", "fp32"}, PackCase{"roberta", "ia3", "fp32"}),
+                                           PackCase{"gpt2", "ia3", "fp32"}, PackCase{"roberta", "ia3", "fp32"},
+                                           PackCase{"gpt2", "lora", "fp8_base"},
+                                           PackCase{"bert", "ia3", "fp8_base"}),
                          [](const auto& info) {
                            return info.param.model + "_" + info.param.method + "_" + info.param.precision;
                          });

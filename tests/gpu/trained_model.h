@@ -29,7 +29,16 @@ struct TrainedAs {
   double learning_rate = 0;  // 0: one that suits
   at::ScalarType type = at::kFloat;
   double adapter_dropout = 0.2;
+  /// The base in FP8; `type` is bf16 then.
+  bool fp8_base = false;
+
+  Precision precision() const;
 };
+
+inline Precision TrainedAs::precision() const {
+  if (fp8_base) return Precision::fp8_base;
+  return type == at::kFloat ? Precision::fp32 : type == at::kHalf ? Precision::fp16 : Precision::bf16;
+}
 
 /// A small model of tests/fixtures and its trainer.
 struct TrainedModel {
@@ -40,11 +49,15 @@ struct TrainedModel {
 
   TrainedModel(const std::string& name, c10::Device device, const TrainedAs& how = {},
                std::shared_ptr<const Pretrained> base = nullptr) {
-    pretrained = base != nullptr ? std::move(base)
-                                 : *load_pretrained(fixture(name), how.lora ? how.type : at::kFloat, device);
+    pretrained =
+        base != nullptr
+            ? std::move(base)
+            : *load_pretrained(
+                  fixture(name), how.lora ? how.type : at::kFloat, device,
+                  how.fp8_base ? std::optional(BaseQuantization{.format = QuantizedFormat::fp8}) : std::nullopt);
     const std::vector<Parameter*> parameters = make(name, how, /*frozen=*/false);
     TrainingSettings settings;
-    settings.precision = precision_of(how.type);
+    settings.precision = how.precision();
     settings.learning_rate = how.learning_rate > 0 ? how.learning_rate : how.lora ? 1e-2 : 1e-3;
     settings.weight_decay = 0.01;
     settings.schedule = Schedule::linear;
@@ -66,9 +79,6 @@ struct TrainedModel {
     return (folder != nullptr ? std::filesystem::path(folder) : std::filesystem::path("tests/fixtures")) /
            "models" / name;
   }
-  static Precision precision_of(at::ScalarType type) {
-    return type == at::kFloat ? Precision::fp32 : type == at::kHalf ? Precision::fp16 : Precision::bf16;
-  }
 
  private:
   TrainedModel() = default;
@@ -78,7 +88,7 @@ struct TrainedModel {
     options.head = classifies ? ModelHead::classification : ModelHead::language_model;
     options.labels = 3;
     options.pooling = name == "bert" ? Pooling::mean : Pooling::cls;
-    options.precision = precision_of(how.type);
+    options.precision = how.precision();
     options.train_all = !how.lora && !frozen;
     options.frozen = frozen;
     options.seed = how.seed;

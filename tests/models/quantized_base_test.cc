@@ -87,6 +87,32 @@ TEST(QuantizedBase, each_part_of_a_stacked_weight_is_quantised_on_its_own) {
       whole.quantized->dequantize(at::kFloat, 480, 97).equal(last.quantized->dequantize(at::kFloat, 0, 97)));
 }
 
+TEST(QuantizedBase, adapters_on_one_in_fp8_get_the_gradients_of_one_in_bf16) {
+  for (const fs::path& folder : every_model()) {
+    SCOPED_TRACE(folder.string());
+    std::map<Precision, std::pair<double, Tensors>> results;
+    for (const Precision precision : {Precision::bf16, Precision::fp8_base}) {
+      const bool fp8 = precision == Precision::fp8_base;
+      const auto base = require(worker::load_pretrained(
+          folder, at::kBFloat16, c10::kCPU,
+          fp8 ? std::optional(BaseQuantization{.format = QuantizedFormat::fp8}) : std::nullopt));
+      for (std::size_t i = 0; i < base->weights.size(); ++i) {
+        EXPECT_EQ(base->weights[i].quantized != nullptr, fp8 && base->specs[i].quantizable);
+      }
+      const auto model = parity::model_of(folder, Trains::head, base, precision);
+      EXPECT_EQ(model->compute_type(), at::kBFloat16);
+      worker::AdapterOptions options;
+      options.targets = {"all-linear"};
+      const auto adapter = require(worker::make_adapter(*model, options, 1));
+      const double loss = mean_loss_and_gradients(*model, some_batch(*model));
+      results[precision] = {loss, gradients_of(adapter->parameters())};
+    }
+    const auto& [loss, gradients] = results[Precision::bf16];
+    EXPECT_NEAR(results[Precision::fp8_base].first, loss, 0.5 * loss);
+    EXPECT_GT(gradient_cosine(gradients, results[Precision::fp8_base].second), 0.9);
+  }
+}
+
 TEST(QuantizedBase, adapters_train_on_one_of_every_family_in_every_type) {
   for (const fs::path& folder : every_model()) {
     for (const BaseQuantization& how : {BaseQuantization(), kInt8}) {

@@ -380,6 +380,25 @@ TEST(PlanTest, what_was_brought_to_fp16_is_computed_with_in_fp16) {
   }
 }
 
+TEST(PlanTest, what_was_trained_on_a_base_in_fp8_is_evaluated_in_bf16) {
+  const Plan plan = plan_of(sweep_file("", R"(pipeline:
+  - finetune: {method: lora, sequence_length: 32, precision: fp8_base, evaluate_every: epoch}
+  - evaluate: {name: validation, split: validation}
+  - evaluate: {name: test, split: test, precision: fp32}
+)"));
+  const auto ids = ids_by_step(plan);
+  for (const Job& job : plan.jobs) {
+    if (job.kind == StepKind::finetune) {
+      const auto settings = read_finetune_settings(job.settings);
+      ASSERT_TRUE(settings) << settings.error().message;
+      EXPECT_EQ(settings->training.precision, Precision::fp8_base);
+      EXPECT_EQ(settings->training.evaluation->precision, Precision::bf16);
+    } else {
+      EXPECT_EQ(job.settings.at("precision"), job.id.hex() == ids.at("test") ? "fp32" : "bf16");
+    }
+  }
+}
+
 TEST(PlanTest, every_planned_step_that_makes_a_model_smaller_can_be_read_by_the_engine) {
   const Plan plan = plan_of(sweep_file("", R"(pipeline:
   - distill: {teacher: models/bert, student: {layers: 1}, temperature: 4, alpha: 0.9, sequence_length: 32}

@@ -71,6 +71,14 @@ Status check_same_adapter(Model& model, const AdapterOptions& there, const Adapt
 
 /// The method against how the base is kept; settles the latter.
 Status settle_quantization(ModelSource& source, const FinetuneSettings& settings) {
+  if (settings.training.precision == Precision::fp8_base) {
+    if (settings.method == Method::full || settings.method == Method::qlora) {
+      return Error{"Precision fp8_base is for adapters beside a frozen base: methods lora and ia3."};
+    }
+    if (source.quantization || holds_quantized_weights(source.model)) {
+      return Error{"The base is quantised already and does not go with precision fp8_base. Use bf16."};
+    }
+  }
   if (settings.method == Method::full && (source.quantization || source.adapter)) {
     return Error{source.quantization
                      ? "Quantised weights cannot be trained. Use method lora, which trains beside them."
@@ -89,7 +97,8 @@ Status settle_quantization(ModelSource& source, const FinetuneSettings& settings
 }
 
 /// What stands quantised in its files is not quantised again.
-std::optional<BaseQuantization> quantization_to_do(const ModelSource& source) {
+std::optional<BaseQuantization> quantization_to_do(const ModelSource& source, Precision precision) {
+  if (precision == Precision::fp8_base) return BaseQuantization{.format = QuantizedFormat::fp8};
   return holds_quantized_weights(source.model) ? std::nullopt : source.quantization;
 }
 
@@ -113,7 +122,7 @@ Result<std::shared_ptr<const Pretrained>> load_weights(const ModelSource& source
   const bool rounded = source.adapter && source.storage;
   const at::ScalarType storage =
       options.train_all ? at::kFloat : scalar_type_of(rounded ? *source.storage : options.precision);
-  return load_base({source.model, storage, quantization_to_do(source)}, device,
+  return load_base({source.model, storage, quantization_to_do(source, options.precision)}, device,
                    options.train_all ? KeepLoaded::no : KeepLoaded::yes);
 }
 

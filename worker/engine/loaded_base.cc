@@ -24,6 +24,7 @@ std::string fingerprint_of_file(const fs::path& file) {
 std::string text_of(const std::optional<BaseQuantization>& quantization) {
   if (!quantization) return "as it is";
   if (quantization->format == QuantizedFormat::int8) return "int8";
+  if (quantization->format == QuantizedFormat::fp8) return "fp8";
   return "nf4 " + std::to_string(quantization->block_size) + (quantization->double_quantization ? " double" : "");
 }
 

@@ -132,6 +132,9 @@ at::Tensor LinearPass::multiply(const Parameter& weight, const at::Tensor& x, co
   if (!weight.quantized) {
     return product_with_weight(x, weight.value.narrow(0, out_begin_, out_count_), bias, residual);
   }
+  if (weight.quantized->quantizes_inputs()) {
+    return weight.quantized->quantized_product(x, out_begin_, out_count_, bias, residual);
+  }
   const at::ScalarType type = weight.product_type.value_or(x.scalar_type());
   constexpr std::int64_t kFewTokens = 8;  // then a product with the few bits themselves is the faster
   if (gpu::has_kernels(x) && type == x.scalar_type() && x.size(0) > kFewTokens) {
@@ -190,7 +193,8 @@ void LinearPass::keep(const Var& x) {
 }
 
 at::Tensor LinearPass::forward_through_gelu(const Var& x, at::Tensor& before) {
-  const bool plain = loras_.empty() && scales_.empty() && module_->bias != nullptr;
+  const bool quantizes = module_->weight->quantized != nullptr && module_->weight->quantized->quantizes_inputs();
+  const bool plain = loras_.empty() && scales_.empty() && module_->bias != nullptr && !quantizes;
   if (!plain || !gpu::has_kernels(x.value) ||
       module_->weight->product_type.value_or(x.value.scalar_type()) != x.value.scalar_type()) {
     return {};
@@ -274,6 +278,19 @@ void LinearPass::add_to_input(const at::Tensor& dy, const at::Tensor& weight) co
   }
 }
 
+/// The same with a weight that quantises dy.
+void LinearPass::add_quantized_to_input(const at::Tensor& dy, const QuantizedWeight& weight) const {
+  at::Tensor& there = input_slot_->grad;
+  const bool joins = there.defined() && there.scalar_type() == dy.scalar_type() && there.stride(1) == 1;
+  const at::Tensor sum =
+      weight.quantized_transposed_product(dy, out_begin_, out_count_, joins ? there : at::Tensor());
+  if (joins) {
+    there = sum;
+  } else {
+    input_slot_->add(sum);
+  }
+}
+
 void LinearPass::lora_backward(const Lora& lora, const at::Tensor& dy) const {
   if (gpu::has_kernels(dy)) return lora_backward_on_gpu(lora, dy);
   const LoraBranch& branch = *lora.branch;
@@ -310,7 +327,9 @@ void LinearPass::backward(at::Tensor dy) const {
   if (adapters_first) {
     for (const Lora& lora : loras_) lora_backward(lora, dy);
   }
-  if (input_slot_) {
+  if (input_slot_ && module_->weight->quantized && module_->weight->quantized->quantizes_inputs()) {
+    add_quantized_to_input(dy, *module_->weight->quantized);
+  } else if (input_slot_) {
     const at::ScalarType type = module_->weight->product_type.value_or(dy.scalar_type());
     const at::Tensor weight = weight_rows(*module_->weight, type, out_begin_, out_count_);
     if (type == dy.scalar_type()) {

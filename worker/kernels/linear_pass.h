@@ -89,6 +89,7 @@ class LinearPass {
   at::Tensor forward_in_block(const Var& x, const at::Tensor& bias, const at::Tensor& residual, bool keeps);
   bool backward_in_block(const at::Tensor& dy) const;
   void add_to_input(const at::Tensor& dy, const at::Tensor& weight) const;
+  void add_quantized_to_input(const at::Tensor& dy, const QuantizedWeight& weight) const;
   void lora_backward(const Lora& lora, const at::Tensor& dy) const;
   void lora_backward_on_gpu(const Lora& lora, const at::Tensor& dy) const;
   void keep(const Var& x);

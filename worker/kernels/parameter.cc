@@ -2,6 +2,8 @@
 
 #include <ATen/ops/zeros_like.h>
 
+#include <stdexcept>
+
 #include "worker/kernels/gemm.h"
 #include "worker/kernels/spare_rows.h"
 
@@ -9,6 +11,16 @@ namespace finesweep::worker {
 
 at::Tensor QuantizedWeight::product(const at::Tensor& x, std::int64_t begin, std::int64_t count) const {
   return product_with_weight(x, dequantize(x.scalar_type(), begin, count));
+}
+
+at::Tensor QuantizedWeight::quantized_product(const at::Tensor&, std::int64_t, std::int64_t, const at::Tensor&,
+                                              const at::Tensor&) const {
+  throw std::logic_error("a weight whose inputs are not quantised");
+}
+
+at::Tensor QuantizedWeight::quantized_transposed_product(const at::Tensor&, std::int64_t, std::int64_t,
+                                                         const at::Tensor&) const {
+  throw std::logic_error("a weight whose inputs are not quantised");
 }
 
 void Parameter::train(at::ScalarType type) {

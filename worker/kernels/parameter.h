@@ -10,7 +10,7 @@
 
 namespace finesweep::worker {
 
-/// A frozen weight kept in few bits: NF4 or INT8. Immutable, shared by the models of a base.
+/// A frozen weight kept in few bits: NF4, INT8 or FP8. Immutable, shared by the models of a base.
 class QuantizedWeight {
  public:
   virtual ~QuantizedWeight() = default;
@@ -19,6 +19,16 @@ class QuantizedWeight {
   /// x Wᵀ for these rows of the weight, in the type of x: dequantize and then a product, unless there is a better
   /// way.  x [tokens, columns]
   virtual at::Tensor product(const at::Tensor& x, std::int64_t begin, std::int64_t count) const;
+  /// What it is multiplied with is quantised too: then the two below are its products, and no others.
+  virtual bool quantizes_inputs() const { return false; }
+  /// x Wᵀ + bias + residual for these rows of the weight, in the type of x.
+  ///
+  ///   x [tokens, columns]; bias [count] and residual [tokens, count] of the same type, each may be undefined
+  virtual at::Tensor quantized_product(const at::Tensor& x, std::int64_t begin, std::int64_t count,
+                                       const at::Tensor& bias, const at::Tensor& residual) const;
+  /// dy W + sum for these rows: the way back.  dy [tokens, count], sum [tokens, columns] or undefined
+  virtual at::Tensor quantized_transposed_product(const at::Tensor& dy, std::int64_t begin, std::int64_t count,
+                                                  const at::Tensor& sum) const;
   virtual std::int64_t rows() const = 0;
   virtual std::int64_t columns() const = 0;
   /// Of the packed values and their scales.

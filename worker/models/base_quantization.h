@@ -4,7 +4,8 @@
 
 namespace finesweep::worker {
 
-enum class QuantizedFormat { nf4, int8 };
+/// fp8: see fp8_weight.h. It is a way to train adapters, no format of files.
+enum class QuantizedFormat { nf4, int8, fp8 };
 
 /// How the linear layers of a frozen base are kept.
 struct BaseQuantization {

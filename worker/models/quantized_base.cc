@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "storage/files.h"
+#include "worker/models/fp8_weight.h"
 #include "worker/quantization/nf4_bitsandbytes.h"
 #include "worker/quantization/nf4_blocks.h"
 #include "worker/quantization/nf4_cuda.h"
@@ -169,7 +170,9 @@ at::Tensor Int8Weight::dequantize(at::ScalarType type, std::int64_t begin, std::
 }
 
 void quantize_weight(Parameter& weight, const BaseQuantization& how) {
-  if (how.format == QuantizedFormat::int8) {
+  if (how.format == QuantizedFormat::fp8) {
+    weight.quantized = std::make_shared<Fp8Weight>(weight.value);
+  } else if (how.format == QuantizedFormat::int8) {
     weight.quantized = std::make_shared<Int8Weight>(quantize_int8(weight.value));
   } else {
     std::vector<Nf4Tensor> parts;

@@ -72,7 +72,7 @@ Result<std::shared_ptr<const Pretrained>> with_quantized_weights(const Pretraine
 
 /// config.json and model.safetensors, which load_pretrained and transformers read. What is quantised is in
 /// bitsandbytes' layout, names and "quantization_config" are transformers'; the rest as it is kept: fp32, bf16 or
-/// fp16.
+/// fp16. Not of a base in FP8.
 Status save_base(const Pretrained& base, const std::filesystem::path& folder);
 
 /// Bytes that the weights take in memory, as they are kept.

@@ -117,7 +117,7 @@ std::vector<Parameter*> ModelWeights::parameters() {
 
 at::ScalarType scalar_type_of(Precision precision) {
   if (precision == Precision::fp32) return at::kFloat;
-  return precision == Precision::bf16 ? at::kBFloat16 : at::kHalf;
+  return precision == Precision::fp16 ? at::kHalf : at::kBFloat16;
 }
 
 }  // namespace finesweep::worker

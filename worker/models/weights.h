@@ -84,7 +84,7 @@ class ModelWeights {
   c10::Device device_;
 };
 
-/// fp32, bf16, fp16.
+/// fp32, bf16 or fp16: what hidden states have.
 at::ScalarType scalar_type_of(Precision precision);
 
 }  // namespace finesweep::worker

@@ -9,13 +9,18 @@
 extern "C" {
 
 /// Raised with every change of what stands below.
-inline constexpr int kFinesweepCudaVersion = 3;
+inline constexpr int kFinesweepCudaVersion = 4;
 int finesweep_cuda_version();
 /// The words for an error.
 const char* finesweep_cuda_error(int error);
 
-/// fp32, bf16, fp16.
-enum FinesweepFloat : int { kFinesweepFloat32 = 0, kFinesweepBFloat16 = 1, kFinesweepFloat16 = 2 };
+/// fp32, bf16, fp16; and e4m3, which matrix products alone take.
+enum FinesweepFloat : int {
+  kFinesweepFloat32 = 0,
+  kFinesweepBFloat16 = 1,
+  kFinesweepFloat16 = 2,
+  kFinesweepFloat8E4M3 = 3
+};
 
 /// A matrix in NF4 (quantization/nf4.h). Scales: `absmax`, or where that is null absmax[b] =
 /// map[codes[b]] · nested_absmax[b / nested_block] + offset, each operation rounded.

@@ -141,6 +141,16 @@ int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, st
                           const std::int32_t* token_jobs, const std::int32_t* column_jobs, const float* scales,
                           std::int32_t* broken, int type, void* stream);
 
+/// Rows in FP8 e4m3 (kernels/fp8.h): of v = x · factors (null: 1) scales[r] = max |v[r]| / 448, codes[r] =
+/// v[r] · (448 / max |v[r]|).  x bf16 [rows, columns], its rows `stride` apart; codes contiguous.
+int finesweep_fp8_quantize(const void* x, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+                           const float* factors, void* codes, float* scales, void* stream);
+/// y[r, c] = y[r, c] · row_scales[r] · column_scales[c] + bias[c] + residual[r, c] in fp32, each null: left out.
+/// y bf16 [rows, columns] contiguous; bias and residual bf16, the latter's rows residual_stride apart.
+int finesweep_scale_rows_and_columns(void* y, std::int64_t rows, std::int64_t columns, const float* row_scales,
+                                     const float* column_scales, const void* bias, const void* residual,
+                                     std::int64_t residual_stride, void* stream);
+
 /// One trained tensor of an optimiser.
 struct FinesweepAdamWTensor {
   float* master;
@@ -270,5 +280,5 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
   X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) \
   X(mean_backward) X(cross_entropy) X(distillation) X(add_sum) X(adamw_chunk) \
   X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
-  X(softmax_backward) X(own_columns) X(concatenate) X(flash_fits) X(flash_forward) X(flash_backward)
+  X(softmax_backward) X(fp8_quantize) X(scale_rows_and_columns) X(own_columns) X(concatenate) X(flash_fits) X(flash_forward) X(flash_backward)
 // clang-format on

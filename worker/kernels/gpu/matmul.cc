@@ -8,10 +8,8 @@
 #include "worker/kernels/gpu/library.h"
 
 namespace finesweep::worker::gpu {
-namespace {
 
-/// Rows of a matrix as cuBLASLt takes them: unit columns, and no smaller distance than the width.
-bool has_rows(const at::Tensor& x) {
+bool has_unit_columns(const at::Tensor& x) {
   return x.stride(1) == 1 && x.stride(0) >= x.size(1);
 }
 
@@ -19,21 +17,19 @@ bool in_vectors(const at::Tensor& x) {
   return x.stride(0) * x.element_size() % 16 == 0 && reinterpret_cast<std::uintptr_t>(x.const_data_ptr()) % 16 == 0;
 }
 
-}  // namespace
-
 at::Tensor Matmul::run() const {
   const bool narrow = a.scalar_type() == at::kBFloat16 || a.scalar_type() == at::kHalf;
   if (!a.is_cuda() || !narrow || graph_module() == nullptr || a.numel() == 0) return {};
-  const bool turned = !has_rows(b) && has_rows(b.t());
+  const bool turned = !has_unit_columns(b) && has_unit_columns(b.t());
   const at::Tensor right = turned ? b.t() : b;
-  if (b.scalar_type() != a.scalar_type() || !has_rows(a) || !has_rows(right) || !in_vectors(a) ||
+  if (b.scalar_type() != a.scalar_type() || !has_unit_columns(a) || !has_unit_columns(right) || !in_vectors(a) ||
       !in_vectors(right)) {
     return {};
   }
   if (bias.defined() && (bias.scalar_type() != a.scalar_type() || !bias.is_contiguous())) return {};
-  if (c.defined() && (c.scalar_type() != a.scalar_type() || !has_rows(c) || !in_vectors(c))) return {};
+  if (c.defined() && (c.scalar_type() != a.scalar_type() || !has_unit_columns(c) || !in_vectors(c))) return {};
   const at::Tensor d = out.defined() ? out : at::empty({a.size(0), b.size(1)}, a.options());
-  if (!has_rows(d) || !in_vectors(d)) return {};
+  if (!has_unit_columns(d) || !in_vectors(d)) return {};
   FinesweepMatmul what{};
   what.m = a.size(0);
   what.n = b.size(1);

@@ -4,6 +4,11 @@
 
 namespace finesweep::worker::gpu {
 
+/// Rows of a matrix as cuBLASLt takes them: unit columns, and no smaller distance than the width.
+bool has_unit_columns(const at::Tensor& x);
+/// Its address and the distance of its rows are multiples of 16 bytes.
+bool in_vectors(const at::Tensor& x);
+
 /// d = epilogue(a b + c + bias) of matrices on a GPU, in one kernel of cuBLASLt that was chosen by its time.
 struct Matmul {
   at::Tensor a;     // [m, k]

@@ -17,6 +17,10 @@ enum FinesweepEpilogue : int {
 /// d [m, n] = epilogue(a b + beta · c + bias), row-major, sums in fp32. a is [m, k], b [k, n]; transposed ones are
 /// given as [k, m] and [n, k]. Rows are lda … apart. Types are those of FinesweepFloat: `type` of a, b, bias and
 /// aux, `out_type` of c and d.
+///
+/// FP8: `type` is kFinesweepFloat8E4M3, out_type and the bias's type bf16, a as it is and b transposed, no GELU.
+/// Then scale_a [m] and scale_b [n] (fp32, both or neither) multiply the rows of a and the columns of b: Hopper
+/// alone has that (CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F).
 struct FinesweepMatmul {
   std::int64_t m, n, k;
   const void *a, *b, *c;
@@ -29,6 +33,7 @@ struct FinesweepMatmul {
   const void* bias;
   void* aux;
   std::int64_t ld_aux;
+  const float *scale_a, *scale_b;
 };
 /// On the current stream. The first product of a shape is tried with several kernels and the fastest is kept, but
 /// while a graph is captured or where d is c. 1 where cuBLASLt cannot do it: the words are in

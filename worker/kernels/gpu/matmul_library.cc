@@ -29,7 +29,15 @@ void check(cudaError_t error, const char* call) {
 }
 
 cudaDataType_t type_of(int type) {
-  return type == kFinesweepFloat32 ? CUDA_R_32F : type == kFinesweepBFloat16 ? CUDA_R_16BF : CUDA_R_16F;
+  switch (type) {
+    case kFinesweepFloat32:
+      return CUDA_R_32F;
+    case kFinesweepBFloat16:
+      return CUDA_R_16BF;
+    case kFinesweepFloat8E4M3:
+      return CUDA_R_8F_E4M3;
+  }
+  return CUDA_R_16F;
 }
 
 /// What a choice of kernel depends on.
@@ -51,7 +59,7 @@ Key key_of(const FinesweepMatmul& w, int device) {
           w.transpose_a * 2 + w.transpose_b,
           w.type * 3 + w.out_type,
           w.epilogue,
-          w.beta != 0 ? 1 : 0,
+          (w.beta != 0 ? 1 : 0) + (w.scale_a != nullptr ? 2 : 0),
           w.ld_aux,
           places,
           device};
@@ -75,6 +83,10 @@ class Plan {
     if (w.aux != nullptr) {
       set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, w.ld_aux);
     }
+    if (w.type == kFinesweepFloat8E4M3 && w.bias != nullptr) {
+      set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(out));
+    }
+    if (w.scale_a != nullptr) set_scales(w);
     layout(a_, type, w.transpose_b ? w.k : w.n, w.transpose_b ? w.n : w.k, w.ldb);
     layout(b_, type, w.transpose_a ? w.m : w.k, w.transpose_a ? w.k : w.m, w.lda);
     layout(c_, out, w.n, w.m, w.ldc);
@@ -116,6 +128,20 @@ class Plan {
   }
 
  private:
+  /// One of each row of both operands, whose order is cuBLASLt's.
+  void set_scales(const FinesweepMatmul& w) {
+#if CUBLAS_VERSION >= 120900
+    const std::int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, w.scale_b);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, w.scale_a);
+#else
+    (void)w;
+    throw std::runtime_error("this cuBLASLt has no scales of rows: finesweep was built with CUDA before 12.9");
+#endif
+  }
+
   template <typename V>
   void set(cublasLtMatmulDescAttributes_t attribute, const V& value) {
     check(cublasLtMatmulDescSetAttribute(product_, attribute, &value, sizeof value),
