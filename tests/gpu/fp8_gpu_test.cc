@@ -14,6 +14,7 @@
 #include "worker/kernels/gpu/graph.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/library.h"
+#include "worker/kernels/gpu/ops.h"
 #include "worker/models/fp8_weight.h"
 
 namespace finesweep::worker {
@@ -161,6 +162,57 @@ TEST_F(Fp8OnGpu, a_row_that_is_not_finite_stays_in_its_row) {
   for (std::int64_t r = 0; r < 64; ++r) {
     EXPECT_EQ(at::isnan(y[r]).all().item<bool>(), r == 5 || r == 9) << r;
     EXPECT_EQ(at::isfinite(y[r]).all().item<bool>(), r != 5 && r != 9) << r;
+  }
+}
+
+TEST_F(Fp8OnGpu, norms_and_activations_quantise_what_they_give_as_a_kernel_of_its_own_does) {
+  const at::NoGradGuard no_graph;
+  const auto expect_rows = [](const Fp8Rows* mine, const at::Tensor& of, const at::Tensor& factors = {}) {
+    ASSERT_NE(mine, nullptr);
+    const Fp8Rows expected = quantize_fp8(of, factors);
+    EXPECT_TRUE(at::equal(mine->codes.view(at::kByte), expected.codes.view(at::kByte)));
+    EXPECT_TRUE(at::equal(mine->scales, expected.scales));
+  };
+  for (const std::int64_t width : {8, 48, 78, 264, 768, 1024, 2048, 3072, 5120, 8192}) {
+    SCOPED_TRACE(width);
+    Parameter next_weight;
+    next_weight.parts.push_back({"w", 16});
+    next_weight.quantized = std::make_shared<Fp8Weight>(there(numbers({16, width}, 1)));
+    LinearModule next;
+    next.weight = &next_weight;
+    const Layout layout = layout_of({17, 33, 16, 5});
+    const std::int64_t tokens = layout->tokens();
+    const at::Tensor x = there(numbers({tokens, width}, 2).to(at::kBFloat16));
+    Parameter weight = parameter(there(numbers({width}, 3)), at::kFloat, false);
+    Parameter bias = parameter(there(numbers({width}, 4)), at::kFloat, false);
+    const NormModule centred{&weight, &bias, 1e-5, NormKind::layer};
+    const Var plain = norm(nullptr, Var(x), centred, &next);
+    expect_rows(plain.fp8.get(), plain.value);
+    EXPECT_TRUE(at::equal(plain.value, norm(nullptr, Var(x), centred).value));
+    EXPECT_EQ(norm(nullptr, Var(x), centred).fp8, nullptr);
+    const Var sum = add_norm(nullptr, Var(x.clone()), Var(x), centred, layout,
+                             make_dropout(0.1, {true, 42, 7, nullptr}, 3), &next);
+    expect_rows(sum.fp8.get(), sum.value);
+
+    if (width % 8 != 0) continue;
+    const at::Tensor dy = there(numbers({tokens, width}, 5).to(at::kBFloat16));
+    const at::Tensor factors = there(numbers({width}, 6));
+    for (const Activation activation : {Activation::gelu, Activation::gelu_tanh}) {
+      ASSERT_TRUE(gpu::fuses_fp8(x, activation));
+      const auto rows = gpu::empty_fp8_for(&next, x);
+      ASSERT_NE(rows, nullptr);
+      const at::Tensor y = at::empty_like(x), expected = at::empty_like(x);
+      gpu::activate(x, expected, activation);
+      gpu::activate(x, y, *rows, activation);
+      EXPECT_LE(relative_difference(y, expected), 1e-2);
+      expect_rows(rows.get(), y);
+      gpu::activation_gradient(x, dy, expected, activation);
+      const at::Tensor dz = dy.clone();
+      gpu::activation_gradient(x, dz, dz, factors, *rows, activation);
+      EXPECT_LE(relative_difference(dz, expected), 1e-2);
+      expect_rows(rows.get(), dz, factors);
+    }
+    EXPECT_FALSE(gpu::fuses_fp8(x, Activation::relu));
   }
 }
 

@@ -127,13 +127,14 @@ bool LinearPass::trains() const {
   return std::any_of(all.begin(), all.end(), [](const Parameter* p) { return p != nullptr && p->trained; });
 }
 
-at::Tensor LinearPass::multiply(const Parameter& weight, const at::Tensor& x, const at::Tensor& bias,
+at::Tensor LinearPass::multiply(const Parameter& weight, const Var& input, const at::Tensor& bias,
                                 const at::Tensor& residual) const {
+  const at::Tensor& x = input.value;
   if (!weight.quantized) {
     return product_with_weight(x, weight.value.narrow(0, out_begin_, out_count_), bias, residual);
   }
   if (weight.quantized->quantizes_inputs()) {
-    return weight.quantized->quantized_product(x, out_begin_, out_count_, bias, residual);
+    return weight.quantized->quantized_product(x, input.fp8.get(), out_begin_, out_count_, bias, residual);
   }
   const at::ScalarType type = weight.product_type.value_or(x.scalar_type());
   constexpr std::int64_t kFewTokens = 8;  // then a product with the few bits themselves is the faster
@@ -150,7 +151,7 @@ at::Tensor LinearPass::forward(const Var& x, const DropoutRun& run, const at::Te
   const at::Tensor bias =
       module_->bias == nullptr ? at::Tensor() : module_->bias->value.narrow(0, out_begin_, out_count_);
   if (const at::Tensor z = forward_in_block(x, bias, residual, keeps); z.defined()) return z;
-  const at::Tensor z = multiply(*module_->weight, x.value, bias, residual);
+  const at::Tensor z = multiply(*module_->weight, x, bias, residual);
   for (Lora& lora : loras_) {
     const LoraBranch& branch = *lora.branch;
     lora.dropout = make_dropout(branch.dropout, run, branch.site);
@@ -193,8 +194,7 @@ void LinearPass::keep(const Var& x) {
 }
 
 at::Tensor LinearPass::forward_through_gelu(const Var& x, at::Tensor& before) {
-  const bool quantizes = module_->weight->quantized != nullptr && module_->weight->quantized->quantizes_inputs();
-  const bool plain = loras_.empty() && scales_.empty() && module_->bias != nullptr && !quantizes;
+  const bool plain = loras_.empty() && scales_.empty() && module_->bias != nullptr && !module_->quantizes_inputs();
   if (!plain || !gpu::has_kernels(x.value) ||
       module_->weight->product_type.value_or(x.value.scalar_type()) != x.value.scalar_type()) {
     return {};
@@ -279,11 +279,11 @@ void LinearPass::add_to_input(const at::Tensor& dy, const at::Tensor& weight) co
 }
 
 /// The same with a weight that quantises dy.
-void LinearPass::add_quantized_to_input(const at::Tensor& dy, const QuantizedWeight& weight) const {
+void LinearPass::add_quantized_to_input(const at::Tensor& dy, const Fp8Rows* rows) const {
   at::Tensor& there = input_slot_->grad;
   const bool joins = there.defined() && there.scalar_type() == dy.scalar_type() && there.stride(1) == 1;
-  const at::Tensor sum =
-      weight.quantized_transposed_product(dy, out_begin_, out_count_, joins ? there : at::Tensor());
+  const at::Tensor sum = module_->weight->quantized->quantized_transposed_product(dy, rows, out_begin_, out_count_,
+                                                                                  joins ? there : at::Tensor());
   if (joins) {
     there = sum;
   } else {
@@ -309,7 +309,15 @@ void LinearPass::lora_backward(const Lora& lora, const at::Tensor& dy) const {
   }
 }
 
-void LinearPass::backward(at::Tensor dy) const {
+const LinearModule* LinearPass::quantizing() const {
+  return input_slot_ && scales_.empty() && module_->quantizes_inputs() ? module_ : nullptr;
+}
+
+at::Tensor LinearPass::gradient_factors() const {
+  return module_->weight->quantized->gradient_factors(out_begin_, out_count_);
+}
+
+void LinearPass::backward(at::Tensor dy, const Fp8Rows* rows) const {
   if (!scales_.empty() && (dy.use_count() > 1 || !dy.is_contiguous())) dy = dy.clone(at::MemoryFormat::Contiguous);
   for (const Scale& scale : scales_) {
     const at::Tensor columns = dy.narrow(1, scale.columns.begin, scale.columns.count);
@@ -327,8 +335,8 @@ void LinearPass::backward(at::Tensor dy) const {
   if (adapters_first) {
     for (const Lora& lora : loras_) lora_backward(lora, dy);
   }
-  if (input_slot_ && module_->weight->quantized && module_->weight->quantized->quantizes_inputs()) {
-    add_quantized_to_input(dy, *module_->weight->quantized);
+  if (input_slot_ && module_->quantizes_inputs()) {
+    add_quantized_to_input(dy, rows);
   } else if (input_slot_) {
     const at::ScalarType type = module_->weight->product_type.value_or(dy.scalar_type());
     const at::Tensor weight = weight_rows(*module_->weight, type, out_begin_, out_count_);

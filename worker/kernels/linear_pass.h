@@ -59,8 +59,13 @@ class LinearPass {
   /// The same through a GELU (by tanh), where a kernel of a GPU does both at once: `before` becomes what went into
   /// it. Undefined where there is none.
   at::Tensor forward_through_gelu(const Var& x, at::Tensor& before);
+  /// The module, where its way back multiplies the gradient in FP8 as it comes; else null.
+  const LinearModule* quantizing() const;
+  /// Then: what the gradient's columns are multiplied by before they are quantised.
+  at::Tensor gradient_factors() const;
   /// From the gradient of what forward gave, to x and to what is trained. Overwrites dy where nobody else holds it.
-  void backward(at::Tensor dy) const;
+  /// `rows`: those of dy · gradient_factors in FP8, where they are known.
+  void backward(at::Tensor dy, const Fp8Rows* rows = nullptr) const;
 
  private:
   /// The columns of an adapter that are asked for, counted from out_begin; the same rows of its parameter begin at
@@ -83,13 +88,13 @@ class LinearPass {
   };
 
   Columns columns_of(std::int64_t begin, std::int64_t count) const;
-  at::Tensor multiply(const Parameter& weight, const at::Tensor& x, const at::Tensor& bias,
+  at::Tensor multiply(const Parameter& weight, const Var& x, const at::Tensor& bias,
                       const at::Tensor& residual) const;
   /// Both ways through the module's block. Undefined, false: x, dy have no room for it, and nothing was done.
   at::Tensor forward_in_block(const Var& x, const at::Tensor& bias, const at::Tensor& residual, bool keeps);
   bool backward_in_block(const at::Tensor& dy) const;
   void add_to_input(const at::Tensor& dy, const at::Tensor& weight) const;
-  void add_quantized_to_input(const at::Tensor& dy, const QuantizedWeight& weight) const;
+  void add_quantized_to_input(const at::Tensor& dy, const Fp8Rows* rows) const;
   void lora_backward(const Lora& lora, const at::Tensor& dy) const;
   void lora_backward_on_gpu(const Lora& lora, const at::Tensor& dy) const;
   void keep(const Var& x);

@@ -11,6 +11,8 @@ struct NormLinearOptions {
   bool gated = false;
   /// The result is fp32, whatever x is.
   bool to_float = false;
+  /// Who multiplies the result, where that is known (ops.h).
+  const LinearModule* next = nullptr;
 };
 
 /// activation(norm(x) Wᵀ + b + adapters): the beginning of a block, one kernel where few tokens are decoded on a

@@ -76,6 +76,8 @@ struct LinearModule {
 
   /// Something that `linear` applies is trained.
   bool trains() const;
+  /// Its input and the gradient of its output are multiplied in FP8.
+  bool quantizes_inputs() const { return weight->quantized != nullptr && weight->quantized->quantizes_inputs(); }
 };
 
 enum class NormKind { layer, root_mean_square };
@@ -101,9 +103,10 @@ struct EmbeddingModule {
 
 /// activation(x Wᵀ + b + adapters) for the output columns out_begin … out_begin + out_count (count -1: all):
 /// columns that are not asked for cost nothing. `layout` says which rows the tokens belong to, for the adapters'
-/// dropout.
+/// dropout. `next`: as in norm.
 Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const DropoutRun& run,
-           Activation activation = Activation::none, std::int64_t out_begin = 0, std::int64_t out_count = -1);
+           Activation activation = Activation::none, std::int64_t out_begin = 0, std::int64_t out_count = -1,
+           const LinearModule* next = nullptr);
 
 /// residual + dropout(linear(x)): the end of a pre-norm block. The residual may be fp32 where x is fp16: so is the
 /// sum.
@@ -119,12 +122,14 @@ Var embed(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, cons
           const at::Tensor& types, const Layout& layout, const Dropout& dropout, at::ScalarType compute_type);
 
 /// norm(x): the beginning of a pre-norm block.
-/// `room`: so many columns are made behind those of the result, for who multiplies it (LoraBlock); no promise.
-Var norm(Tape* tape, const Var& x, const NormModule& module, std::int64_t room = 0);
+/// `next`: who multiplies the result, where that is known. Then there may be room for its ranks behind the result's
+/// columns (LoraBlock), and the result in FP8 beside it where that is what is multiplied.
+Var norm(Tape* tape, const Var& x, const NormModule& module, const LinearModule* next = nullptr);
 
-/// norm(residual + dropout(x)): the end of a post-norm block. Consumes x: its memory is reused.
+/// norm(residual + dropout(x)): the end of a post-norm block. Consumes x: its memory is reused. `next`: who
+/// multiplies the result, for its FP8 alone.
 Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const Layout& layout,
-             const Dropout& dropout);
+             const Dropout& dropout, const LinearModule* next = nullptr);
 
 /// T5's relative position bias (https://arxiv.org/abs/1910.10683): scores get table[bucket(key - query)][head].
 struct RelativeBias {

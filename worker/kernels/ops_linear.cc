@@ -8,7 +8,9 @@
 #include "worker/kernels/differentiate.h"
 #include "worker/kernels/dispatch.h"
 #include "worker/kernels/gpu/decode.h"
+#include "worker/kernels/gpu/fp8.h"
 #include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/gradient_watch.h"
 #include "worker/kernels/job_rows.h"
@@ -51,8 +53,20 @@ at::Tensor activated(const at::Tensor& z, Activation activation, bool keep_z) {
   return out;
 }
 
-/// Overwrites `gradient` where nobody else holds it.
-at::Tensor activation_gradient(const at::Tensor& z, at::Tensor gradient, Activation activation) {
+/// The same, and its rows in FP8 where `next` is to multiply them and a kernel makes both.
+Var activated_for(const at::Tensor& z, Activation activation, bool keep_z, const LinearModule* next) {
+  const auto rows = gpu::fuses_fp8(z, activation) ? gpu::empty_fp8_for(next, z) : nullptr;
+  if (rows == nullptr) return Var(activated(z, activation, keep_z));
+  const ProfileScope scope("activation", OperatorGroup::activation);
+  Var y(keep_z ? at::empty_like(z) : z);
+  gpu::activate(z, y.value, *rows, activation);
+  y.fp8 = rows;
+  return y;
+}
+
+/// Overwrites `gradient` where nobody else holds it. `rows`, where it is set: gets that of the result in FP8.
+at::Tensor activation_gradient(const at::Tensor& z, at::Tensor gradient, Activation activation,
+                               const LinearPass& pass, std::shared_ptr<Fp8Rows>& rows) {
   const ProfileScope scope("activation gradient", OperatorGroup::activation);
   const bool on_gpu = gpu::has_kernels(z);
   if (!on_gpu && !has_kernels(z)) {
@@ -68,7 +82,12 @@ at::Tensor activation_gradient(const at::Tensor& z, at::Tensor gradient, Activat
   if (!gradient.is_contiguous()) gradient = gradient.contiguous();
   const at::Tensor out = gradient.use_count() == 1 ? gradient : at::empty_like(gradient);
   if (on_gpu) {
-    gpu::activation_gradient(z, gradient, out, activation);
+    if (gpu::fuses_fp8(z, activation) && gpu::in_vectors(gradient)) rows = gpu::empty_fp8_for(pass.quantizing(), z);
+    if (rows != nullptr) {
+      gpu::activation_gradient(z, gradient, out, pass.gradient_factors(), *rows, activation);
+    } else {
+      gpu::activation_gradient(z, gradient, out, activation);
+    }
     return out;
   }
   with_storage(z.scalar_type(), [&]<typename T>() {
@@ -123,7 +142,7 @@ void add_residual(const at::Tensor& x, const at::Tensor& residual, const Layout&
 }  // namespace
 
 Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const DropoutRun& run,
-           Activation activation, std::int64_t out_begin, std::int64_t out_count) {
+           Activation activation, std::int64_t out_begin, std::int64_t out_count, const LinearModule* next) {
   if (!module.of_jobs.empty()) {
     return for_each_job(tape, x, *layout, [&](std::size_t job, const Var& mine) {
       return linear(tape, mine, *module.of_jobs[job], layout->of_job(job), run, activation, out_begin, out_count);
@@ -137,22 +156,25 @@ Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& l
   const Var input = after_input_scales(tape, x, module);
   LinearPass pass(module, layout, out_begin, out_count);
   const bool recorded = tape != nullptr && (input.needs_grad() || pass.trains());
-  at::Tensor z, y;
-  if (recorded && activation == Activation::gelu_tanh) y = pass.forward_through_gelu(input, z);
-  if (!y.defined()) {
+  at::Tensor z;
+  Var y;
+  if (recorded && activation == Activation::gelu_tanh) y.value = pass.forward_through_gelu(input, z);
+  if (!y.value.defined()) {
     z = pass.forward(input, run, {}, recorded);
-    y = activation == Activation::none ? z : activated(z, activation, recorded);
+    y = activation == Activation::none ? Var(z) : activated_for(z, activation, recorded, next);
   }
-  if (!recorded) return Var(y);
-  const Var result = tape->track(y);
+  if (!recorded) return y;
+  Var result = tape->track(y.value);
+  result.fp8 = y.fp8;
   if (activation == Activation::none) result.slot->room = pass.room();
   const std::vector<Parameter*> parameters = pass.parameters();
   tape->record([slot = result.slot, z = activation == Activation::none ? at::Tensor() : z, pass = std::move(pass),
                 activation] {
     at::Tensor dy = std::move(slot->grad);
     if (!dy.defined()) return;
-    if (activation != Activation::none) dy = activation_gradient(z, std::move(dy), activation);
-    pass.backward(std::move(dy));
+    std::shared_ptr<Fp8Rows> rows;
+    if (activation != Activation::none) dy = activation_gradient(z, std::move(dy), activation, pass, rows);
+    pass.backward(std::move(dy), rows.get());
   });
   adds_to(tape, parameters);
   return result;

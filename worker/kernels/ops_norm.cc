@@ -119,19 +119,19 @@ Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layou
   });
 }
 
-Var norm(Tape* tape, const Var& x, const NormModule& module, std::int64_t room) {
-  if (room > 0 && gpu::computes(x.value, module)) {
+Var norm(Tape* tape, const Var& x, const NormModule& module, const LinearModule* next) {
+  if (next != nullptr && gpu::computes(x.value, module)) {
     const ProfileScope scope("norm", OperatorGroup::normalisation);
-    return gpu::norm_dropout(tape, x, module, nullptr, {}, room);
+    return gpu::norm_dropout(tape, x, module, nullptr, {}, next);
   }
   return norm_dropout(tape, x, module, nullptr, {});
 }
 
 Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const Layout& layout,
-             const Dropout& dropout) {
+             const Dropout& dropout, const LinearModule* next) {
   const ProfileScope scope("residual and norm", OperatorGroup::normalisation);
   if (gpu::computes(x.value, module) && x.value.scalar_type() == residual.value.scalar_type()) {
-    return gpu::add_norm(tape, x, residual, module, layout, dropout);
+    return gpu::add_norm(tape, x, residual, module, layout, dropout, next);
   }
   if (has_kernels(x.value)) {
     return with_storage(x.value.scalar_type(), [&]<typename T>() {

@@ -13,9 +13,9 @@ Var norm_linear(Tape* tape, const Var& x, const NormModule& norm, const LinearMo
         {.norm = &norm, .activation = options.activation, .gated = options.gated, .to_float = options.to_float});
     if (y.defined()) return Var(y);
   }
-  const Var normed = worker::norm(tape, x, norm, module.room());
+  const Var normed = worker::norm(tape, x, norm, &module);
   const Var y = options.gated ? gated(tape, linear(tape, normed, module, layout, run), options.activation)
-                              : linear(tape, normed, module, layout, run, options.activation);
+                              : linear(tape, normed, module, layout, run, options.activation, 0, -1, options.next);
   return options.to_float ? worker::to_float(tape, y) : y;
 }
 

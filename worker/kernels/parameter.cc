@@ -13,14 +13,26 @@ at::Tensor QuantizedWeight::product(const at::Tensor& x, std::int64_t begin, std
   return product_with_weight(x, dequantize(x.scalar_type(), begin, count));
 }
 
-at::Tensor QuantizedWeight::quantized_product(const at::Tensor&, std::int64_t, std::int64_t, const at::Tensor&,
-                                              const at::Tensor&) const {
+namespace {
+
+[[noreturn]] void inputs_are_not_quantised() {
   throw std::logic_error("a weight whose inputs are not quantised");
 }
 
-at::Tensor QuantizedWeight::quantized_transposed_product(const at::Tensor&, std::int64_t, std::int64_t,
-                                                         const at::Tensor&) const {
-  throw std::logic_error("a weight whose inputs are not quantised");
+}  // namespace
+
+at::Tensor QuantizedWeight::quantized_product(const at::Tensor&, const Fp8Rows*, std::int64_t, std::int64_t,
+                                              const at::Tensor&, const at::Tensor&) const {
+  inputs_are_not_quantised();
+}
+
+at::Tensor QuantizedWeight::quantized_transposed_product(const at::Tensor&, const Fp8Rows*, std::int64_t,
+                                                         std::int64_t, const at::Tensor&) const {
+  inputs_are_not_quantised();
+}
+
+at::Tensor QuantizedWeight::gradient_factors(std::int64_t, std::int64_t) const {
+  inputs_are_not_quantised();
 }
 
 void Parameter::train(at::ScalarType type) {

@@ -10,6 +10,8 @@
 
 namespace finesweep::worker {
 
+struct Fp8Rows;  // kernels/fp8.h
+
 /// A frozen weight kept in few bits: NF4, INT8 or FP8. Immutable, shared by the models of a base.
 class QuantizedWeight {
  public:
@@ -24,11 +26,18 @@ class QuantizedWeight {
   /// x Wᵀ + bias + residual for these rows of the weight, in the type of x.
   ///
   ///   x [tokens, columns]; bias [count] and residual [tokens, count] of the same type, each may be undefined
-  virtual at::Tensor quantized_product(const at::Tensor& x, std::int64_t begin, std::int64_t count,
-                                       const at::Tensor& bias, const at::Tensor& residual) const;
-  /// dy W + sum for these rows: the way back.  dy [tokens, count], sum [tokens, columns] or undefined
-  virtual at::Tensor quantized_transposed_product(const at::Tensor& dy, std::int64_t begin, std::int64_t count,
-                                                  const at::Tensor& sum) const;
+  ///   rows: those of x, where they are known
+  virtual at::Tensor quantized_product(const at::Tensor& x, const Fp8Rows* rows, std::int64_t begin,
+                                       std::int64_t count, const at::Tensor& bias,
+                                       const at::Tensor& residual) const;
+  /// dy W + sum for these rows: the way back.
+  ///
+  ///   dy [tokens, count], sum [tokens, columns] or undefined
+  ///   rows: those of dy · gradient_factors, where they are known
+  virtual at::Tensor quantized_transposed_product(const at::Tensor& dy, const Fp8Rows* rows, std::int64_t begin,
+                                                  std::int64_t count, const at::Tensor& sum) const;
+  /// What the columns of dy are multiplied by before they are quantised: [count] fp32.
+  virtual at::Tensor gradient_factors(std::int64_t begin, std::int64_t count) const;
   virtual std::int64_t rows() const = 0;
   virtual std::int64_t columns() const = 0;
   /// Of the packed values and their scales.

@@ -9,6 +9,8 @@
 
 namespace finesweep::worker {
 
+struct Fp8Rows;  // kernels/fp8.h
+
 /// Where the gradient of one tensor gathers on the way back. Shared by whoever made the tensor and whoever used it.
 struct GradSlot {
   at::Tensor grad;  // undefined until a consumer has added to it
@@ -26,6 +28,8 @@ struct GradSlot {
 struct Var {
   at::Tensor value;
   std::shared_ptr<GradSlot> slot;
+  /// The rows of `value` in FP8, where who made it quantised them too; else null.
+  std::shared_ptr<const Fp8Rows> fp8;
 
   Var() = default;
   explicit Var(at::Tensor value) : value(std::move(value)) {}

@@ -123,6 +123,7 @@ BertEncoder::BertEncoder(ModelWeights& weights, const std::string& name, const B
     layer.down_site = dropout_site(path + ".output");
     layers_.push_back(std::move(layer));
   }
+  for (std::size_t i = 1; i < layers_.size(); ++i) layers_[i - 1].next = &layers_[i].qkv;
 }
 
 std::vector<LinearModule*> BertEncoder::linear_modules() {
@@ -150,10 +151,10 @@ Var BertEncoder::after_attention(const Layer& layer, const Var& context, const V
   const Dropout first = make_dropout(config_.hidden_dropout, pass.dropout, layer.output_site);
   const Dropout second = make_dropout(config_.hidden_dropout, pass.dropout, layer.down_site);
   const Var mixed = linear(tape, context, layer.output, layout, pass.dropout);
-  const Var attended = add_norm(tape, mixed, residual, layer.attention_norm, layout, first);
-  const Var inner = linear(tape, attended, layer.up, layout, pass.dropout, config_.activation);
+  const Var attended = add_norm(tape, mixed, residual, layer.attention_norm, layout, first, &layer.up);
+  const Var inner = linear(tape, attended, layer.up, layout, pass.dropout, config_.activation, 0, -1, &layer.down);
   const Var outer = linear(tape, inner, layer.down, layout, pass.dropout);
-  return add_norm(tape, outer, attended, layer.output_norm, layout, second);
+  return add_norm(tape, outer, attended, layer.output_norm, layout, second, layer.next);
 }
 
 Var BertEncoder::run_layer(const Layer& layer, const Var& x, const Layout& layout, const Pass& pass) {

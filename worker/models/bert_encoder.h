@@ -59,6 +59,7 @@ class BertEncoder {
     LinearModule qkv, output, up, down;
     NormModule attention_norm, output_norm;
     std::uint64_t attention_site = 0, output_site = 0, down_site = 0;
+    const LinearModule* next = nullptr;  // that multiplies the layer's output; null: of the last one
 
     bool trains() const;
   };

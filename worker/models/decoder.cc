@@ -301,7 +301,7 @@ Var Decoder::run_layer(std::size_t index, const Var& x, const Tokens& tokens, co
                                   dropout_at(layer.output_site, residual_dropout));
 
   const Var inner = norm_linear(tape, attended, layer.feed_forward_norm, layer.up, layout, pass.dropout,
-                                {.activation = config_.activation, .gated = config_.gated});
+                                {.activation = config_.activation, .gated = config_.gated, .next = &layer.down});
   return linear_add(tape, inner, layer.down, attended, layout, pass.dropout,
                     dropout_at(layer.down_site, residual_dropout));
 }

@@ -19,15 +19,18 @@ at::Tensor Fp8Weight::dequantize(at::ScalarType type, std::int64_t begin, std::i
   return worker::dequantize(rows_of(begin, count), type);
 }
 
-at::Tensor Fp8Weight::quantized_product(const at::Tensor& x, std::int64_t begin, std::int64_t count,
-                                        const at::Tensor& bias, const at::Tensor& residual) const {
-  return product_fp8(quantize_fp8(x), rows_of(begin, count), x.scalar_type(), bias, residual);
+at::Tensor Fp8Weight::quantized_product(const at::Tensor& x, const Fp8Rows* rows, std::int64_t begin,
+                                        std::int64_t count, const at::Tensor& bias,
+                                        const at::Tensor& residual) const {
+  return product_fp8(rows != nullptr ? *rows : quantize_fp8(x), rows_of(begin, count), x.scalar_type(), bias,
+                     residual);
 }
 
-at::Tensor Fp8Weight::quantized_transposed_product(const at::Tensor& dy, std::int64_t begin, std::int64_t count,
-                                                   const at::Tensor& sum) const {
+at::Tensor Fp8Weight::quantized_transposed_product(const at::Tensor& dy, const Fp8Rows* rows, std::int64_t begin,
+                                                   std::int64_t count, const at::Tensor& sum) const {
   const Fp8Rows turned{transposed_.codes.narrow(1, begin, count), transposed_.scales};
-  return product_fp8(quantize_fp8(dy, weight_.scales.narrow(0, begin, count)), turned, dy.scalar_type(), {}, sum);
+  return product_fp8(rows != nullptr ? *rows : quantize_fp8(dy, gradient_factors(begin, count)), turned,
+                     dy.scalar_type(), {}, sum);
 }
 
 std::int64_t Fp8Weight::bytes() const {

@@ -24,10 +24,13 @@ class Fp8Weight final : public QuantizedWeight {
 
   at::Tensor dequantize(at::ScalarType type, std::int64_t begin, std::int64_t count) const override;
   bool quantizes_inputs() const override { return true; }
-  at::Tensor quantized_product(const at::Tensor& x, std::int64_t begin, std::int64_t count, const at::Tensor& bias,
-                               const at::Tensor& residual) const override;
-  at::Tensor quantized_transposed_product(const at::Tensor& dy, std::int64_t begin, std::int64_t count,
-                                          const at::Tensor& sum) const override;
+  at::Tensor quantized_product(const at::Tensor& x, const Fp8Rows* rows, std::int64_t begin, std::int64_t count,
+                               const at::Tensor& bias, const at::Tensor& residual) const override;
+  at::Tensor quantized_transposed_product(const at::Tensor& dy, const Fp8Rows* rows, std::int64_t begin,
+                                          std::int64_t count, const at::Tensor& sum) const override;
+  at::Tensor gradient_factors(std::int64_t begin, std::int64_t count) const override {
+    return weight_.scales.narrow(0, begin, count);
+  }
   std::int64_t rows() const override { return weight_.codes.size(0); }
   std::int64_t columns() const override { return weight_.codes.size(1); }
   std::int64_t bytes() const override;

@@ -1,10 +1,10 @@
-#include <cuda_fp8.h>
-
+#include "worker/kernels/cuda/activation.cuh"
 #include "worker/kernels/cuda/device.cuh"
+#include "worker/kernels/cuda/fp8.cuh"
 
-// Rows of bf16 to FP8 e4m3 with a scale a row, and scales behind a product that has none. A row is kept in
-// registers by one warp (narrow rows, four a block) or by eight, so that it is read once; wider ones are read
-// twice.
+// Rows of bf16 to FP8 e4m3 with a scale a row, behind an activation or its gradient too, and scales behind a
+// product that has none. A row is kept in registers by one warp (narrow rows, four a block) or by eight, so that it
+// is read once; wider ones are read twice.
 
 namespace finesweep::cuda {
 namespace {
@@ -12,138 +12,148 @@ namespace {
 using Bf16 = __nv_bfloat16;
 
 constexpr int kRowsOfBlock = 4;  // where a warp does a row
-constexpr float kLargest = 448, kSmallest = 0x1p-100f;
 
-struct QuantizeArguments {
-  const Bf16* x;
-  std::int64_t stride, rows, columns;
-  const float* factors;
+/// What becomes of the rows.
+struct Fp8Target {
+  std::int64_t rows, columns;
   std::uint8_t* codes;
   float* scales;
 };
 
-/// kCount values of v = x · factors from `column` on; 0 behind the row's end.
-template <int kCount>
-__device__ inline void load_values(const QuantizeArguments& a, const Bf16* x, std::int64_t column,
-                                   float (&v)[kCount]) {
-  if (column >= a.columns) {
+// Where the values come from: load() gives kCount of them.
+
+/// x · factors.
+struct PlainSource {
+  const Bf16* x;
+  std::int64_t stride;
+  const float* factors;
+
+  template <int kCount>
+  __device__ void load(std::int64_t row, std::int64_t column, float (&v)[kCount]) const {
+    cuda::load<kCount>(x + row * stride + column, v);
+    if (factors == nullptr) return;
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) v[k] = 0;
-    return;
+    for (int k = 0; k < kCount; ++k) v[k] *= factors[column + k];
   }
-  load<kCount>(x + column, v);
-  if (a.factors == nullptr) return;
-#pragma unroll
-  for (int k = 0; k < kCount; ++k) v[k] *= a.factors[column + k];
-}
+};
 
-/// The larger of `most` and |v|, and NaN once one of them is: fmaxf would forget it.
-__device__ inline float larger(float most, float v) {
-  const float size = fabsf(v);
-  return size > most || isnan(size) ? size : most;
-}
+/// activation(z), which goes to y too.
+template <int kActivation>
+struct ActivationSource {
+  const Bf16* z;
+  Bf16* y;
+  std::int64_t columns;
 
-template <int kCount>
-__device__ inline void store_codes(std::uint8_t* to, const float (&v)[kCount], float inverse) {
-  if constexpr (kCount == 8) {
-    std::uint32_t pairs[4];
+  template <int kCount>
+  __device__ void load(std::int64_t row, std::int64_t column, float (&v)[kCount]) const {
+    const std::int64_t place = row * columns + column;
+    cuda::load<kCount>(z + place, v);
 #pragma unroll
-    for (int p = 0; p < 4; ++p) {
-      pairs[p] = __nv_cvt_float2_to_fp8x2(make_float2(v[2 * p] * inverse, v[2 * p + 1] * inverse), __NV_SATFINITE,
-                                          __NV_E4M3);
-    }
-    *reinterpret_cast<uint2*>(to) = make_uint2(pairs[0] | pairs[1] << 16, pairs[2] | pairs[3] << 16);
-  } else {
-#pragma unroll
-    for (int k = 0; k < kCount; ++k) to[k] = __nv_cvt_float_to_fp8(v[k] * inverse, __NV_SATFINITE, __NV_E4M3);
+    for (int k = 0; k < kCount; ++k) v[k] = from(to<Bf16>(act<kActivation>(v[k])));
+    store<kCount>(y + place, v);
   }
-}
+};
 
-__device__ inline float inverse_of(float most) {
-  return most < kSmallest ? 0.0f : kLargest / most;
-}
-__device__ inline float scale_of(float most) {
-  return most < kSmallest ? 0.0f : most / kLargest;
-}
+/// dz · factors, where dz = dy · activation'(z) goes to memory too.
+template <int kActivation>
+struct GradientSource {
+  const Bf16 *z, *dy;
+  Bf16* dz;
+  const float* factors;
+  std::int64_t columns;
 
-/// Over the lanes that share a row, NaN where one has it.
-template <int kWarps>
-__device__ inline float row_max(float most, float* shared) {
-  const unsigned any = __ballot_sync(0xffffffffu, isnan(most));
-  most = any != 0 ? nanf("") : warp_max(most);
-  if constexpr (kWarps == 1) return most;
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = most;
-  __syncthreads();
-  float of_row = 0;
+  template <int kCount>
+  __device__ void load(std::int64_t row, std::int64_t column, float (&v)[kCount]) const {
+    const std::int64_t place = row * columns + column;
+    float d[kCount];
+    cuda::load<kCount>(z + place, v);
+    cuda::load<kCount>(dy + place, d);
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) of_row = larger(of_row, shared[w]);
-  return of_row;
-}
+    for (int k = 0; k < kCount; ++k) v[k] = from(to<Bf16>(d[k] * act_gradient<kActivation>(v[k])));
+    store<kCount>(dz + place, v);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) v[k] *= factors[column + k];
+  }
+};
 
 /// kCount elements a vector, kVectors of them a thread (0: rows of any width, read twice), kWarps warps a row.
-template <int kCount, int kVectors, int kWarps>
-__global__ void __launch_bounds__(kWarps == 1 ? 128 : 256) quantize_rows(const QuantizeArguments a) {
+template <typename Source, int kCount, int kVectors, int kWarps>
+__global__ void __launch_bounds__(kWarps == 1 ? 128 : 256) quantize_rows(const Source source, const Fp8Target to) {
   __shared__ float shared[kWarps];
   wait_for_predecessor();
   constexpr int kLanes = 32 * kWarps;
   const int lane = threadIdx.x % kLanes;
   const std::int64_t row =
       kWarps == 1 ? static_cast<std::int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.x / 32 : blockIdx.x;
-  if (row >= a.rows) return;  // a whole warp, or block
-  const Bf16* x = a.x + row * a.stride;
-  std::uint8_t* codes = a.codes + row * a.columns;
+  if (row >= to.rows) return;  // a whole warp, or block
+  std::uint8_t* codes = to.codes + row * to.columns;
   float most = 0;
   if constexpr (kVectors > 0) {
     float v[kVectors][kCount];
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      load_values<kCount>(a, x, (i * kLanes + lane) * kCount, v[i]);
+      const std::int64_t column = (i * kLanes + lane) * kCount;
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) v[i][k] = 0;
+      if (column < to.columns) source.template load<kCount>(row, column, v[i]);
 #pragma unroll
       for (int k = 0; k < kCount; ++k) most = larger(most, v[i][k]);
     }
     most = row_max<kWarps>(most, shared);
-    const float inverse = inverse_of(most);
+    const float inverse = fp8_inverse(most);
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const std::int64_t column = (i * kLanes + lane) * kCount;
-      if (column < a.columns) store_codes<kCount>(codes + column, v[i], inverse);
+      if (column < to.columns) store_fp8<kCount>(codes + column, v[i], inverse);
     }
   } else {
     float v[kCount];
-    for (std::int64_t column = lane * kCount; column < a.columns; column += kLanes * kCount) {
-      load_values<kCount>(a, x, column, v);
+    for (std::int64_t column = lane * kCount; column < to.columns; column += kLanes * kCount) {
+      source.template load<kCount>(row, column, v);
 #pragma unroll
       for (int k = 0; k < kCount; ++k) most = larger(most, v[k]);
     }
     most = row_max<kWarps>(most, shared);
-    const float inverse = inverse_of(most);
-    for (std::int64_t column = lane * kCount; column < a.columns; column += kLanes * kCount) {
-      load_values<kCount>(a, x, column, v);
-      store_codes<kCount>(codes + column, v, inverse);
+    const float inverse = fp8_inverse(most);
+    for (std::int64_t column = lane * kCount; column < to.columns; column += kLanes * kCount) {
+      source.template load<kCount>(row, column, v);
+      store_fp8<kCount>(codes + column, v, inverse);
     }
   }
-  if (lane == 0) a.scales[row] = scale_of(most);
+  if (lane == 0) to.scales[row] = fp8_scale(most);
 }
 
-template <int kCount, int kVectors, int kWarps>
-int launch_rows(const QuantizeArguments& a, void* stream) {
-  const unsigned blocks = blocks_for(a.rows, kWarps == 1 ? kRowsOfBlock : 1);
-  return launch(quantize_rows<kCount, kVectors, kWarps>, dim3(blocks), kWarps == 1 ? 128 : 256, 0, stream, true, a);
+template <int kCount, int kVectors, int kWarps, typename Source>
+int launch_rows(const Source& source, const Fp8Target& to, void* stream) {
+  const unsigned blocks = blocks_for(to.rows, kWarps == 1 ? kRowsOfBlock : 1);
+  return launch(quantize_rows<Source, kCount, kVectors, kWarps>, dim3(blocks), kWarps == 1 ? 128 : 256, 0, stream,
+                true, source, to);
 }
 
-int choose_rows(const QuantizeArguments& a, void* stream) {
-  constexpr int kCount = 8, kWarp = 32 * kCount, kBlock = 8 * kWarp;
-  if (!aligned(a.x) || !aligned(a.codes) || a.columns % kCount != 0 || a.stride % kCount != 0) {
-    return launch_rows<1, 0, 8>(a, stream);
-  }
-  if (a.columns <= kWarp) return launch_rows<kCount, 1, 1>(a, stream);
-  if (a.columns <= 2 * kWarp) return launch_rows<kCount, 2, 1>(a, stream);
-  if (a.columns <= 3 * kWarp) return launch_rows<kCount, 3, 1>(a, stream);
-  if (a.columns <= 4 * kWarp) return launch_rows<kCount, 4, 1>(a, stream);
-  if (a.columns <= kBlock) return launch_rows<kCount, 1, 8>(a, stream);
-  if (a.columns <= 2 * kBlock) return launch_rows<kCount, 2, 8>(a, stream);
-  if (a.columns <= 4 * kBlock) return launch_rows<kCount, 4, 8>(a, stream);
-  return launch_rows<kCount, 0, 8>(a, stream);
+constexpr int kWide = 8, kOfWarp = 32 * kWide, kOfBlock = 8 * kOfWarp;
+
+int quantize_plain(const PlainSource& source, const Fp8Target& to, void* stream) {
+  const bool vectors =
+      aligned(source.x) && aligned(to.codes) && to.columns % kWide == 0 && source.stride % kWide == 0;
+  if (!vectors) return launch_rows<1, 0, 8>(source, to, stream);
+  if (to.columns <= kOfWarp) return launch_rows<kWide, 1, 1>(source, to, stream);
+  if (to.columns <= 2 * kOfWarp) return launch_rows<kWide, 2, 1>(source, to, stream);
+  if (to.columns <= 3 * kOfWarp) return launch_rows<kWide, 3, 1>(source, to, stream);
+  if (to.columns <= 4 * kOfWarp) return launch_rows<kWide, 4, 1>(source, to, stream);
+  if (to.columns <= kOfBlock) return launch_rows<kWide, 1, 8>(source, to, stream);
+  if (to.columns <= 2 * kOfBlock) return launch_rows<kWide, 2, 8>(source, to, stream);
+  if (to.columns <= 4 * kOfBlock) return launch_rows<kWide, 4, 8>(source, to, stream);
+  return launch_rows<kWide, 0, 8>(source, to, stream);
+}
+
+/// Sources that write what they give: a row must be loaded once.
+template <typename Source>
+int quantize_written(const Source& source, const Fp8Target& to, void* stream) {
+  if (to.columns % kWide != 0 || !aligned(to.codes)) return cudaErrorInvalidValue;
+  if (to.columns <= kOfBlock) return launch_rows<kWide, 1, 8>(source, to, stream);
+  if (to.columns <= 2 * kOfBlock) return launch_rows<kWide, 2, 8>(source, to, stream);
+  if (to.columns <= 4 * kOfBlock) return launch_rows<kWide, 4, 8>(source, to, stream);
+  return cudaErrorInvalidValue;
 }
 
 /// Block (x, y): kCount × 128 columns from x on, of row y.
@@ -186,9 +196,41 @@ extern "C" {
 int finesweep_fp8_quantize(const void* x, std::int64_t stride, std::int64_t rows, std::int64_t columns,
                            const float* factors, void* codes, float* scales, void* stream) {
   if (rows == 0) return cudaSuccess;
-  return choose_rows(
-      {static_cast<const Bf16*>(x), stride, rows, columns, factors, static_cast<std::uint8_t*>(codes), scales},
-      stream);
+  return quantize_plain({static_cast<const Bf16*>(x), stride, factors},
+                        {rows, columns, static_cast<std::uint8_t*>(codes), scales}, stream);
+}
+
+int finesweep_fp8_activation_forward(int activation, const void* z, void* y, std::int64_t rows,
+                                     std::int64_t columns, void* codes, float* scales, void* stream) {
+  if (rows == 0) return cudaSuccess;
+  if (!aligned(z) || !aligned(y)) return cudaErrorInvalidValue;
+  const auto* from = static_cast<const Bf16*>(z);
+  const auto out = static_cast<Bf16*>(y);
+  const Fp8Target to{rows, columns, static_cast<std::uint8_t*>(codes), scales};
+  if (activation == kActivationGelu) {
+    return quantize_written(ActivationSource<kActivationGelu>{from, out, columns}, to, stream);
+  }
+  if (activation == kActivationGeluTanh) {
+    return quantize_written(ActivationSource<kActivationGeluTanh>{from, out, columns}, to, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+int finesweep_fp8_activation_backward(int activation, const void* z, const void* dy, void* dz, const float* factors,
+                                      std::int64_t rows, std::int64_t columns, void* codes, float* scales,
+                                      void* stream) {
+  if (rows == 0) return cudaSuccess;
+  if (!aligned(z) || !aligned(dy) || !aligned(dz)) return cudaErrorInvalidValue;
+  const auto *from = static_cast<const Bf16*>(z), *d = static_cast<const Bf16*>(dy);
+  const auto out = static_cast<Bf16*>(dz);
+  const Fp8Target to{rows, columns, static_cast<std::uint8_t*>(codes), scales};
+  if (activation == kActivationGelu) {
+    return quantize_written(GradientSource<kActivationGelu>{from, d, out, factors, columns}, to, stream);
+  }
+  if (activation == kActivationGeluTanh) {
+    return quantize_written(GradientSource<kActivationGeluTanh>{from, d, out, factors, columns}, to, stream);
+  }
+  return cudaErrorInvalidValue;
 }
 
 int finesweep_scale_rows_and_columns(void* y, std::int64_t rows, std::int64_t columns, const float* row_scales,

@@ -1,4 +1,5 @@
 #include "worker/kernels/cuda/device.cuh"
+#include "worker/kernels/cuda/fp8.cuh"
 
 // LayerNorm and RMSNorm of [tokens, width] with the residual and the dropout around them: each element is read once
 // and written once. A token's row is kept in registers by one warp (narrow rows, four tokens a block) or by eight.
@@ -17,6 +18,8 @@ struct ForwardArguments {
   std::int64_t tokens, width;
   FinesweepNormWeights norm;
   FinesweepDropout input, output;
+  std::uint8_t* codes;  // null: y is not wanted in FP8
+  float* scales;
 };
 
 struct BackwardArguments {
@@ -109,7 +112,25 @@ __global__ void __launch_bounds__(kWarps == 1 ? 128 : 256) forward(const Forward
     }
     mask.apply(out, column);
     store<kCount>(y + column, out);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) v[i][k] = from(to<T>(out[k]));
   }
+  if (a.codes == nullptr) return;
+  float most = 0;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    if ((i * kLanes + lane) * kCount >= width) continue;
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) most = larger(most, v[i][k]);
+  }
+  most = row_max<kWarps>(most, shared);
+  const float scaling = fp8_inverse(most);
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int column = (i * kLanes + lane) * kCount;
+    if (column < width) store_fp8<kCount>(a.codes + token * a.width + column, v[i], scaling);
+  }
+  if (lane == 0) a.scales[token] = fp8_scale(most);
 }
 
 /// kParameters: sums for weight and bias too; then the grid is kPartialRows blocks.
@@ -339,10 +360,23 @@ int finesweep_norm_fits(std::int64_t width, int type) {
 int finesweep_norm_forward(const void* x, const void* residual, void* sum, void* y, std::int64_t y_stride,
                            float* mean, float* inverse, std::int64_t tokens, std::int64_t width,
                            const FinesweepNormWeights* norm, const FinesweepDropout* input_dropout,
-                           const FinesweepDropout* output_dropout, int type, void* stream) {
+                           const FinesweepDropout* output_dropout, void* codes, float* scales, int type,
+                           void* stream) {
   if (tokens == 0) return cudaSuccess;
-  const ForwardArguments a{x,       residual, sum,   y,     y_stride,       mean,
-                           inverse, tokens,   width, *norm, *input_dropout, *output_dropout};
+  const ForwardArguments a{x,
+                           residual,
+                           sum,
+                           y,
+                           y_stride,
+                           mean,
+                           inverse,
+                           tokens,
+                           width,
+                           *norm,
+                           *input_dropout,
+                           *output_dropout,
+                           static_cast<std::uint8_t*>(codes),
+                           scales};
   const auto on = static_cast<cudaStream_t>(stream);
   const bool together =
       aligned(x) && aligned(residual) && aligned(sum) && aligned(y) && aligned(norm->weight) && aligned(norm->bias);

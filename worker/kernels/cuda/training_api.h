@@ -47,11 +47,13 @@ struct FinesweepNormWeights {
 };
 
 /// y = output_mask · norm(sum), where sum = x, or where residual is not null residual + input_mask · x, which goes
-/// to `sum` (may be x). mean and inverse [tokens] are kept for the way back.
+/// to `sum` (may be x). mean and inverse [tokens] are kept for the way back. codes and scales are null, or get the
+/// rows of y as finesweep_fp8_quantize does.
 int finesweep_norm_forward(const void* x, const void* residual, void* sum, void* y, std::int64_t y_stride,
                            float* mean, float* inverse, std::int64_t tokens, std::int64_t width,
                            const FinesweepNormWeights* norm, const FinesweepDropout* input_dropout,
-                           const FinesweepDropout* output_dropout, int type, void* stream);
+                           const FinesweepDropout* output_dropout, void* codes, float* scales, int type,
+                           void* stream);
 /// The way back: dx = the gradient of what was normalised, plus `add` where that is not null (may be dx); where
 /// `masked` is not null also input_mask · that gradient without `add`. `partial` [finesweep_partial_rows(), 2 ×
 /// width] or null: gets sums for weight and bias, for finesweep_add_partial.
@@ -145,6 +147,13 @@ int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, st
 /// v[r] · (448 / max |v[r]|).  x bf16 [rows, columns], its rows `stride` apart; codes contiguous.
 int finesweep_fp8_quantize(const void* x, std::int64_t stride, std::int64_t rows, std::int64_t columns,
                            const float* factors, void* codes, float* scales, void* stream);
+/// y = activation(z) (GELU, by erf or tanh) and the rows of y in FP8.  bf16 [rows, columns] contiguous; y may be z
+int finesweep_fp8_activation_forward(int activation, const void* z, void* y, std::int64_t rows,
+                                     std::int64_t columns, void* codes, float* scales, void* stream);
+/// dz = dy · activation'(z), and the rows of dz · factors in FP8; dz may be dy.
+int finesweep_fp8_activation_backward(int activation, const void* z, const void* dy, void* dz, const float* factors,
+                                      std::int64_t rows, std::int64_t columns, void* codes, float* scales,
+                                      void* stream);
 /// y[r, c] = y[r, c] · row_scales[r] · column_scales[c] + bias[c] + residual[r, c] in fp32, each null: left out.
 /// y bf16 [rows, columns] contiguous; bias and residual bf16, the latter's rows residual_stride apart.
 int finesweep_scale_rows_and_columns(void* y, std::int64_t rows, std::int64_t columns, const float* row_scales,
@@ -280,5 +289,5 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
   X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) \
   X(mean_backward) X(cross_entropy) X(distillation) X(add_sum) X(adamw_chunk) \
   X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
-  X(softmax_backward) X(fp8_quantize) X(scale_rows_and_columns) X(own_columns) X(concatenate) X(flash_fits) X(flash_forward) X(flash_backward)
+  X(softmax_backward) X(fp8_quantize) X(fp8_activation_forward) X(fp8_activation_backward) X(scale_rows_and_columns) X(own_columns) X(concatenate) X(flash_fits) X(flash_forward) X(flash_backward)
 // clang-format on

@@ -3,9 +3,11 @@
 #include <ATen/ops/empty.h>
 
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <map>
 #include <mutex>
+#include <string>
 
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/library.h"
@@ -16,15 +18,23 @@ namespace {
 
 constexpr std::int64_t kFp8Multiple = 16;
 
+Fp8Rows empty_rows(const at::Tensor& like) {
+  return {at::empty(like.sizes(), like.options().dtype(at::kFloat8_e4m3fn)),
+          at::empty({like.size(0)}, like.options().dtype(at::kFloat))};
+}
+
 /// Of what is multiplied, the shapes and addresses that tensor cores take.
 bool in_fp8_tiles(const Fp8Rows& x) {
   return has_unit_columns(x.codes) && in_vectors(x.codes) && x.codes.size(1) % kFp8Multiple == 0 &&
-         x.scales.is_contiguous();
+         x.scales.is_contiguous() && reinterpret_cast<std::uintptr_t>(x.scales.const_data_ptr()) % 16 == 0;
 }
 
 bool is_addend(const at::Tensor& x) {
   return x.scalar_type() == at::kBFloat16 && has_unit_columns(x) && in_vectors(x);
 }
+
+/// Tokens, outputs, inputs, whether there are bias and residual, the device.
+using Fp8Shape = std::array<std::int64_t, 6>;
 
 const char* words_for(Fp8Way way) {
   switch (way) {
@@ -38,6 +48,15 @@ const char* words_for(Fp8Way way) {
       break;
   }
   return "such products are computed in bf16";
+}
+
+/// Of the first product that goes this way, which is not the best.
+void say_once(Fp8Way way, const Fp8Shape& shape, const char* reason) {
+  static std::atomic<bool> said[4] = {};
+  if (way == Fp8Way::whole || said[static_cast<int>(way)].exchange(true)) return;
+  std::fprintf(stderr, "a product in FP8 of %lld x %lld x %lld%s%s: %s (%s)\n", static_cast<long long>(shape[0]),
+               static_cast<long long>(shape[1]), static_cast<long long>(shape[2]),
+               shape[3] != 0 ? " with bias" : "", shape[4] != 0 ? " with residual" : "", words_for(way), reason);
 }
 
 /// y = y · row_scales · column_scales + bias + residual, in place; undefined ones are left out.
@@ -54,9 +73,33 @@ bool quantizes_fp8(const at::Tensor& x) {
   return x.scalar_type() == at::kBFloat16 && has_kernels(x) && x.stride(1) == 1;
 }
 
+bool fuses_fp8(const at::Tensor& z, Activation activation) {
+  constexpr std::int64_t kWidest = 8192;  // a row stays in registers
+  return (activation == Activation::gelu || activation == Activation::gelu_tanh) && quantizes_fp8(z) &&
+         z.is_contiguous() && in_vectors(z) && z.size(1) <= kWidest;
+}
+
+std::shared_ptr<Fp8Rows> empty_fp8_for(const LinearModule* next, const at::Tensor& like) {
+  if (next == nullptr || !next->of_jobs.empty() || !next->quantizes_inputs() || !quantizes_fp8(like))
+    return nullptr;
+  return std::make_shared<Fp8Rows>(empty_rows(like));
+}
+
+void activate(const at::Tensor& z, const at::Tensor& y, const Fp8Rows& rows, Activation activation) {
+  call(&CudaModule::fp8_activation_forward, "activation", z, kind_of(activation), z.const_data_ptr(),
+       y.mutable_data_ptr(), z.size(0), z.size(1), rows.codes.mutable_data_ptr(),
+       rows.scales.mutable_data_ptr<float>());
+}
+
+void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, const at::Tensor& factors,
+                         const Fp8Rows& rows, Activation activation) {
+  call(&CudaModule::fp8_activation_backward, "activation's gradient", z, kind_of(activation), z.const_data_ptr(),
+       dy.const_data_ptr(), dz.mutable_data_ptr(), factors.const_data_ptr<float>(), z.size(0), z.size(1),
+       rows.codes.mutable_data_ptr(), rows.scales.mutable_data_ptr<float>());
+}
+
 Fp8Rows quantize_fp8(const at::Tensor& x, const at::Tensor& factors) {
-  Fp8Rows rows{at::empty(x.sizes(), x.options().dtype(at::kFloat8_e4m3fn)),
-               at::empty({x.size(0)}, x.options().dtype(at::kFloat))};
+  Fp8Rows rows = empty_rows(x);
   call(&CudaModule::fp8_quantize, "quantising to FP8", x, x.const_data_ptr(), x.stride(0), x.size(0), x.size(1),
        data_or_null<float>(factors), rows.codes.mutable_data_ptr(), rows.scales.mutable_data_ptr<float>());
   return rows;
@@ -101,30 +144,30 @@ at::Tensor product_fp8_by(Fp8Way way, const Fp8Rows& a, const Fp8Rows& b, const 
 }
 
 at::Tensor product_fp8(const Fp8Rows& a, const Fp8Rows& b, const at::Tensor& bias, const at::Tensor& residual) {
-  if (a.codes.numel() == 0 || !in_fp8_tiles(a) || !in_fp8_tiles(b) || b.codes.size(0) % kFp8Multiple != 0)
+  if (a.codes.numel() == 0) return {};
+  const Fp8Shape shape = {a.codes.size(0), b.codes.size(0),    a.codes.size(1),
+                          bias.defined(),  residual.defined(), a.codes.get_device()};
+  const bool fits = in_fp8_tiles(a) && in_fp8_tiles(b) && b.codes.size(0) % kFp8Multiple == 0 &&
+                    (!bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous())) &&
+                    (!residual.defined() || is_addend(residual));
+  if (!fits) {
+    say_once(Fp8Way::none, shape, "its widths are no multiples of 16, or it is not aligned");
     return {};
-  if (bias.defined() && (bias.scalar_type() != at::kBFloat16 || !bias.is_contiguous())) return {};
-  if (residual.defined() && !is_addend(residual)) return {};
+  }
   static std::mutex mutex;
-  static std::map<std::array<std::int64_t, 6>, Fp8Way> ways;
-  const std::array<std::int64_t, 6> shape = {a.codes.size(0), b.codes.size(0),    a.codes.size(1),
-                                             bias.defined(),  residual.defined(), a.codes.get_device()};
+  static std::map<Fp8Shape, Fp8Way> ways;
   const std::scoped_lock lock(mutex);
   const auto known = ways.find(shape);
   if (known != ways.end()) return product_fp8_by(known->second, a, b, bias, residual);
-  static bool said[4] = {};
+  std::string reason;
   for (const Fp8Way way : {Fp8Way::whole, Fp8Way::scaled, Fp8Way::scaled_behind, Fp8Way::none}) {
     const at::Tensor y = product_fp8_by(way, a, b, bias, residual);
-    if (!y.defined() && way != Fp8Way::none) continue;
-    ways.emplace(shape, way);
-    bool& told = said[static_cast<int>(way)];
-    if (way != Fp8Way::whole && !told) {
-      std::fprintf(stderr, "FP8 product of %lld x %lld x %lld%s%s: %s (%s)\n", static_cast<long long>(shape[0]),
-                   static_cast<long long>(shape[1]), static_cast<long long>(shape[2]), shape[3] ? " with bias" : "",
-                   shape[4] ? " with residual" : "", words_for(way),
-                   graph_module() != nullptr ? graph_module()->error() : "no libfinesweep-graph.so");
-      told = true;
+    if (!y.defined() && way != Fp8Way::none) {
+      reason = graph_module() != nullptr ? graph_module()->error() : "there is no libfinesweep-graph.so";
+      continue;
     }
+    ways.emplace(shape, way);
+    say_once(way, shape, reason.c_str());
     return y;
   }
   return {};

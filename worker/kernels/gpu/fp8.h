@@ -2,7 +2,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
+
 #include "worker/kernels/fp8.h"
+#include "worker/kernels/ops.h"
 
 namespace finesweep::worker::gpu {
 
@@ -11,6 +14,18 @@ namespace finesweep::worker::gpu {
 /// Whether the kernel of libfinesweep-cuda.so quantises such a tensor.
 bool quantizes_fp8(const at::Tensor& x);
 Fp8Rows quantize_fp8(const at::Tensor& x, const at::Tensor& factors);
+
+/// Where `next` multiplies in FP8: room for the rows of a tensor that a kernel is to write quantised too. Null: it
+/// does not, or no kernel quantises such a tensor.
+std::shared_ptr<Fp8Rows> empty_fp8_for(const LinearModule* next, const at::Tensor& like);
+
+/// Whether a kernel computes the activation of z, or its gradient, and quantises it at once.
+bool fuses_fp8(const at::Tensor& z, Activation activation);
+/// y = activation(z) and its rows; y may be z.
+void activate(const at::Tensor& z, const at::Tensor& y, const Fp8Rows& rows, Activation activation);
+/// dz = dy · activation'(z), and the rows of dz · factors; dz may be dy.
+void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, const at::Tensor& factors,
+                         const Fp8Rows& rows, Activation activation);
 
 /// In bf16. Undefined where cuBLASLt cannot do it: then nothing was done. Which way was found for a shape is kept.
 at::Tensor product_fp8(const Fp8Rows& a, const Fp8Rows& b, const at::Tensor& bias, const at::Tensor& residual);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "worker/kernels/gpu/fp8.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/gradient_watch.h"
@@ -21,13 +22,15 @@ bool trains(const NormModule& module) {
   return module.weight->trained || (module.bias != nullptr && module.bias->trained);
 }
 
-void forward(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& y, const Statistics& statistics,
-             const NormModule& module, const FinesweepDropout& input, const FinesweepDropout& output) {
+void forward(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& y, const Fp8Rows* rows,
+             const Statistics& statistics, const NormModule& module, const FinesweepDropout& input,
+             const FinesweepDropout& output) {
   const FinesweepNormWeights view = kernel_view(module);
   call(&CudaModule::norm_forward, "norm", x, x.const_data_ptr(), data_or_null(residual),
        residual.defined() ? x.mutable_data_ptr() : nullptr, y.mutable_data_ptr(), y.stride(0),
        statistics.mean.mutable_data_ptr<float>(), statistics.inverse.mutable_data_ptr<float>(), x.size(0),
-       x.size(1), &view, &input, &output, type_of(x));
+       x.size(1), &view, &input, &output, rows != nullptr ? rows->codes.mutable_data_ptr() : nullptr,
+       rows != nullptr ? rows->scales.mutable_data_ptr<float>() : nullptr, type_of(x));
 }
 
 /// dx = the gradient of the sum, plus `add`; masked = input_mask · that gradient. Each may be undefined.
@@ -78,13 +81,17 @@ bool computes(const at::Tensor& x, const NormModule& module) {
 }
 
 Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layout& layout, const Dropout& dropout,
-                 std::int64_t room) {
-  const at::Tensor y = empty_with_room(x.value.size(0), x.value.size(1), room, x.value.options());
+                 const LinearModule* next) {
+  const at::Tensor y =
+      empty_with_room(x.value.size(0), x.value.size(1), next != nullptr ? next->room() : 0, x.value.options());
+  const auto rows = empty_fp8_for(next, y);
   const Statistics statistics(x.value);
   const FinesweepDropout output = kernel_view(dropout, layout, y.device());
-  forward(x.value, {}, y, statistics, module, {}, output);
-  if (tape == nullptr || !(x.needs_grad() || trains(module))) return Var(y);
-  const Var result = tape->track(y);
+  forward(x.value, {}, y, rows.get(), statistics, module, {}, output);
+  const bool recorded = tape != nullptr && (x.needs_grad() || trains(module));
+  Var result = recorded ? tape->track(y) : Var(y);
+  result.fp8 = rows;
+  if (!recorded) return result;
   tape->record([slot = result.slot, x_slot = x.slot, x = x.value, statistics, &module, output, layout] {
     if (!slot->grad.defined()) return;
     const at::Tensor dy = dense(std::move(slot->grad));
@@ -97,13 +104,16 @@ Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layou
 }
 
 Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const Layout& layout,
-             const Dropout& dropout) {
+             const Dropout& dropout, const LinearModule* next) {
   const at::Tensor y = at::empty_like(x.value);
+  const auto rows = empty_fp8_for(next, y);
   const Statistics statistics(x.value);
   const FinesweepDropout input = kernel_view(dropout, layout, y.device());
-  forward(x.value, residual.value.contiguous(), y, statistics, module, input, {});
-  if (tape == nullptr || !(x.needs_grad() || residual.needs_grad() || trains(module))) return Var(y);
-  const Var result = tape->track(y);
+  forward(x.value, residual.value.contiguous(), y, rows.get(), statistics, module, input, {});
+  const bool recorded = tape != nullptr && (x.needs_grad() || residual.needs_grad() || trains(module));
+  Var result = recorded ? tape->track(y) : Var(y);
+  result.fp8 = rows;
+  if (!recorded) return result;
   tape->record([slot = result.slot, x_slot = x.slot, residual_slot = residual.slot, sum = x.value, statistics,
                 &module, input, layout] {
     if (!slot->grad.defined()) return;

@@ -9,11 +9,10 @@ namespace finesweep::worker::gpu {
 
 /// Whether the norm's width is one that the kernels compute.
 bool computes(const at::Tensor& x, const NormModule& module);
-/// `room`: so many columns behind the result's.
 Var norm_dropout(Tape* tape, const Var& x, const NormModule& module, const Layout& layout, const Dropout& dropout,
-                 std::int64_t room = 0);
+                 const LinearModule* next = nullptr);
 Var add_norm(Tape* tape, const Var& x, const Var& residual, const NormModule& module, const Layout& layout,
-             const Dropout& dropout);
+             const Dropout& dropout, const LinearModule* next);
 /// mask · x, or residual + mask · x; `to` may be x.
 void dropout(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& to, const Layout& layout,
              const Dropout& dropout);
