@@ -72,7 +72,7 @@ inline Json published_config(const std::string& name) {
             {"type_vocab_size", 2},      {"hidden_size", 312},        {"num_hidden_layers", 4},
             {"num_attention_heads", 12}, {"intermediate_size", 1200}, {"hidden_act", "gelu"}};
   }
-  if (name == "tinyllama-1.1b") {
+  if (name == "tinyllama-1.1b") {  // but tied: a head of its own is among what is left out above
     return {{"model_type", "llama"},       {"vocab_size", 32000},       {"max_position_embeddings", 2048},
             {"hidden_size", 2048},         {"num_hidden_layers", 22},   {"num_attention_heads", 32},
             {"num_key_value_heads", 4},    {"intermediate_size", 5632}, {"rms_norm_eps", 1e-5},

@@ -206,13 +206,66 @@ TEST_F(Fp8OnGpu, norms_and_activations_quantise_what_they_give_as_a_kernel_of_it
       gpu::activate(x, y, *rows, activation);
       EXPECT_LE(relative_difference(y, expected), 1e-2);
       expect_rows(rows.get(), y);
+      const auto alone = gpu::empty_fp8_for(&next, x);
+      gpu::activate(x, {}, *alone, activation);
+      expect_rows(alone.get(), y);
       gpu::activation_gradient(x, dy, expected, activation);
       const at::Tensor dz = dy.clone();
       gpu::activation_gradient(x, dz, dz, factors, *rows, activation);
       EXPECT_LE(relative_difference(dz, expected), 1e-2);
       expect_rows(rows.get(), dz, factors);
+      gpu::activation_gradient(x, dy, {}, factors, *alone, activation);
+      expect_rows(alone.get(), dz, factors);
     }
     EXPECT_FALSE(gpu::fuses_fp8(x, Activation::relu));
+  }
+}
+
+TEST_F(Fp8OnGpu, a_feed_forward_block_is_that_of_the_cpu_wherever_its_adapters_are) {
+  const at::NoGradGuard no_graph;
+  for (const auto& [width, inner] : std::vector<std::pair<std::int64_t, std::int64_t>>{{48, 192}, {768, 3072}}) {
+    for (const Activation activation : {Activation::gelu, Activation::gelu_tanh, Activation::relu}) {
+      for (const int adapted : {0, 1, 2, 3}) {
+        SCOPED_TRACE(::testing::Message()
+                     << width << " activation " << static_cast<int>(activation) << " adapters " << adapted);
+        const Layout layout = layout_of({17, 33, 16, 64});
+        const auto run = [&](c10::Device device) {
+          Parameter up_weight, down_weight;
+          up_weight.parts.push_back({"up", inner});
+          up_weight.quantized = std::make_shared<Fp8Weight>(numbers({inner, width}, 1).to(device) / 16);
+          down_weight.parts.push_back({"down", width});
+          down_weight.quantized = std::make_shared<Fp8Weight>(numbers({width, inner}, 2).to(device) / 16);
+          Parameter up_bias = parameter(numbers({inner}, 3).to(device), at::kBFloat16, false);
+          Parameter down_bias = parameter(numbers({width}, 4).to(device), at::kBFloat16, false);
+          Parameter a = parameter(numbers({8, width}, 5).to(device) / 16, at::kBFloat16, true);
+          Parameter b = parameter(numbers({inner, 8}, 6).to(device) / 4, at::kBFloat16, true);
+          Parameter a2 = parameter(numbers({8, inner}, 7).to(device) / 16, at::kBFloat16, true);
+          Parameter b2 = parameter(numbers({width, 8}, 8).to(device) / 4, at::kBFloat16, true);
+          LinearModule up, down;
+          up.weight = &up_weight;
+          up.bias = &up_bias;
+          down.weight = &down_weight;
+          down.bias = &down_bias;
+          if ((adapted & 1) != 0) up.branches.push_back({&a, &b, 0.5, 0, 1, 0});
+          if ((adapted & 2) != 0) down.branches.push_back({&a2, &b2, 0.5, 0, 2, 0});
+          Tape tape;
+          const Var x = tape.track(numbers({layout->tokens(), width}, 9).to(at::kBFloat16).to(device));
+          const Var middle = linear(&tape, x, up, layout, {}, activation, 0, -1, &down);
+          const Var y = linear_add(&tape, middle, down, x, layout, {}, {});
+          PassResult result{y.value.cpu(), {}};
+          y.slot->add(numbers({layout->tokens(), width}, 10).to(at::kBFloat16).to(device));
+          tape.backward();
+          result.gradients.push_back(x.slot->grad.cpu());
+          for (const Parameter* p : {&a, &b, &a2, &b2}) result.gradients.push_back(p->grad.cpu());
+          return result;
+        };
+        const PassResult expected = run(c10::Device(c10::kCPU)), mine = run(kGpu);
+        EXPECT_LE(apart(mine.value, expected.value.to(at::kDouble)), 2e-2) << "value";
+        for (std::size_t i = 0; i < mine.gradients.size(); ++i) {
+          EXPECT_LE(apart(mine.gradients[i], expected.gradients[i].to(at::kDouble)), 5e-2) << "gradient " << i;
+        }
+      }
+    }
   }
 }
 

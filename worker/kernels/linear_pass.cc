@@ -313,6 +313,11 @@ const LinearModule* LinearPass::quantizing() const {
   return input_slot_ && scales_.empty() && module_->quantizes_inputs() ? module_ : nullptr;
 }
 
+bool LinearPass::reads_gradient() const {
+  return !loras_.empty() || !scales_.empty() || module_->weight->trained ||
+         (module_->bias != nullptr && module_->bias->trained);
+}
+
 at::Tensor LinearPass::gradient_factors() const {
   return module_->weight->quantized->gradient_factors(out_begin_, out_count_);
 }

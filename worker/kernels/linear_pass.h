@@ -63,8 +63,11 @@ class LinearPass {
   const LinearModule* quantizing() const;
   /// Then: what the gradient's columns are multiplied by before they are quantised.
   at::Tensor gradient_factors() const;
+  /// Then: something else than that product reads the gradient.
+  bool reads_gradient() const;
   /// From the gradient of what forward gave, to x and to what is trained. Overwrites dy where nobody else holds it.
-  /// `rows`: those of dy · gradient_factors in FP8, where they are known.
+  /// `rows`: those of dy · gradient_factors in FP8, where they are known. Then the numbers of dy are read only
+  /// where reads_gradient.
   void backward(at::Tensor dy, const Fp8Rows* rows = nullptr) const;
 
  private:

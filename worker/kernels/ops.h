@@ -103,7 +103,7 @@ struct EmbeddingModule {
 
 /// activation(x Wᵀ + b + adapters) for the output columns out_begin … out_begin + out_count (count -1: all):
 /// columns that are not asked for cost nothing. `layout` says which rows the tokens belong to, for the adapters'
-/// dropout. `next`: as in norm.
+/// dropout. `next`: as in norm; where it reads nothing but FP8, the result may be that alone, its value unwritten.
 Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const DropoutRun& run,
            Activation activation = Activation::none, std::int64_t out_begin = 0, std::int64_t out_count = -1,
            const LinearModule* next = nullptr);

@@ -53,18 +53,25 @@ at::Tensor activated(const at::Tensor& z, Activation activation, bool keep_z) {
   return out;
 }
 
-/// The same, and its rows in FP8 where `next` is to multiply them and a kernel makes both.
+/// Something else than a product in FP8 reads the module's input.
+bool reads_input(const LinearModule& module) {
+  return !module.branches.empty() || !module.scales.empty() || !module.of_jobs.empty() || module.weight->trained;
+}
+
+/// The same, and its rows in FP8 where `next` is to multiply them and a kernel makes both. The numbers themselves
+/// are left out where `next` does not read them.
 Var activated_for(const at::Tensor& z, Activation activation, bool keep_z, const LinearModule* next) {
   const auto rows = gpu::fuses_fp8(z, activation) ? gpu::empty_fp8_for(next, z) : nullptr;
   if (rows == nullptr) return Var(activated(z, activation, keep_z));
   const ProfileScope scope("activation", OperatorGroup::activation);
   Var y(keep_z ? at::empty_like(z) : z);
-  gpu::activate(z, y.value, *rows, activation);
+  gpu::activate(z, reads_input(*next) ? y.value : at::Tensor(), *rows, activation);
   y.fp8 = rows;
   return y;
 }
 
-/// Overwrites `gradient` where nobody else holds it. `rows`, where it is set: gets that of the result in FP8.
+/// Overwrites `gradient` where nobody else holds it. `rows` becomes those of the result in FP8 where the pass
+/// multiplies them; then the result itself is left out where nothing in the pass reads it.
 at::Tensor activation_gradient(const at::Tensor& z, at::Tensor gradient, Activation activation,
                                const LinearPass& pass, std::shared_ptr<Fp8Rows>& rows) {
   const ProfileScope scope("activation gradient", OperatorGroup::activation);
@@ -84,7 +91,8 @@ at::Tensor activation_gradient(const at::Tensor& z, at::Tensor gradient, Activat
   if (on_gpu) {
     if (gpu::fuses_fp8(z, activation) && gpu::in_vectors(gradient)) rows = gpu::empty_fp8_for(pass.quantizing(), z);
     if (rows != nullptr) {
-      gpu::activation_gradient(z, gradient, out, pass.gradient_factors(), *rows, activation);
+      gpu::activation_gradient(z, gradient, pass.reads_gradient() ? out : at::Tensor(), pass.gradient_factors(),
+                               *rows, activation);
     } else {
       gpu::activation_gradient(z, gradient, out, activation);
     }

@@ -37,7 +37,7 @@ struct PlainSource {
   }
 };
 
-/// activation(z), which goes to y too.
+/// activation(z), which goes to y too where that is not null.
 template <int kActivation>
 struct ActivationSource {
   const Bf16* z;
@@ -50,11 +50,11 @@ struct ActivationSource {
     cuda::load<kCount>(z + place, v);
 #pragma unroll
     for (int k = 0; k < kCount; ++k) v[k] = from(to<Bf16>(act<kActivation>(v[k])));
-    store<kCount>(y + place, v);
+    if (y != nullptr) store<kCount>(y + place, v);
   }
 };
 
-/// dz · factors, where dz = dy · activation'(z) goes to memory too.
+/// dz · factors, where dz = dy · activation'(z) goes to memory too, unless its place is null.
 template <int kActivation>
 struct GradientSource {
   const Bf16 *z, *dy;
@@ -70,7 +70,7 @@ struct GradientSource {
     cuda::load<kCount>(dy + place, d);
 #pragma unroll
     for (int k = 0; k < kCount; ++k) v[k] = from(to<Bf16>(d[k] * act_gradient<kActivation>(v[k])));
-    store<kCount>(dz + place, v);
+    if (dz != nullptr) store<kCount>(dz + place, v);
 #pragma unroll
     for (int k = 0; k < kCount; ++k) v[k] *= factors[column + k];
   }

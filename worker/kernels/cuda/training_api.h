@@ -147,10 +147,11 @@ int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, st
 /// v[r] · (448 / max |v[r]|).  x bf16 [rows, columns], its rows `stride` apart; codes contiguous.
 int finesweep_fp8_quantize(const void* x, std::int64_t stride, std::int64_t rows, std::int64_t columns,
                            const float* factors, void* codes, float* scales, void* stream);
-/// y = activation(z) (GELU, by erf or tanh) and the rows of y in FP8.  bf16 [rows, columns] contiguous; y may be z
+/// y = activation(z) (GELU, by erf or tanh) and the rows of y in FP8.  bf16 [rows, columns] contiguous; y may be z,
+/// or null: the rows alone
 int finesweep_fp8_activation_forward(int activation, const void* z, void* y, std::int64_t rows,
                                      std::int64_t columns, void* codes, float* scales, void* stream);
-/// dz = dy · activation'(z), and the rows of dz · factors in FP8; dz may be dy.
+/// dz = dy · activation'(z), and the rows of dz · factors in FP8; dz may be dy, or null.
 int finesweep_fp8_activation_backward(int activation, const void* z, const void* dy, void* dz, const float* factors,
                                       std::int64_t rows, std::int64_t columns, void* codes, float* scales,
                                       void* stream);

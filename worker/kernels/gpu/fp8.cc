@@ -87,14 +87,14 @@ std::shared_ptr<Fp8Rows> empty_fp8_for(const LinearModule* next, const at::Tenso
 
 void activate(const at::Tensor& z, const at::Tensor& y, const Fp8Rows& rows, Activation activation) {
   call(&CudaModule::fp8_activation_forward, "activation", z, kind_of(activation), z.const_data_ptr(),
-       y.mutable_data_ptr(), z.size(0), z.size(1), rows.codes.mutable_data_ptr(),
+       writable_or_null(y), z.size(0), z.size(1), rows.codes.mutable_data_ptr(),
        rows.scales.mutable_data_ptr<float>());
 }
 
 void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, const at::Tensor& factors,
                          const Fp8Rows& rows, Activation activation) {
   call(&CudaModule::fp8_activation_backward, "activation's gradient", z, kind_of(activation), z.const_data_ptr(),
-       dy.const_data_ptr(), dz.mutable_data_ptr(), factors.const_data_ptr<float>(), z.size(0), z.size(1),
+       dy.const_data_ptr(), writable_or_null(dz), factors.const_data_ptr<float>(), z.size(0), z.size(1),
        rows.codes.mutable_data_ptr(), rows.scales.mutable_data_ptr<float>());
 }
 

@@ -21,9 +21,9 @@ std::shared_ptr<Fp8Rows> empty_fp8_for(const LinearModule* next, const at::Tenso
 
 /// Whether a kernel computes the activation of z, or its gradient, and quantises it at once.
 bool fuses_fp8(const at::Tensor& z, Activation activation);
-/// y = activation(z) and its rows; y may be z.
+/// y = activation(z) and its rows; y may be z, or undefined: the rows alone.
 void activate(const at::Tensor& z, const at::Tensor& y, const Fp8Rows& rows, Activation activation);
-/// dz = dy · activation'(z), and the rows of dz · factors; dz may be dy.
+/// dz = dy · activation'(z), and the rows of dz · factors; dz may be dy, or undefined.
 void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, const at::Tensor& factors,
                          const Fp8Rows& rows, Activation activation);
 
