@@ -116,7 +116,7 @@ struct RunnerReady {
   Json device = Json::object();
 };
 
-/// One job, or several that train together. Each has its Executed. Paths are absolute.
+/// One job, or several that run together. Each has its Executed. Paths are absolute.
 struct Execute {
   struct Member {
     Job job;

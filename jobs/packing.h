@@ -4,7 +4,7 @@
 
 namespace finesweep {
 
-/// How a job may train together with others over one frozen base model (sweeps/packing.h says what each job's are).
+/// How a job may run together with others over one frozen base model (sweeps/packing.h says what each job's are).
 struct PackTraits {
   /// Only jobs of one key may share a pack; negative: always alone.
   int key = -1;

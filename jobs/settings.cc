@@ -273,6 +273,12 @@ Result<FinetuneSettings> read_finetune_settings(const Json& settings) {
   return reading<FinetuneSettings>("finetune", settings, read_finetune);
 }
 
+bool wants_generation(const EvaluateSettings& settings) {
+  const std::vector<std::string>& metrics = settings.metrics;
+  return settings.generation &&
+         (metrics.empty() || std::any_of(metrics.begin(), metrics.end(), metric_needs_generation));
+}
+
 Result<EvaluateSettings> read_evaluate_settings(const Json& settings) {
   return reading<EvaluateSettings>("evaluate", settings, read_evaluate);
 }

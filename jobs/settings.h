@@ -58,6 +58,9 @@ struct EvaluateSettings {
   bool profile = false;
 };
 
+/// Some of its metrics need generated text.
+bool wants_generation(const EvaluateSettings& settings);
+
 enum class BenchmarkMode { forward, generate, train };
 
 struct BenchmarkSettings {

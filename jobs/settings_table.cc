@@ -128,7 +128,7 @@ constexpr Setting kTable[] = {
             "batch; other steps use one."},
     {.sections = only(resources), .key = "pack", .type = integer_or_choice, .fallback = R"("auto")",
      .minimum = 1, .maximum = 4096, .choices = kPack, .in_hash = false,
-     .doc = "How many jobs with the same frozen base train together ([packs](packing.md)): as many as keep a GPU busy, one, or "
+     .doc = "How many jobs with the same frozen base run together ([packs](packing.md)): as many as keep a GPU busy, one, or "
             "up to so many."},
     {.sections = only(resources), .key = "retries", .type = integer, .fallback = "2", .minimum = 0,
      .maximum = 100, .in_hash = false, .doc = "How often a job that failed by itself is tried again."},
@@ -302,6 +302,8 @@ constexpr Setting kTable[] = {
      .doc = "Fused attention, or the plain products."},
     {.sections = evaluate | benchmark, .key = "attention", .type = choice, .fallback = R"("flash")",
      .choices = kAttention, .inherited = true, .doc = "Fused attention, or the plain products."},
+    {.sections = only(evaluate), .key = "isolate", .type = boolean,
+     .doc = "Run alone on the device, as a training's `isolate` has it. Default: false."},
     {.sections = evaluate | benchmark, .key = "profile", .type = boolean, .fallback = "false",
      .doc = "Keep a profile of the operations beside the result."},
 };

@@ -24,7 +24,7 @@ struct TrialResult {
     JobId job;
   };
   std::map<std::string, Value> metrics;  // by "step.metric", of the jobs that succeeded
-  std::map<std::string, int> packs;      // steps that trained in a pack → of how many jobs
+  std::map<std::string, int> packs;      // steps that ran in a pack → of how many jobs
 };
 
 /// The trials that differ only in seed. Statistics are over repeats that succeeded; where several resolve to one
@@ -41,9 +41,9 @@ struct Configuration {
   bool pareto = false;
   /// "highest quality", "lowest memory", "fastest", "best balance".
   std::vector<std::string> best_for;
-  /// Steps of which a succeeded trial trained in a pack.
+  /// Steps of which a succeeded trial ran in a pack.
   std::set<std::string, std::less<>> packed_steps;
-  /// The metric is a time that was taken while other jobs trained beside: it says nothing of this job alone.
+  /// The metric is a time that was taken while other jobs ran beside: it says nothing of this job alone.
   bool is_time_of_pack(const std::string& metric) const;
 };
 

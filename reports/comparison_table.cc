@@ -166,8 +166,7 @@ std::vector<std::string> notes_of(const Analysis& analysis, const ComparisonTabl
   if (any_cell(kOverBatches)) notes.push_back("± … (batches): one repeat; the deviation is over its batches.");
   if (std::ranges::any_of(analysis.configurations, [](const Configuration& c) { return !c.packed_steps.empty(); }))
     notes.push_back(
-        "† Taken while other jobs trained beside on the same device, in a pack: such times compare with nothing, "
-        "and "
+        "† Taken while other jobs ran beside on the same device, in a pack: such times compare with nothing, and "
         "memory was not measured. `isolate: true` in the step measures each job alone.");
   if (std::ranges::any_of(analysis.configurations,
                           [](const Configuration& c) { return c.difference && c.difference->ci95; }))

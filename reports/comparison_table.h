@@ -70,7 +70,7 @@ std::string counts_sentence(const Analysis& analysis);
 /// Behind a value whose ± is the deviation over the batches of one run.
 inline constexpr std::string_view kOverBatches = " (batches)";
 
-/// Behind a time that was taken while other jobs of a pack trained beside.
+/// Behind a time that was taken while other jobs of a pack ran beside.
 inline constexpr std::string_view kInPack = " †";
 
 /// Before the label of a Pareto-optimal configuration.

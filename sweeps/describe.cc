@@ -135,7 +135,7 @@ std::string grouped(std::int64_t number) {
   return digits;
 }
 
-/// Packs that look the same to a person on one line; empty where no jobs train together.
+/// Packs that look the same to a person on one line; empty where no jobs run together.
 std::string pack_table(const Plan& plan, ModelCatalog& models) {
   constexpr std::size_t most_lines = 12;
   const PackSizes sizes = pack_sizes(plan.resources);
@@ -174,7 +174,7 @@ std::string pack_table(const Plan& plan, ModelCatalog& models) {
   std::string text = table(rows);
   if (order.size() > most_lines) text += "  and " + std::to_string(order.size() - most_lines) + " more\n";
   return text + (sizes.on_cpu > 1 ? "These jobs" : "On a GPU these jobs") +
-         " train together as far as memory allows, and in smaller packs where several workers share them.\n\n";
+         " run together as far as memory allows, and in smaller packs where several workers share them.\n\n";
 }
 
 }  // namespace

@@ -116,7 +116,7 @@ std::optional<MemoryEstimate> estimate_memory(const Job& job, ModelCatalog& mode
   return estimate(job, *model);
 }
 
-MemoryEstimate estimate_training_memory(const Job& job, const ModelInfo& model) {
+MemoryEstimate estimate_memory_over(const Job& job, const ModelInfo& model) {
   return estimate(job, model);
 }
 

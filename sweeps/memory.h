@@ -30,8 +30,8 @@ struct MemoryEstimate {
 /// Nothing for jobs that start from another job's weights of unknown size, and for other kinds.
 std::optional<MemoryEstimate> estimate_memory(const Job& job, ModelCatalog& models);
 
-/// The same of a training job whatever it starts from; `model` is what its weights have come from.
-MemoryEstimate estimate_training_memory(const Job& job, const ModelInfo& model);
+/// The same of a training or evaluation job whatever it starts from; `model` is what its weights have come from.
+MemoryEstimate estimate_memory_over(const Job& job, const ModelInfo& model);
 
 /// Parameters that the job trains, without a head that is yet to be made.
 std::int64_t trained_parameters(const Job& job, const ModelInfo& info);

@@ -4,11 +4,11 @@
 #include <bit>
 #include <charconv>
 #include <map>
-#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
 
+#include "jobs/settings.h"
 #include "sweeps/memory.h"
 
 namespace finesweep::sweeps {
@@ -18,6 +18,9 @@ namespace {
 // What `pack: auto` stops at: past so many jobs the work on each alone, and what a crash costs, outweigh the gain.
 constexpr int kMostJobs = 32;
 constexpr std::int64_t kReferenceTokens = 4096, kReferenceWidth = 768;
+// A pass of an evaluation has no way back: its tokens cost a third, while what it costs besides, the host that
+// waits for each result among it, is no less.
+constexpr std::int64_t kEvaluatedTokens = 3;
 
 class Packing {
  public:
@@ -33,19 +36,19 @@ class Packing {
     const bool chosen_by_gain = plan_.resources.pack == "auto";
     for (const Job& job : plan_.jobs) {
       PackTraits& one = traits.emplace_back();
-      if (!may_share(job)) continue;
-      const ModelInfo* model = base_of(job);
-      const auto memory = model ? std::optional(estimate_training_memory(job, *model)) : std::nullopt;
-      if (!memory) continue;
+      if (job.isolate || job.gpus > 1 || measured_.contains(job.id)) continue;
+      const std::string shared = shared_by_pack(job);
+      const ModelInfo* model = shared.empty() ? nullptr : base_of(job);
+      if (!model) continue;
       one.tokens = job.settings.at("batch_size").get<std::int64_t>() * bucket(job);
-      const std::int64_t saturating = saturating_tokens(model->hidden);
-      const bool gains = one.tokens < saturating && job.settings.at("method") != "ia3";
-      if (chosen_by_gain && !gains) continue;
-      one.key = keys_.emplace(shared_by_pack(job), static_cast<int>(keys_.size())).first->second;
+      const std::int64_t saturating =
+          saturating_tokens(model->hidden) * (job.kind == StepKind::evaluate ? kEvaluatedTokens : 1);
+      if (chosen_by_gain && one.tokens >= saturating) continue;
+      one.key = keys_.emplace(shared, static_cast<int>(keys_.size())).first->second;
       if (chosen_by_gain) one.most_tokens = 2 * saturating;
-      one.shared_mb = memory->weights_mb;
-      // The weights that are trained are as large as their gradients.
-      one.own_mb = memory->total_mb() - memory->weights_mb + memory->gradients_mb;
+      const MemoryEstimate memory = estimate_memory_over(job, *model);
+      one.shared_mb = memory.weights_mb;
+      one.own_mb = memory.total_mb() - memory.weights_mb + adapter_mb(job, *model);
     }
     return traits;
   }
@@ -61,11 +64,71 @@ class Packing {
     return false;
   }
 
-  bool may_share(const Job& job) const {
-    if (job.kind != StepKind::finetune || job.settings.value("method", "full") == "full") return false;
-    if (job.isolate || job.gpus > 1 || job.continues || measured_.contains(job.id)) return false;
-    if (job.settings.contains("prune")) return false;
-    return job.inputs.empty() || !leaves_adapter(job.inputs.front());
+  /// What the jobs of a pack have in common, as text. Empty: the job shares none.
+  std::string shared_by_pack(const Job& job) {
+    if (job.kind == StepKind::finetune) return shared_by_trainings(job);
+    if (job.kind == StepKind::evaluate) return shared_by_evaluations(job);
+    return "";
+  }
+
+  std::string shared_by_trainings(const Job& job) const {
+    if (job.settings.value("method", "full") == "full" || job.continues || job.settings.contains("prune"))
+      return "";
+    if (!job.inputs.empty() && leaves_adapter(job.inputs.front())) return "";
+    return shared(job, job.inputs.empty() ? job.context.at("model") : Json(job.inputs));
+  }
+
+  std::string shared_by_evaluations(const Job& job) const {
+    const auto settings = read_evaluate_settings(job.settings);
+    if (!settings || settings->profile || wants_generation(*settings)) return "";
+    const Json adapter = base_of_adapter(job);
+    return adapter.is_null() ? "" : shared(job, adapter);
+  }
+
+  static std::string shared(const Job& job, const Json& base) {
+    Json all{{"kind", step_kind_name(job.kind)},
+             {"base", base},
+             {"task", job.context.at("task")},
+             {"bucket", bucket(job)}};
+    if (const auto data = job.context.find("data"); data != job.context.end())
+      if (const auto labels = data->find("labels"); labels != data->end()) all["labels"] = *labels;
+    for (const char* key : {"method", "precision", "double", "block_size", "compute", "attention", "dropout",
+                            "model_dropout", "pooling", "gradient_checkpointing"})
+      if (const auto value = job.settings.find(key); value != job.settings.end()) all[key] = *value;
+    return all.dump();
+  }
+
+  /// The training that made the adapter which is the job's first input, as it is or pruned since; null where that
+  /// is no adapter, or has a base of its own beside it.
+  const Job* adapter_training(const Job& job) const {
+    const Job* source = &job;
+    do {
+      const auto input = source->inputs.empty() ? jobs_.end() : jobs_.find(source->inputs.front());
+      if (input == jobs_.end()) return nullptr;
+      source = input->second;
+    } while (source->kind == StepKind::prune && source->settings.value("target", "") == "adapter");
+    const bool trains = source->kind == StepKind::finetune && source->settings.value("method", "full") != "full";
+    return trains ? source : nullptr;
+  }
+
+  /// What the adapter that the job reads stands on, and how that is kept; null where adapter_training is.
+  Json base_of_adapter(const Job& job) const {
+    const Job* training = adapter_training(job);
+    while (training != nullptr && !training->inputs.empty() && leaves_adapter(training->inputs.front()))
+      training = adapter_training(*training);  // which it goes on with
+    if (training == nullptr) return {};
+    Json base = Json::array({training->inputs.empty() ? training->context.at("model") : Json(training->inputs)});
+    if (training->settings.at("method") == "qlora")
+      for (const char* key : {"double", "block_size", "compute"}) base.push_back(training->settings.at(key));
+    return base;
+  }
+
+  /// Of an evaluation, which estimates leave out: the adapter as it was read and among those of the pack. Of a
+  /// training that its weights are as large as their gradients.
+  double adapter_mb(const Job& job, const ModelInfo& model) const {
+    const Job* training = job.kind == StepKind::evaluate ? adapter_training(job) : nullptr;
+    const double bytes_each = training != nullptr ? 8 : 4;
+    return bytes_each * static_cast<double>(trained_parameters(training != nullptr ? *training : job, model)) / 1e6;
   }
 
   /// The artifact is an adapter, or has one with it.
@@ -103,19 +166,6 @@ class Packing {
   static std::int64_t bucket(const Job& job) {
     const auto length = job.settings.at("sequence_length").get<std::uint64_t>();
     return static_cast<std::int64_t>(std::bit_ceil(length));
-  }
-
-  /// All that the jobs of a pack have in common, as text.
-  static std::string shared_by_pack(const Job& job) {
-    Json shared{{"base", job.inputs.empty() ? job.context.at("model") : Json(job.inputs)},
-                {"task", job.context.at("task")},
-                {"bucket", bucket(job)}};
-    if (const auto data = job.context.find("data"); data != job.context.end())
-      if (const auto labels = data->find("labels"); labels != data->end()) shared["labels"] = *labels;
-    for (const char* key : {"method", "precision", "double", "block_size", "compute", "attention", "dropout",
-                            "model_dropout", "pooling", "gradient_checkpointing"})
-      if (const auto value = job.settings.find(key); value != job.settings.end()) shared[key] = *value;
-    return shared.dump();
   }
 
   const Plan& plan_;

@@ -28,21 +28,26 @@ std::int64_t saturating_tokens(std::int64_t width);
 
 /// How each of the plan's jobs may share a pack, in its order.
 ///
-/// Jobs may share one where they train adapters of one method on the same frozen base (the model, or the artifact
-/// of one job) with the same task, labels, precision, quantisation, attention, dropouts, pooling and gradient
-/// checkpointing, and rows that are padded to the same length: sequence_length up to the next power of two. Ranks,
-/// rates, seeds, batch sizes, lengths of training and data may differ. Alone stay jobs with `isolate` or several
-/// GPUs, with masks in force while they train, that continue another job, that train an adapter further, of which
-/// the report shows or chooses by time or memory, and of whose memory there is no estimate.
+/// Trainings may share one where they train adapters of one method on the same frozen base (the model, or the
+/// artifact of one job) with the same task, labels, precision, quantisation, attention, dropouts, pooling and
+/// gradient checkpointing, and rows that are padded to the same length: sequence_length up to the next power of
+/// two. Ranks, rates, seeds, batch sizes, lengths of training and data may differ. Alone stay those with masks in
+/// force while they train, that continue another job, or that train an adapter further.
 ///
-/// With `pack: auto` so do jobs whose own steps saturate a GPU and those of IA3, which the engine packs on a CPU
-/// only, and a pack has at most twice the tokens that saturate. `pack: N` asks for N jobs whatever they gain.
+/// Evaluations may share one where their adapters stand on the same base, kept in the same way, with the same task,
+/// labels, precision, attention and length. Adapters, splits, metrics, batch sizes and data may differ. Alone stay
+/// those of whole models, of text that is generated, and with a profile.
+///
+/// Alone stay jobs of both kinds with `isolate` or several GPUs, of which the report shows or chooses by time or
+/// memory, and of whose memory there is no estimate. With `pack: auto` so do jobs whose own steps saturate a GPU,
+/// and a pack has at most twice the tokens that saturate; three times as many are taken to do so in an evaluation,
+/// which has no way back. `pack: N` asks for N jobs whatever they gain.
 std::vector<PackTraits> pack_traits(const Plan& plan, ModelCatalog& models);
 
-/// Which jobs train together where all are ready at once and there is one device, whose memory is no limit.
+/// Which jobs run together where all are ready at once and there is one device, whose memory is no limit.
 struct PlannedPack {
   std::vector<std::size_t> jobs;  // two or more, by their index in the plan
-  std::int64_t tokens = 0;        // of a step
+  std::int64_t tokens = 0;        // of a step, or of a batch
   double memory_mb = 0;           // estimate
 };
 std::vector<PlannedPack> planned_packs(const std::vector<PackTraits>& traits, int most_jobs);

@@ -69,7 +69,7 @@ struct PackMember {
 /// one after the other. A pack that runs out of memory is split in halves, which run one after the other from their
 /// checkpoints: a member fails for it only when it runs alone.
 ///
-/// Who trained beside others has the number of jobs as outcome.environment["pack"], and no metric peak_memory_mb.
+/// Who ran beside others has the number of jobs as outcome.environment["pack"], and no metric peak_memory_mb.
 void execute_pack(const std::vector<PackMember>& members, const std::function<void(std::size_t, Outcome)>& ended);
 
 /// Begins to load what the first job on a GPU would wait for; returns at once.

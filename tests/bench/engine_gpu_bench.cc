@@ -243,6 +243,9 @@ class RandomRows final : public TaskData {
     return batches_[static_cast<std::size_t>(rows.front() / a_batch)];
   }
   std::int64_t evaluation_units(const EvaluateSettings&) const override { return 0; }
+  Result<std::unique_ptr<EvaluationPasses>> passes(const EvaluateSettings&) const override {
+    return Error{"no metrics"};
+  }
   Result<std::optional<Metrics>> evaluate(Model&, const EvaluationRun&) const override {
     return Error{"no metrics"};
   }
@@ -354,7 +357,7 @@ void train_pack(const Case& what, const Options& options) {
         std::make_unique<Training>(mine.parameters, settings_of(what), 100000, std::vector<ParameterMask>()));
     batches.push_back(random_batches(what, options, 8, random));
     jobs.push_back({mine.model.get(), trainings.back().get(), static_cast<std::uint64_t>(j)});
-    if (Status fits = check_packable(*host.model, *mine.model, mine.parameters); !fits) {
+    if (Status fits = check_trainable_in_pack(*host.model, *mine.model, mine.parameters); !fits) {
       std::fprintf(stderr, "%s\n", fits.error().message.c_str());
       std::exit(2);
     }

@@ -197,6 +197,9 @@ class StairData final : public TaskData {
     return batch;
   }
   std::int64_t evaluation_units(const EvaluateSettings&) const override { return 0; }
+  Result<std::unique_ptr<EvaluationPasses>> passes(const EvaluateSettings&) const override {
+    return Error{"these rows have no metrics"};
+  }
   Result<std::optional<Metrics>> evaluate(Model&, const EvaluationRun&) const override {
     return std::optional<Metrics>();
   }

@@ -280,7 +280,7 @@ TEST_P(PackStepsOnGpu, captured_steps_of_a_pack_are_those_of_each_job_alone_with
   }
   const std::unique_ptr<Model> host = TrainedModel::host(name, *packed.front(), how.front());
   for (const PackedTraining& job : jobs) {
-    const Status fits = check_packable(*host, *job.model, job.training->parameters());
+    const Status fits = check_trainable_in_pack(*host, *job.model, job.training->parameters());
     ASSERT_TRUE(fits.ok()) << fits.error().message;
   }
   {

@@ -19,7 +19,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 
-constexpr const char* kNote = "trained beside on the same device, in a pack";
+constexpr const char* kNote = "ran beside on the same device, in a pack";
 
 /// Two configurations of one repeat that trained together in a pack of eight; a third trained alone.
 RunData packed_run(bool with_one_alone = true) {

@@ -1,12 +1,9 @@
 #include "worker/engine/classification_task.h"
 
-#include <ATen/core/grad_mode.h>
-
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
-#include "worker/kernels/attention_choice.h"
 #include "worker/metrics/classification.h"
 
 namespace finesweep::worker {
@@ -19,6 +16,61 @@ double cross_entropy(const float* logits, std::int64_t classes, std::int64_t lab
   for (std::int64_t i = 0; i < classes; ++i) sum += std::exp(logits[i] - greatest);
   return greatest + std::log(sum) - logits[label];
 }
+
+/// Logits of all rows, beside their labels.
+class ClassificationPasses final : public EvaluationPasses {
+ public:
+  ClassificationPasses(const ClassificationDataset& dataset, const Labels& labels, const EvaluateSettings& settings)
+      : dataset_(dataset), labels_(labels), settings_(settings) {}
+
+  Output output() const override { return Output::logits; }
+  bool finished() const override { return first_ >= dataset_.rows(); }
+  std::int64_t done() const override { return done_; }
+
+  Result<std::optional<Batch>> next(const Model& model) override {
+    if (finished()) return std::optional<Batch>();
+    numbers_ = consecutive_rows(first_, settings_.batch_size, dataset_.rows());
+    first_ += settings_.batch_size;
+    ++done_;
+    Batch batch = dataset_.batch(numbers_);
+    if (Status fits = model.check(batch); !fits) return fits.error();
+    return std::optional(std::move(batch));
+  }
+
+  void take(const Given& given) override {
+    const std::int64_t classes = given.logits.size(1);
+    for (std::size_t i = 0; i < numbers_.size(); ++i) {
+      const float* row = given.logits.const_data_ptr<float>() + static_cast<std::int64_t>(i) * classes;
+      const double label = dataset_.label(numbers_[i]);
+      if (labels_.is_regression()) {
+        loss_ += (row[0] - label) * (row[0] - label);
+        continue;
+      }
+      loss_ += cross_entropy(row, classes, static_cast<std::int64_t>(label));
+      expected_.push_back(static_cast<std::int64_t>(label));
+      predicted_.push_back(std::max_element(row, row + classes) - row);
+    }
+  }
+
+  Result<Metrics> metrics() const override {
+    const double loss = loss_ / static_cast<double>(dataset_.rows());
+    if (Status finite = check_loss(loss, settings_); !finite) return finite.error();
+    Metrics metrics{{"loss", loss}};
+    if (labels_.is_regression()) return metrics;
+    if (wants(settings_, "accuracy")) metrics["accuracy"] = accuracy(expected_, predicted_);
+    if (wants(settings_, "f1")) metrics["f1"] = f1(expected_, predicted_, labels_.count());
+    return metrics;
+  }
+
+ private:
+  const ClassificationDataset& dataset_;
+  const Labels& labels_;
+  const EvaluateSettings& settings_;
+  std::int64_t first_ = 0, done_ = 0;
+  std::vector<std::int64_t> numbers_;  // rows of the batch that is out
+  std::vector<std::int64_t> expected_, predicted_;
+  double loss_ = 0;
+};
 
 class ClassificationData final : public TaskData {
  public:
@@ -33,43 +85,16 @@ class ClassificationData final : public TaskData {
     return (rows() + settings.batch_size - 1) / settings.batch_size;
   }
 
-  Result<std::optional<Metrics>> evaluate(Model& model, const EvaluationRun& run) const override {
-    const bool regression = labels_.is_regression();
-    const Status known = regression ? check_metrics(run.settings, {"loss"}, "a regression")
-                                    : check_metrics(run.settings, {"loss", "accuracy", "f1"}, "a classification");
+  Result<std::unique_ptr<EvaluationPasses>> passes(const EvaluateSettings& settings) const override {
+    const Status known = labels_.is_regression()
+                             ? check_metrics(settings, {"loss"}, "a regression")
+                             : check_metrics(settings, {"loss", "accuracy", "f1"}, "a classification");
     if (!known) return known.error();
-    const AttentionChoice attention(run.settings.attention);
-    const at::NoGradGuard no_graph;
-    std::optional<ForwardGraphs> own;
-    ForwardGraphs& forward = run.forward != nullptr ? *run.forward : own.emplace(model);
-    std::vector<std::int64_t> expected, predicted;
-    double loss = 0;
-    std::int64_t units = 0;
-    for (std::int64_t first = 0; first < rows(); first += run.settings.batch_size) {
-      if (!run.go_on(units++)) return std::optional<Metrics>();
-      const auto numbers = consecutive_rows(first, run.settings.batch_size, rows());
-      const Batch batch = dataset_.batch(numbers);
-      if (auto fits = model.check(batch); !fits) return fits.error();
-      const at::Tensor logits = forward.logits(batch).to(at::kCPU, at::kFloat).contiguous();
-      const std::int64_t classes = logits.size(1);
-      for (std::size_t i = 0; i < numbers.size(); ++i) {
-        const float* row = logits.const_data_ptr<float>() + static_cast<std::int64_t>(i) * classes;
-        const double label = dataset_.label(numbers[i]);
-        if (regression) {
-          loss += (row[0] - label) * (row[0] - label);
-          continue;
-        }
-        loss += cross_entropy(row, classes, static_cast<std::int64_t>(label));
-        expected.push_back(static_cast<std::int64_t>(label));
-        predicted.push_back(std::max_element(row, row + classes) - row);
-      }
-    }
-    loss /= static_cast<double>(rows());
-    if (Status finite = check_loss(loss, run.settings); !finite) return finite.error();
-    Metrics metrics{{"loss", loss}};
-    if (!regression && wants(run.settings, "accuracy")) metrics["accuracy"] = accuracy(expected, predicted);
-    if (!regression && wants(run.settings, "f1")) metrics["f1"] = f1(expected, predicted, labels_.count());
-    return std::optional(std::move(metrics));
+    return std::unique_ptr<EvaluationPasses>(std::make_unique<ClassificationPasses>(dataset_, labels_, settings));
+  }
+
+  Result<std::optional<Metrics>> evaluate(Model& model, const EvaluationRun& run) const override {
+    return run_passes(*this, model, run);
   }
 
  private:

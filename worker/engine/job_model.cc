@@ -236,11 +236,11 @@ Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const
   return loaded;
 }
 
-Result<JobModel> load_host(const ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
-                           c10::Device device) {
+Result<JobModel> load_host(const ModelSource& source, const HeadChoice& head, Precision precision,
+                           std::optional<double> model_dropout, c10::Device device) {
   ModelOptions options;
-  options.precision = settings.training.precision;
-  options.model_dropout = settings.training.model_dropout;
+  options.precision = precision;
+  options.model_dropout = model_dropout;
   options.frozen = true;
   return load(source, head, options, device);
 }

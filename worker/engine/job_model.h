@@ -103,10 +103,11 @@ Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const
                               std::uint64_t seed, c10::Device device,
                               const std::optional<PruneSettings>& masks = {});
 
-/// The frozen model that `source`'s adapters of these settings are trained beside, without any of them: what the
-/// batches of a pack go through. `source` is as load_trained left it.
-Result<JobModel> load_host(const ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
-                           c10::Device device);
+/// The frozen model that adapters over `source` stand on, without any of them: what the batches of a pack go
+/// through. `source` is as load_trained left it, or of an evaluation as load_frozen has it; `model_dropout`
+/// likewise.
+Result<JobModel> load_host(const ModelSource& source, const HeadChoice& head, Precision precision,
+                           std::optional<double> model_dropout, c10::Device device);
 
 /// The student of a distillation: all of `source`, or so many layers of it, trained. The Error: what stands there
 /// cannot be trained.

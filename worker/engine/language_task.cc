@@ -6,7 +6,6 @@
 #include <optional>
 #include <utility>
 
-#include "jobs/settings_table.h"
 #include "worker/data/sequence_dataset.h"
 #include "worker/engine/generated_text.h"
 #include "worker/engine/model_files.h"
@@ -60,6 +59,48 @@ struct TextModel {
   TextBounds bounds;
 };
 
+/// The loss of the counted tokens of all rows.
+class LanguagePasses final : public EvaluationPasses {
+ public:
+  LanguagePasses(const SequenceDataset& dataset, const EvaluateSettings& settings)
+      : dataset_(dataset), settings_(settings) {}
+
+  Output output() const override { return Output::loss; }
+  bool finished() const override { return first_ >= dataset_.rows(); }
+  std::int64_t done() const override { return done_; }
+
+  Result<std::optional<Batch>> next(const Model& model) override {
+    while (!finished()) {
+      Batch batch = dataset_.batch(consecutive_rows(first_, settings_.batch_size, dataset_.rows()));
+      first_ += settings_.batch_size;
+      ++done_;
+      if (Status fits = model.check(batch); !fits) return fits.error();
+      counted_ = model.counted(batch);
+      if (counted_ > 0) return std::optional(std::move(batch));
+    }
+    return std::optional<Batch>();
+  }
+
+  void take(const Given& given) override { total_.add(given.loss * static_cast<double>(counted_), counted_); }
+
+  Result<Metrics> metrics() const override {
+    if (total_.tokens == 0) {
+      return Error{"No token of the " + settings_.split + " split counts in the loss. Raise sequence_length."};
+    }
+    Metrics metrics{{"loss", total_.mean()}};
+    if (Status finite = check_loss(metrics["loss"], settings_); !finite) return finite.error();
+    if (wants(settings_, "perplexity")) metrics["perplexity"] = total_.perplexity();
+    return metrics;
+  }
+
+ private:
+  const SequenceDataset& dataset_;
+  const EvaluateSettings& settings_;
+  std::int64_t first_ = 0, done_ = 0;
+  std::int64_t counted_ = 0;  // in the batch that is out
+  TokenLoss total_;
+};
+
 class LanguageData final : public TaskData {
  public:
   LanguageData(SequenceDataset rows, std::shared_ptr<TextModel> text)
@@ -73,22 +114,21 @@ class LanguageData final : public TaskData {
     return batches(settings) * (1 + (generates(settings) ? settings.generation->max_new_tokens : 0));
   }
 
+  Result<std::unique_ptr<EvaluationPasses>> passes(const EvaluateSettings& settings) const override {
+    if (Status fit = check_settings(settings); !fit) return fit.error();
+    return std::unique_ptr<EvaluationPasses>(std::make_unique<LanguagePasses>(dataset_, settings));
+  }
+
   Result<std::optional<Metrics>> evaluate(Model& model, const EvaluationRun& run) const override {
-    if (Status fit = check_settings(run.settings); !fit) return fit.error();
+    auto metrics = run_passes(*this, model, run);
+    if (!metrics || !*metrics || !generates(run.settings)) return metrics;
     const AttentionChoice attention(run.settings.attention);
     const at::NoGradGuard no_graph;
-    const auto loss = take_loss(model, run);
-    if (!loss) return loss.error();
-    if (!*loss) return std::optional<Metrics>();
-    Metrics metrics{{"loss", (*loss)->mean()}};
-    if (Status finite = check_loss(metrics["loss"], run.settings); !finite) return finite.error();
-    if (wants(run.settings, "perplexity")) metrics["perplexity"] = (*loss)->perplexity();
-    if (!generates(run.settings)) return std::optional(std::move(metrics));
     const auto compared = compare_texts(model, run);
     if (!compared) return compared.error();
     if (!*compared) return std::optional<Metrics>();
-    (*compared)->add_to(metrics, run.settings);
-    return std::optional(std::move(metrics));
+    (*compared)->add_to(**metrics, run.settings);
+    return metrics;
   }
 
  private:
@@ -97,9 +137,7 @@ class LanguageData final : public TaskData {
   }
 
   bool generates(const EvaluateSettings& settings) const {
-    if (!dataset_.can_generate() || !settings.generation) return false;
-    return settings.metrics.empty() ||
-           std::any_of(settings.metrics.begin(), settings.metrics.end(), metric_needs_generation);
+    return dataset_.can_generate() && wants_generation(settings);
   }
 
   Status check_settings(const EvaluateSettings& settings) const {
@@ -109,26 +147,6 @@ class LanguageData final : public TaskData {
     }
     return check_metrics(settings, {"loss", "perplexity", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu"},
                          "a language model");
-  }
-
-  Result<std::optional<TokenLoss>> take_loss(Model& model, const EvaluationRun& run) const {
-    std::optional<ForwardGraphs> own;
-    ForwardGraphs& forward = run.forward != nullptr ? *run.forward : own.emplace(model);
-    TokenLoss total;
-    std::int64_t units = 0;
-    for (std::int64_t first = 0; first < rows(); first += run.settings.batch_size) {
-      if (!run.go_on(units++)) return std::optional<TokenLoss>();
-      const Batch batch = dataset_.batch(consecutive_rows(first, run.settings.batch_size, rows()));
-      if (auto fits = model.check(batch); !fits) return fits.error();
-      const std::int64_t counted = model.counted(batch);
-      if (counted == 0) continue;
-      const double mean = forward.loss(batch, static_cast<double>(counted));
-      total.add(mean * static_cast<double>(counted), counted);
-    }
-    if (total.tokens == 0) {
-      return Error{"No token of the " + run.settings.split + " split counts in the loss. Raise sequence_length."};
-    }
-    return std::optional(total);
   }
 
   Result<std::optional<TextComparison>> compare_texts(Model& model, const EvaluationRun& run) const {

@@ -2,339 +2,74 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
-#include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "worker/engine/device.h"
-#include "worker/engine/finetune.h"
+#include "worker/engine/pack_work.h"
 #include "worker/engine/steps.h"
-#include "worker/engine/training_run.h"
 #include "worker/executor.h"
-#include "worker/training/pack_trainer.h"
 
 namespace finesweep::worker {
 namespace {
 
-namespace fs = std::filesystem;
-
-using Ended = std::function<void(std::size_t, Outcome)>;
-
-/// A member that is still to be ended.
-struct Waiting {
-  std::size_t number = 0;  // execute_pack's
-  ExecutionRequest request;
-  ExecutionControl* control = nullptr;
-};
-
-/// What jobs of one pack have in common, as far as their settings tell. Empty: the job trains alone.
-std::string common_settings(const Job& job) {
-  if (job.kind != StepKind::finetune || job.gpus > 1 || !job.settings.is_object() || !job.context.is_object()) {
-    return "";
-  }
-  const Json method = job.settings.value("method", Json());
-  if (method == "full" || job.isolate) return "";
-  Json common = {job.context.value("model", Json()), job.context.value("task", Json())};
+/// What trainings of one pack have in common, as far as their settings tell. Null: the job trains alone.
+Json common_of_trainings(const Job& job) {
+  if (job.settings.value("method", "full") == "full") return {};
+  Json common = Json::array();
   for (const char* key : {"method", "precision", "model_dropout", "dropout", "attention", "gradient_checkpointing",
                           "pooling", "double", "block_size", "compute"}) {
     common.push_back(job.settings.value(key, Json()));
   }
-  return common.dump();
+  return common;
 }
 
-/// What a member's own work gives. What it throws is its own failure, but for a lack of memory, which the pack is
-/// to blame for.
-template <typename Work>
-std::optional<Outcome> guarded_member(const Work& work) {
-  try {
-    return work();
-  } catch (...) {
-    Thrown thrown = describe_exception();
-    if (thrown.out_of_memory) throw;
-    return std::move(thrown.outcome);
-  }
+/// The same of evaluations: those of adapters, which the first input is. What it stands on follows it.
+Json common_of_evaluations(const Job& job) {
+  const auto settings = read_evaluate_settings(job.settings);
+  if (!settings || settings->profile || wants_generation(*settings) || job.inputs.empty()) return {};
+  return {job.settings.value("precision", Json()), job.settings.value("attention", Json()),
+          Json(std::vector<JobId>(job.inputs.begin() + 1, job.inputs.end()))};
 }
 
-/// Jobs that train together, until the last of them has ended.
-class Pack {
- public:
-  Pack(std::vector<Waiting> waiting, const Ended& ended, c10::Device device) : ended_(ended), device_(device) {
-    for (Waiting& one : waiting) members_.push_back({std::move(one), {}, {}, {}, State::active});
-  }
+/// What jobs of one pack have in common. Empty: the job runs alone.
+std::string common_settings(const Job& job) {
+  if (job.isolate || job.gpus > 1 || !job.settings.is_object() || !job.context.is_object()) return "";
+  Json common;
+  if (job.kind == StepKind::finetune) common = common_of_trainings(job);
+  if (job.kind == StepKind::evaluate) common = common_of_evaluations(job);
+  if (common.is_null()) return "";
+  return Json({step_kind_name(job.kind), job.context.value("model", Json()), job.context.value("task", Json()),
+               common})
+      .dump();
+}
 
-  /// Throws what libraries throw; then save() and remaining().
-  void run() {
-    for (Member& member : members_) prepare(member);
-    keep_those_that_fit();
-    rehearse();
-    for (Member* member : active()) member->run->await_turn(/*alone=*/trainer_ == nullptr);
-    while (!active().empty()) {
-      const std::vector<Member*> together = active();
-      if (together.size() == 1) {
-        end(*together.front(), together.front()->run->train());
-      } else {
-        train(together);
-      }
-      for (Member& member : members_) {
-        if (member.state != State::active) member.run.reset();
-      }
-    }
-  }
+void run_all(std::vector<WaitingMember> waiting, const MemberEnded& ended);
 
-  /// Writes the checkpoints of those that have not ended, where they can be written.
-  void save() noexcept {
-    for (Member* member : active()) {
-      if (!member->run) continue;
-      try {
-        if (Status saved = member->run->save(); !saved) {
-          std::fprintf(stderr, "no checkpoint: %s\n", saved.error().message.c_str());
-        }
-      } catch (const std::exception& error) {
-        std::fprintf(stderr, "no checkpoint: %s\n", error.what());
-      }
-    }
-  }
-
-  /// Who has not ended: to be run again, from its checkpoint.
-  std::vector<Waiting> remaining() const {
-    std::vector<Waiting> all;
-    for (const Member& member : members_) {
-      if (member.state != State::active && member.state != State::does_not_fit) continue;
-      Waiting& one = all.emplace_back(member.waiting);
-      const fs::path& staging = one.request.staging;
-      std::error_code ignored;
-      fs::remove_all(staging / "artifact", ignored);
-      auto& checkpoints = one.request.earlier_checkpoints;
-      if (std::find(checkpoints.begin(), checkpoints.end(), staging / "checkpoints") == checkpoints.end()) {
-        checkpoints.insert(checkpoints.begin(), staging / "checkpoints");
-      }
-    }
-    return all;
-  }
-
- private:
-  /// left_out: it has ended as failed, and its rows stay in the batches until the pack is formed anew.
-  enum class State { active, left_out, ended, does_not_fit };
-  struct Member {
-    Waiting waiting;
-    std::optional<JobContext> context;
-    std::optional<FinetuneRecipe> recipe;
-    std::unique_ptr<TrainingRun> run;
-    State state = State::active;
-  };
-
-  std::vector<Member*> active() {
-    std::vector<Member*> all;
-    for (Member& member : members_) {
-      if (member.state == State::active) all.push_back(&member);
-    }
-    return all;
-  }
-
-  void end(Member& member, Outcome outcome) {
-    if (outcome.environment.empty()) outcome.environment = job_environment(member.waiting.request);
-    if (packed_ > 1) outcome.environment["pack"] = outcome.environment.value("pack", packed_);
-    member.state = State::ended;
-    ended_(member.waiting.number, reported(member.waiting.request, std::move(outcome)));
-  }
-
-  void prepare(Member& member) {
-    const auto failed = guarded_member([&]() -> std::optional<Outcome> {
-      const ExecutionRequest& request = member.waiting.request;
-      auto context = read_job_context(request.job.context);
-      if (!context) return failed_for_good(context.error().message);
-      auto recipe = FinetuneRecipe::read(request.job.settings);
-      if (!recipe) return failed_for_good(recipe.error().message);
-      member.context = std::move(*context);
-      member.recipe.emplace(std::move(*recipe));
-      member.run =
-          std::make_unique<TrainingRun>(request, *member.context, device_, *member.waiting.control, *member.recipe);
-      return member.run->prepare();
-    });
-    if (failed) {
-      end(member, std::move(*failed));
-      member.run.reset();
-    }
-  }
-
-  /// The first member's base is the pack's. It stays in any case, alone where it cannot be packed: so those that do
-  /// not fit come to an end when they are put together again.
-  void keep_those_that_fit() {
-    const std::vector<Member*> together = active();
-    if (together.size() < 2) return;
-    const TrainingRun& first = *together.front()->run;
-    auto host = load_host(first.source(), first.head(), together.front()->recipe->settings(), device_);
-    if (host) {
-      host_ = std::move(*host);
-    } else {
-      std::fprintf(stderr, "jobs are not packed: %s\n", host.error().message.c_str());
-    }
-    Status first_fits = host ? Status() : Status(Error{"there is no base"});
-    for (Member* member : together) {
-      Status fits = first_fits;
-      if (fits) fits = check_packable(*host_.model, member->run->model(), member->run->parameters());
-      if (fits) continue;
-      if (member == together.front()) {
-        first_fits = fits;
-        continue;
-      }
-      std::fprintf(stderr, "job %s is not packed: %s\n", member->waiting.request.job.id.hex().c_str(),
-                   fits.error().message.c_str());
-      member->state = State::does_not_fit;
-      member->run.reset();
-    }
-  }
-
-  std::unique_ptr<PackTrainer> trainer_of(const std::vector<Member*>& together) {
-    std::vector<PackedTraining> trainings;
-    for (Member* member : together) {
-      trainings.push_back({&member->run->model(), &member->run->training(), *member->waiting.request.job.seed});
-    }
-    return std::make_unique<PackTrainer>(*host_.model, std::move(trainings));
-  }
-
-  /// Where the pack is to wait for its turn: makes its first step ready.
-  void rehearse() try {
-    const std::vector<Member*> together = active();
-    if (device_.is_cpu() || together.size() < 2 || together.front()->waiting.control->has_turn()) return;
-    std::vector<std::vector<Batch>> batches;
-    for (Member* member : together) {
-      batches.push_back(member->run->coming_batches());
-      if (batches.back().empty()) return;
-    }
-    trainer_ = trainer_of(together);
-    trainer_->rehearse(batches);
-  } catch (...) {
-    // There may be memory for it when it is the pack's turn.
-    if (!describe_exception().out_of_memory) throw;
-    trainer_.reset();
-    release_cached_memory(device_);
-  }
-
-  /// Until somebody leaves.
-  void train(const std::vector<Member*>& together) {
-    packed_ = std::max(packed_, static_cast<std::int64_t>(together.size()));
-    for (Member* member : together) member->run->join_pack(static_cast<std::int64_t>(together.size()));
-    const std::unique_ptr<PackTrainer> made = trainer_ ? std::move(trainer_) : trainer_of(together);
-    PackTrainer& trainer = *made;
-    try {
-      while (step(trainer, together)) {
-      }
-      finish_steps(trainer, together, 0);
-      for (Member* member : together) member->run->drop_steps();
-      trainer.settle();
-    } catch (...) {
-      try {
-        finish_steps(trainer, together, 0);  // a checkpoint is of whole steps
-      } catch (const std::exception& error) {
-        std::fprintf(stderr, "steps under way are lost: %s\n", error.what());
-        for (Member* member : together) member->run.reset();
-      }
-      throw;
-    }
-  }
-
-  /// False where the pack is to be formed anew.
-  bool step(PackTrainer& trainer, const std::vector<Member*>& together) {
-    std::vector<Member*> due;
-    for (Member* member : together) {
-      if (member->state == State::active && member->run->is_due()) due.push_back(member);
-    }
-    if (!due.empty()) {
-      if (!finish_steps(trainer, together, 0)) return stays(trainer, together);
-      trainer.settle();
-      bool left = false;
-      for (Member* member : due) {
-        auto ended = guarded_member([&] { return member->run->rest(); });
-        left |= ended.has_value();
-        if (ended) end(*member, std::move(*ended));
-      }
-      // Rows that are computed for nothing stay no longer than until now.
-      if (left || active().size() < together.size()) return false;
-    }
-    std::vector<std::vector<Batch>> batches;
-    for (Member* member : together) {
-      const Training& training = member->run->training();
-      if (training.steps_done() == training.total_steps()) return false;  // of one that is left out
-      auto failed = guarded_member([&]() -> std::optional<Outcome> {
-        auto drawn = member->run->next_batches();
-        if (!drawn) return failed_for_good(drawn.error().message);
-        for (const Batch& batch : *drawn) {
-          if (Status fits = member->run->model().check(batch); !fits) return failed_for_good(fits.error().message);
-        }
-        batches.push_back(std::move(*drawn));
-        return std::nullopt;
-      });
-      if (!failed) continue;
-      if (member->state == State::active) end(*member, std::move(*failed));
-      return false;
-    }
-    trainer.start(batches);
-    // A GPU gets a step before it is done with the last one.
-    return finish_steps(trainer, together, device_.is_cpu() ? 0 : 1) || stays(trainer, together);
-  }
-
-  /// Whether those that are left go on as they are after somebody failed.
-  bool stays(const PackTrainer& trainer, const std::vector<Member*>& together) {
-    return trainer.can_leave_out() &&
-           std::any_of(together.begin(), together.end(), [](const Member* m) { return m->state == State::active; });
-  }
-
-  /// Waits until no more than so many steps are under way. False where one was not done, since a training diverged:
-  /// that one has ended, and none is under way.
-  bool finish_steps(PackTrainer& trainer, const std::vector<Member*>& together, std::int64_t most) {
-    while (trainer.unfinished() > most) {
-      const std::vector<StepReport> reports = trainer.finish();
-      const bool done = std::all_of(reports.begin(), reports.end(), [](const StepReport& r) { return r.finite; });
-      for (std::size_t j = 0; j < together.size(); ++j) {
-        Member& member = *together[j];
-        if (done && member.state == State::active) member.run->step_ended(reports[j]);
-        if (!reports[j].finite && member.state == State::active) {
-          end(member, *member.run->step_ended(reports[j]));
-          member.state = State::left_out;
-          if (trainer.can_leave_out()) trainer.leave_out(j);
-        }
-        if (!done || member.state != State::active) member.run->drop_steps();
-      }
-      if (!done) return false;
-    }
-    return true;
-  }
-
-  const Ended& ended_;
-  c10::Device device_;
-  JobModel host_;  // goes after those that are packed
-  std::vector<Member> members_;
-  std::unique_ptr<PackTrainer> trainer_;  // of those that are active, made ready
-  std::int64_t packed_ = 1;               // the most that trained together
-};
-
-void run_all(std::vector<Waiting> waiting, const Ended& ended);
-
-void run_together(std::vector<Waiting> waiting, const Ended& ended) {
+void run_pack(std::vector<WaitingMember> waiting, const MemberEnded& ended) {
   const auto device = find_device(waiting.front().request.device);
   if (!device) {
-    for (const Waiting& one : waiting)
+    for (const WaitingMember& one : waiting)
       ended(one.number, reported(one.request, failed_this_time(device.error().message)));
     return;
   }
   at::set_num_threads(std::max(1, waiting.front().request.threads));
-  std::vector<Waiting> remaining;
+  std::vector<WaitingMember> remaining;
   bool broken = false;
   {
-    Pack pack(std::move(waiting), ended, *device);
+    const bool trains = waiting.front().request.job.kind == StepKind::finetune;
+    const std::unique_ptr<PackWork> pack =
+        (trains ? make_training_pack : make_evaluation_pack)(std::move(waiting), ended, *device);
     try {
-      pack.run();
+      pack->run();
     } catch (...) {
       broken = true;
       std::fprintf(stderr, "a pack of jobs is split: %s\n", describe_exception().outcome.error.c_str());
-      pack.save();
+      pack->save();
     }
-    remaining = pack.remaining();
+    remaining = pack->remaining();
   }
   if (!broken) return run_all(std::move(remaining), ended);
   release_cached_memory(*device);
@@ -343,20 +78,20 @@ void run_together(std::vector<Waiting> waiting, const Ended& ended) {
   run_all({half, remaining.end()}, ended);
 }
 
-/// Those that may train together do; one group after the other.
-void run_all(std::vector<Waiting> waiting, const Ended& ended) {
+/// Those that may run together do; one group after the other.
+void run_all(std::vector<WaitingMember> waiting, const MemberEnded& ended) {
   while (!waiting.empty()) {
     const std::string common = common_settings(waiting.front().request.job);
-    const auto others = std::stable_partition(waiting.begin() + 1, waiting.end(), [&](const Waiting& one) {
+    const auto others = std::stable_partition(waiting.begin() + 1, waiting.end(), [&](const WaitingMember& one) {
       return !common.empty() && common_settings(one.request.job) == common &&
              one.request.device == waiting.front().request.device;
     });
-    std::vector<Waiting> together(waiting.begin(), others);
+    std::vector<WaitingMember> together(waiting.begin(), others);
     waiting.erase(waiting.begin(), others);
     if (together.size() > 1) {
-      run_together(std::move(together), ended);
+      run_pack(std::move(together), ended);
     } else {
-      const Waiting& one = together.front();
+      const WaitingMember& one = together.front();
       ended(one.number, execute(one.request, *one.control));
     }
   }
@@ -365,7 +100,7 @@ void run_all(std::vector<Waiting> waiting, const Ended& ended) {
 }  // namespace
 
 void execute_pack(const std::vector<PackMember>& members, const std::function<void(std::size_t, Outcome)>& ended) {
-  std::vector<Waiting> waiting;
+  std::vector<WaitingMember> waiting;
   for (std::size_t i = 0; i < members.size(); ++i) waiting.push_back({i, members[i].request, members[i].control});
   run_all(std::move(waiting), ended);
 }

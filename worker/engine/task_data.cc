@@ -1,5 +1,7 @@
 #include "worker/engine/task_data.h"
 
+#include <ATen/core/grad_mode.h>
+
 #include <algorithm>
 #include <cmath>
 #include <list>
@@ -11,6 +13,7 @@
 #include "worker/engine/language_task.h"
 #include "worker/engine/loaded_base.h"
 #include "worker/engine/model_files.h"
+#include "worker/kernels/attention_choice.h"
 
 namespace finesweep::worker {
 
@@ -117,6 +120,32 @@ Result<std::shared_ptr<JobTask>> make_job_task(const JobContext& context, const 
     if (kept.size() > most_kept_tasks) kept.pop_back();
   }
   return std::shared_ptr<JobTask>(std::move(*task));
+}
+
+Result<std::optional<Metrics>> run_passes(const TaskData& data, Model& model, const EvaluationRun& run) {
+  const auto made = data.passes(run.settings);
+  if (!made) return made.error();
+  EvaluationPasses& passes = **made;
+  const AttentionChoice attention(run.settings.attention);
+  const at::NoGradGuard no_graph;
+  std::optional<ForwardGraphs> own;
+  ForwardGraphs& forward = run.forward != nullptr ? *run.forward : own.emplace(model);
+  while (!passes.finished()) {
+    if (!run.go_on(passes.done())) return std::optional<Metrics>();
+    const auto batch = passes.next(model);
+    if (!batch) return batch.error();
+    if (!*batch) break;
+    EvaluationPasses::Given given;
+    if (passes.output() == EvaluationPasses::Output::logits) {
+      given.logits = forward.logits(**batch).to(at::kCPU, at::kFloat).contiguous();
+    } else {
+      given.loss = forward.loss(**batch, static_cast<double>(model.counted(**batch)));
+    }
+    passes.take(given);
+  }
+  auto metrics = passes.metrics();
+  if (!metrics) return metrics.error();
+  return std::optional(std::move(*metrics));
 }
 
 std::vector<std::int64_t> consecutive_rows(std::int64_t first, std::int64_t count, std::int64_t rows) {

@@ -41,6 +41,33 @@ struct EvaluationRun {
 
 using Metrics = std::map<std::string, double>;
 
+/// The passes of an evaluation through a model, apart from who makes them: a job alone, or a pack together with
+/// those of others. Batches come in the order of the rows:
+///
+///   while not finished: next() … the pass … take()
+class EvaluationPasses {
+ public:
+  /// What is asked of the model for each batch.
+  enum class Output { logits, loss };
+  struct Given {
+    at::Tensor logits;  // Model::logits of a classifier: fp32 [rows, labels], on the CPU
+    double loss = 0;    // Model::loss, divided by Model::counted
+  };
+
+  virtual ~EvaluationPasses() = default;
+  virtual Output output() const = 0;
+  /// No batch is left.
+  virtual bool finished() const = 0;
+  /// How many of TaskData::evaluation_units() are done.
+  virtual std::int64_t done() const = 0;
+  /// The next batch of which something counts; absent: there is none. The Error: it does not fit the model.
+  virtual Result<std::optional<Batch>> next(const Model& model) = 0;
+  /// What the model gave for that batch.
+  virtual void take(const Given& given) = 0;
+  /// Once they are finished. The Error: a loss that is not a finite number, or nothing counted in it.
+  virtual Result<Metrics> metrics() const = 0;
+};
+
 /// The rows of a split as a task has them: all that a job needs to train and to measure, whatever the task is.
 class TaskData {
  public:
@@ -53,6 +80,9 @@ class TaskData {
 
   /// Steps of an evaluation, of roughly equal cost: for progress.
   virtual std::int64_t evaluation_units(const EvaluateSettings& settings) const = 0;
+  /// What an evaluation takes from passes: all of it, but what the text that it has the model write is worth. The
+  /// settings and this must outlive it. The Error: a metric of another task.
+  virtual Result<std::unique_ptr<EvaluationPasses>> passes(const EvaluateSettings& settings) const = 0;
   /// The metrics that the settings ask for, those of the task where they name none, and "loss" always. Nothing
   /// where the run was stopped. The Error: a batch that does not fit the model, a loss that is not a finite number,
   /// a metric of another task.
@@ -79,6 +109,10 @@ class JobTask {
 /// are what they were. Not thread-safe.
 Result<std::shared_ptr<JobTask>> make_job_task(const JobContext& context, const ModelSource& source,
                                                Pooling pooling, const std::filesystem::path& cache = {});
+
+/// Makes the passes of an evaluation that runs alone: their metrics, results and Errors as TaskData::evaluate has
+/// them.
+Result<std::optional<Metrics>> run_passes(const TaskData& data, Model& model, const EvaluationRun& run);
 
 /// Rows first … first + count, cut at `rows`.
 std::vector<std::int64_t> consecutive_rows(std::int64_t first, std::int64_t count, std::int64_t rows);

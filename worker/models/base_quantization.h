@@ -13,6 +13,7 @@ struct BaseQuantization {
   /// NF4 alone: values that share a scale, and whether the scales are quantised too.
   std::int64_t block_size = 64;
   bool double_quantization = true;
+  bool operator==(const BaseQuantization&) const = default;
 };
 
 }  // namespace finesweep::worker

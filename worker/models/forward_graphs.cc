@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
 
 #include <optional>
 
@@ -10,38 +11,51 @@
 
 namespace finesweep::worker {
 
-ForwardGraphs::ForwardGraphs(Model& model)
+ForwardGraphs::ForwardGraphs(Model& model, std::size_t jobs)
     : model_(model),
       logits_(model.device(), "an evaluation's pass"),
       losses_(model.device(), "an evaluation's pass") {
   if (!gpu::has_kernels(model.compute_type(), model.device())) return;
-  denominator_ = at::empty({1}, at::TensorOptions(at::kDouble).device(model.device()));
+  denominators_ =
+      at::empty({static_cast<std::int64_t>(jobs)}, at::TensorOptions(at::kDouble).device(model.device()));
 }
 
 at::Tensor ForwardGraphs::logits(const Batch& batch) {
   const at::NoGradGuard no_graph;
   const std::optional<BatchInputs> inputs =
-      denominator_.defined() ? model_.inputs(batch, 0) : std::optional<BatchInputs>();
-  if (!inputs) return model_.logits(batch, Pass()).value;
-  return logits_.run(*inputs, [&](const BatchInputs& on_device) {
-    Pass pass;
-    pass.inputs = &on_device;
-    return model_.logits(Batch(), pass).value;
-  });
+      denominators_.defined() ? model_.inputs(batch, 0) : std::optional<BatchInputs>();
+  return inputs ? logits(*inputs) : model_.logits(batch, Pass()).value;
 }
 
 double ForwardGraphs::loss(const Batch& batch, double denominator) {
   const at::NoGradGuard no_graph;
   const std::optional<BatchInputs> inputs =
-      denominator_.defined() ? model_.inputs(batch, 0) : std::optional<BatchInputs>();
-  if (!inputs) return model_.loss(batch, Pass(), denominator).value.item<double>();
-  denominator_.fill_(denominator);
-  const at::Tensor result = losses_.run(*inputs, [&](const BatchInputs& on_device) {
+      denominators_.defined() ? model_.inputs(batch, 0) : std::optional<BatchInputs>();
+  return inputs ? losses(*inputs, {denominator}).item<double>()
+                : model_.loss(batch, Pass(), denominator).value.item<double>();
+}
+
+at::Tensor ForwardGraphs::logits(const BatchInputs& inputs) {
+  const at::NoGradGuard no_graph;
+  const auto work = [this](const BatchInputs& there) {
     Pass pass;
-    pass.inputs = &on_device;
-    return model_.loss(Batch(), pass, Denominator(denominator_)).value;
-  });
-  return result.item<double>();
+    pass.inputs = &there;
+    return model_.logits(Batch(), pass).value;
+  };
+  return denominators_.defined() ? logits_.run(inputs, work) : work(inputs);
+}
+
+at::Tensor ForwardGraphs::losses(const BatchInputs& inputs, const std::vector<double>& denominators) {
+  const at::NoGradGuard no_graph;
+  const auto work = [this](const BatchInputs& there, const at::Tensor& divisors) {
+    Pass pass;
+    pass.inputs = &there;
+    return model_.loss(Batch(), pass, Denominator(divisors)).value;
+  };
+  const at::Tensor divisors = at::tensor(denominators, at::kDouble);
+  if (!denominators_.defined()) return work(inputs, divisors);
+  denominators_.copy_(divisors);
+  return losses_.run(inputs, [&](const BatchInputs& there) { return work(there, denominators_); });
 }
 
 }  // namespace finesweep::worker

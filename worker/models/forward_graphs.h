@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "worker/models/batch_graphs.h"
 #include "worker/models/model.h"
@@ -11,17 +13,26 @@ namespace finesweep::worker {
 /// the model computes it. The model, with its adapter and attention, must stay as it is and outlive this.
 class ForwardGraphs {
  public:
-  explicit ForwardGraphs(Model& model);
+  /// `jobs`: of how many jobs a pass may have rows.
+  explicit ForwardGraphs(Model& model, std::size_t jobs = 1);
 
   /// Model::logits of a classifier.
   at::Tensor logits(const Batch& batch);
   /// Model::loss.
   double loss(const Batch& batch, double denominator);
 
+  /// The same of a pack's rows, which pack_inputs has put together on the CPU. A GPU has kernels for the model.
+  at::Tensor logits(const BatchInputs& inputs);
+  /// [jobs], of any device. `denominators` are the jobs'.
+  at::Tensor losses(const BatchInputs& inputs, const std::vector<double>& denominators);
+
+  /// How many shapes are replayed, for tests.
+  std::int64_t captured() const { return logits_.captured() + losses_.captured(); }
+
  private:
   Model& model_;
   BatchGraphs logits_, losses_;
-  at::Tensor denominator_;  // on the device; undefined where nothing is captured
+  at::Tensor denominators_;  // fp64 [jobs], on the device; undefined where nothing is captured
 };
 
 }  // namespace finesweep::worker

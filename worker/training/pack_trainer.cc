@@ -19,81 +19,38 @@ bool all_finite(const std::vector<StepReport>& reports) {
   return std::all_of(reports.begin(), reports.end(), [](const StepReport& report) { return report.finite; });
 }
 
-/// The same weights in the same memory.
-bool same_frozen(const Parameter& a, const Parameter& b) {
-  if (a.quantized != b.quantized || a.product_type != b.product_type) return false;
-  return a.quantized != nullptr || (a.value.defined() && b.value.defined() &&
-                                    a.value.data_ptr() == b.value.data_ptr() && a.value.sizes() == b.value.sizes());
-}
-
-bool is_head_of_language_model(Model& model, const LinearModule& module) {
-  return model.language_model() != nullptr && &module == model.linear_modules().back();
-}
-
-bool has_own_weight(const LinearModule& module) {
-  return module.weight->trained || (module.bias != nullptr && module.bias->trained);
+std::vector<Model*> models_of(const std::vector<PackedTraining>& jobs) {
+  std::vector<Model*> models;
+  for (const PackedTraining& job : jobs) models.push_back(job.model);
+  return models;
 }
 
 }  // namespace
 
-Status check_packable(Model& host, Model& model, const std::vector<Parameter*>& trained) {
-  const std::vector<Parameter*> theirs = host.parameters(), mine = model.parameters();
-  const std::vector<LinearModule*> modules = model.linear_modules();
-  if (host.family() != model.family() || host.compute_type() != model.compute_type() ||
-      host.device() != model.device() || theirs.size() != mine.size() ||
-      host.linear_modules().size() != modules.size()) {
-    return Error{"the models differ"};
-  }
-  for (std::size_t i = 0; i < mine.size(); ++i) {
-    const std::string& name = mine[i]->parts.front().name;
-    if (mine[i]->trained && is_head_module(model, name)) {
-      if (mine[i]->value.sizes() != theirs[i]->value.sizes()) return Error{name + " has another shape"};
-    } else if (mine[i]->trained || !same_frozen(*mine[i], *theirs[i])) {
-      return Error{name + " is not the base's"};
-    }
-  }
-  if (model.device().is_cpu()) return {};
-  if (!DeviceAdamW::available(trained)) return Error{"no kernels of this GPU train it"};
-  for (const LinearModule* module : modules) {
-    if (!module->scales.empty()) return Error{"on a GPU only LoRA is packed"};
-    if (!module->branches.empty() && (is_head_of_language_model(model, *module) || has_own_weight(*module))) {
-      return Error{"an adapter works on the head"};
-    }
-  }
-  return {};
+Status check_trainable_in_pack(Model& host, Model& model, const std::vector<Parameter*>& trained) {
+  if (Status fits = check_packable(host, model); !fits) return fits;
+  if (model.device().is_cpu() || DeviceAdamW::available(trained)) return {};
+  return Error{"no kernels of this GPU train it"};
 }
 
 PackTrainer::PackTrainer(Model& host, std::vector<PackedTraining> jobs)
-    : host_(host), jobs_(std::move(jobs)), left_out_(jobs_.size(), false) {
-  const std::vector<LinearModule*> mine = host_.linear_modules();
-  std::vector<std::vector<LinearModule*>> modules;
-  for (const PackedTraining& job : jobs_) modules.push_back(job.model->linear_modules());
-  const bool on_cpu = host_.device().is_cpu();
-  for (std::size_t m = 0; m < mine.size(); ++m) {
-    if (!on_cpu && !has_own_weight(*modules.front()[m])) continue;
-    for (const auto& of_job : modules) mine[m]->of_jobs.push_back(of_job[m]);
-  }
-  if (!on_cpu) prepare_on_device(modules);
+    : host_(host), jobs_(std::move(jobs)), left_out_(jobs_.size(), false), modules_(host_, models_of(jobs_)) {
+  if (!host_.device().is_cpu()) prepare_on_device();
 }
 
-PackTrainer::~PackTrainer() {
-  for (LinearModule* module : host_.linear_modules()) module->of_jobs.clear();
-}
-
-void PackTrainer::prepare_on_device(const std::vector<std::vector<LinearModule*>>& modules) {
-  groups_ = std::make_unique<RankGroups>(host_.linear_modules(), modules, host_.device());
+void PackTrainer::prepare_on_device() {
   std::vector<DeviceAdamW::Job> jobs;
   for (const PackedTraining& job : jobs_) {
     DeviceAdamW::Job& of = jobs.emplace_back();
     of.options = job.training->optimizer_options();
     const std::vector<Parameter*>& parameters = job.training->parameters();
     for (std::size_t p = 0; p < parameters.size(); ++p) {
-      const RankGroups::Views views = groups_->views(parameters[p]);
+      const PackModules::Views views = modules_.views(parameters[p]);
       of.tensors.push_back({parameters[p], &job.training->moments()[p], views.grad, views.value});
     }
     job.training->zero_grads();
   }
-  optimizer_ = std::make_unique<DeviceAdamW>(jobs, groups_->broken());
+  optimizer_ = std::make_unique<DeviceAdamW>(jobs, modules_.broken());
   const bool recompute = jobs_.front().training->settings().gradient_checkpointing;
   graphs_ = std::make_unique<StepGraphs>(host_, loss_, optimizer_->losses(), StepGraphs::Options{0, recompute});
 }
@@ -206,11 +163,11 @@ void PackTrainer::rehearse(const std::vector<std::vector<Batch>>& batches) {
   for (const PackedTraining& job : jobs_) {
     job.training->zero_grads();
     for (const Parameter* parameter : job.training->parameters()) {
-      if (const at::Tensor grad = groups_->views(parameter).grad; grad.defined()) grad.zero_();
+      if (const at::Tensor grad = modules_.views(parameter).grad; grad.defined()) grad.zero_();
     }
   }
   at::Tensor(optimizer_->losses()).zero_();
-  at::Tensor(groups_->broken()).zero_();
+  at::Tensor(modules_.broken()).zero_();
 }
 
 void PackTrainer::give_to_device(const std::vector<std::vector<Batch>>& batches, Pending& pending) {
@@ -220,7 +177,7 @@ void PackTrainer::give_to_device(const std::vector<std::vector<Batch>>& batches,
   for (std::size_t j = 0; j < jobs_.size(); ++j) {
     const Training& training = *jobs_[j].training;
     for (const ParameterMask& mask : training.masks()) {
-      const at::Tensor grad = groups_->views(mask.parameter).grad;
+      const at::Tensor grad = modules_.views(mask.parameter).grad;
       (grad.defined() ? grad : mask.parameter->grad).mul_(mask.mask);
     }
     steps.push_back({pending.reports[j].learning_rate, pending.steps[j] + 1, 1 / training.loss_scale()});
@@ -284,7 +241,7 @@ std::vector<StepReport> PackTrainer::finish() {
 
 void PackTrainer::leave_out(std::size_t job) {
   left_out_[job] = true;
-  groups_->leave_out(job);
+  modules_.leave_out(job);
   const Training& training = *jobs_[job].training;
   for (std::size_t p = 0; p < training.parameters().size(); ++p) {
     Parameter& parameter = *training.parameters()[p];

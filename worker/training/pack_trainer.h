@@ -12,7 +12,7 @@
 #include "worker/data/batch.h"
 #include "worker/models/model.h"
 #include "worker/training/device_adamw.h"
-#include "worker/training/rank_groups.h"
+#include "worker/training/pack_modules.h"
 #include "worker/training/step_graphs.h"
 #include "worker/training/training.h"
 
@@ -25,9 +25,8 @@ struct PackedTraining {
   std::uint64_t seed = 0;  // of dropout
 };
 
-/// That the model's frozen weights are those of `host`, and that what is trained beside them is such as a pack
-/// trains on their device: on a GPU LoRA and heads, on a CPU any adapter. The Error says what is not.
-Status check_packable(Model& host, Model& model, const std::vector<Parameter*>& trained);
+/// check_packable, and that the pack's optimiser on this device can train these parameters of the model.
+Status check_trainable_in_pack(Model& host, Model& model, const std::vector<Parameter*>& trained);
 
 /// Trains several adapters of one base together: a step takes each of them one step further, with one pass through
 /// the base for all (as many as the longest accumulation has). Each keeps its own batches, loss, clipping,
@@ -42,7 +41,6 @@ class PackTrainer {
   /// `host`: a frozen model of the base. All models, adapters and trainings must outlive it. Precision, dropouts,
   /// attention and recomputation are the same in all.
   PackTrainer(Model& host, std::vector<PackedTraining> jobs);
-  ~PackTrainer();
   PackTrainer(const PackTrainer&) = delete;
   PackTrainer& operator=(const PackTrainer&) = delete;
 
@@ -73,7 +71,7 @@ class PackTrainer {
     std::shared_ptr<c10::Event> arrived;
   };
 
-  void prepare_on_device(const std::vector<std::vector<LinearModule*>>& modules);
+  void prepare_on_device();
   /// The inputs of pass i of a step.
   BatchInputs inputs_of(const std::vector<std::vector<Batch>>& batches, std::size_t i,
                         const std::vector<std::int64_t>& first_rows);
@@ -94,7 +92,7 @@ class PackTrainer {
   std::vector<PackedTraining> jobs_;
   std::vector<bool> left_out_;
   std::deque<Pending> pending_;
-  std::unique_ptr<RankGroups> groups_;
+  PackModules modules_;
   std::unique_ptr<DeviceAdamW> optimizer_;
   const TrainingLoss loss_;  // the model's own
   std::unique_ptr<StepGraphs> graphs_;

@@ -32,9 +32,12 @@ RankGroups::~RankGroups() {
 
 void RankGroups::add(LinearModule& module, const std::vector<Member>& members) {
   const LoraBranch& first = *members.front().branch;
+  const bool trained = first.a->trained;
   std::int64_t ranks = 0;
   for (const Member& member : members) {
-    if (member.branch->dropout != first.dropout) throw std::logic_error("adapters of a pack differ in dropout");
+    if (trained && member.branch->dropout != first.dropout) {
+      throw std::logic_error("adapters of a pack differ in dropout");
+    }
     ranks += member.branch->a->rows();
   }
   const std::int64_t all = (ranks + kRankMultiple - 1) / kRankMultiple * kRankMultiple;
@@ -43,10 +46,12 @@ void RankGroups::add(LinearModule& module, const std::vector<Member>& members) {
 
   auto group = std::make_unique<Group>();
   group->a.value = at::zeros({all, in}, type);
-  group->a.grad = at::zeros({all, in}, wide);
   group->b.value = at::zeros({out, all}, type);
-  group->b.grad = at::zeros({out, all}, wide);
-  group->a.trained = group->b.trained = true;
+  if (trained) {
+    group->a.grad = at::zeros({all, in}, wide);
+    group->b.grad = at::zeros({out, all}, wide);
+    group->a.trained = group->b.trained = true;
+  }
   group->columns = {at::full({all}, -1, type.dtype(at::kInt)), at::zeros({all}, wide), broken_};
   std::int64_t begin = 0;
   for (const auto& [job, branch] : members) {
@@ -60,7 +65,7 @@ void RankGroups::add(LinearModule& module, const std::vector<Member>& members) {
     begin += count;
   }
   module.branches.push_back(
-      {&group->a, &group->b, 1.0, first.dropout, first.site, first.out_begin, &group->columns});
+      {&group->a, &group->b, 1.0, trained ? first.dropout : 0.0, first.site, first.out_begin, &group->columns});
   groups_.push_back(std::move(group));
 }
 
@@ -68,10 +73,11 @@ void RankGroups::settle_views() {
   for (const auto& group : groups_) {
     for (std::size_t i = 0; i < group->ranks.size(); ++i) {
       const auto& [job, first, count] = group->ranks[i];
-      views_[group->branches[i]->a] = {group->a.value.narrow(0, first, count),
-                                       group->a.grad.narrow(0, first, count)};
-      views_[group->branches[i]->b] = {group->b.value.narrow(1, first, count),
-                                       group->b.grad.narrow(1, first, count)};
+      const auto part_of = [first = first, count = count](const at::Tensor& whole, std::int64_t dimension) {
+        return whole.defined() ? whole.narrow(dimension, first, count) : whole;
+      };
+      views_[group->branches[i]->a] = {part_of(group->a.value, 0), part_of(group->a.grad, 0)};
+      views_[group->branches[i]->b] = {part_of(group->b.value, 1), part_of(group->b.grad, 1)};
     }
   }
 }

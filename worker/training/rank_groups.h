@@ -17,7 +17,8 @@ namespace finesweep::worker {
 /// The LoRA of a pack's jobs on a GPU: of each part of a module that adapters work on, the ranks of all jobs side
 /// by side in one A and one B (RankColumns), on the modules of the model that the pack's batches go through. So
 /// each token costs what one adapter of that many ranks costs, whatever the ranks of the jobs are. The jobs' own
-/// parameters keep the fp32 weights; gradients arrive, and values are read, in views of the groups.
+/// parameters keep the fp32 weights; gradients arrive, and values are read, in views of the groups. There are
+/// gradients where the jobs' adapters are trained: all are, or none.
 class RankGroups {
  public:
   /// host: the modules that the batches go through; jobs[j]: the same modules of job j's model, with its adapter.
@@ -33,7 +34,7 @@ class RankGroups {
   struct Views {
     at::Tensor value, grad;
   };
-  /// Undefined ones where the parameter is in no group.
+  /// Undefined ones where the parameter is in no group, or has no gradient.
   Views views(const Parameter* parameter) const;
   /// RankColumns::broken of all groups.
   const at::Tensor& broken() const { return broken_; }

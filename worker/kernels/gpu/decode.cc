@@ -51,7 +51,8 @@ FinesweepNorm view_of(const NormModule& norm) {
 
 /// A module without anything beside weight and bias, both of the type of x.
 bool is_plain(const LinearModule& module, at::ScalarType type) {
-  if (!module.branches.empty() || !module.scales.empty() || module.weight->quantized != nullptr) return false;
+  if (!module.branches.empty() || !module.scales.empty() || !module.of_jobs.empty()) return false;
+  if (module.weight->quantized != nullptr) return false;
   const at::Tensor& weight = module.weight->value;
   if (weight.scalar_type() != type || !weight.is_cuda() || !weight.is_contiguous() || !is_aligned(weight))
     return false;

@@ -1,0 +1,89 @@
+#include "worker/engine/evaluation_job.h"
+
+#include <utility>
+
+#include "worker/engine/device.h"
+#include "worker/engine/profile_artifact.h"
+#include "worker/engine/steps.h"
+
+namespace finesweep::worker {
+
+EvaluationJob::EvaluationJob(const ExecutionRequest& request, const JobContext& context, c10::Device device,
+                             ExecutionControl& control)
+    : request_(request),
+      context_(context),
+      device_(device),
+      control_(control),
+      start_(Clock::now()),
+      seed_(request.job.seed.value_or(0)) {}
+
+std::optional<Outcome> EvaluationJob::prepare(const ModelSource& source) {
+  auto settings = read_evaluate_settings(request_.job.settings);
+  if (!settings) return failed_for_good(settings.error().message);
+  settings_ = std::move(*settings);
+  control_.progress({0, 0, "loading", Progress::no_loss});
+  auto task = make_job_task(context_, source, settings_->pooling, request_.cache);
+  if (!task) return failed_for_good(task.error().message);
+  task_ = std::move(*task);
+  auto data = task_->read_evaluation(*settings_);
+  if (!data) return failed_for_good(data.error().message);
+  data_ = std::move(*data);
+  head_ = task_->head();
+  auto loaded = load_frozen(source, head_, settings_->precision, seed_, device_);
+  if (!loaded) return failed_for_good(loaded.error().message);
+  loaded_ = std::move(*loaded);
+  return std::nullopt;
+}
+
+void EvaluationJob::rehearse() const {
+  // The first batch for nothing: kernels are loaded and chosen. What fails here fails again when it counts.
+  const EvaluationRun first{*settings_, seed_, [](std::int64_t done) { return done < 1; }, {}, nullptr};
+  static_cast<void>(data_->evaluate(*loaded_.model, first));
+}
+
+void EvaluationJob::await_turn() {
+  const auto ready = Clock::now();
+  control_.await_turn();
+  start_ += Clock::now() - ready;
+}
+
+bool EvaluationJob::go_on(std::int64_t done) {
+  control_.progress({done, data_->evaluation_units(*settings_), "evaluating", Progress::no_loss});
+  return !control_.stop_requested();
+}
+
+Outcome EvaluationJob::finish(const Metrics& metrics) const {
+  Outcome outcome;
+  outcome.kind = OutcomeKind::succeeded;
+  outcome.metrics = metrics;
+  outcome.metrics["seconds"] = std::chrono::duration<double>(Clock::now() - start_).count();
+  outcome.metrics["peak_memory_mb"] = peak_memory_mb(device_);
+  return outcome;
+}
+
+Outcome EvaluationJob::run(const ModelSource& source, const std::function<void(const Prediction&)>& on_prediction) {
+  if (auto failed = prepare(source)) return std::move(*failed);
+  if (!control_.has_turn()) rehearse();
+  await_turn();
+
+  const EvaluationRun run{*settings_, seed_, [this](std::int64_t done) { return go_on(done); }, on_prediction,
+                          nullptr};
+  std::optional<Profiler> profiler;
+  if (settings_->profile) profiler.emplace(device_).start("evaluate");
+  const auto metrics = data_->evaluate(*loaded_.model, run);
+  if (!metrics) return failed_for_good(metrics.error().message);
+  if (!*metrics) {
+    Outcome outcome;
+    outcome.kind = OutcomeKind::interrupted;
+    return outcome;
+  }
+  Outcome outcome = finish(**metrics);
+  if (profiler) {
+    profiler->stop((data_->rows() + settings_->batch_size - 1) / settings_->batch_size);
+    if (Status kept = keep_profile(request_, *profiler, outcome); !kept)
+      return failed_this_time(kept.error().message);
+  }
+  return outcome;
+}
+
+}  // namespace finesweep::worker

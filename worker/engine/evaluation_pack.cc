@@ -1,0 +1,253 @@
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/isfinite.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "worker/engine/device.h"
+#include "worker/engine/evaluation_job.h"
+#include "worker/engine/pack_work.h"
+#include "worker/kernels/attention_choice.h"
+#include "worker/kernels/gpu/kernels.h"
+#include "worker/training/pack_forward.h"
+
+namespace finesweep::worker {
+namespace {
+
+/// Rows of both pass through heads of one kind.
+bool same_kind_of_head(const HeadChoice& a, const HeadChoice& b) {
+  if (!a || !b) return !a && !b;
+  return a->pooling == b->pooling;
+}
+
+/// Adapters of both stand on one model, kept in one way.
+bool same_base(const ModelSource& a, const ModelSource& b) {
+  return a.model == b.model && a.quantization == b.quantization && a.compute == b.compute && a.storage == b.storage;
+}
+
+/// On a GPU a number that is none would reach the rows of other jobs through products with all ranks.
+Status check_finite(const Adapter& adapter) {
+  for (const Parameter* parameter : adapter.parameters()) {
+    if (!at::isfinite(parameter->value).all().item<bool>())
+      return Error{parameter->parts.front().name + " has a number that is not finite"};
+  }
+  return {};
+}
+
+class EvaluationPack final : public PackWork {
+ public:
+  EvaluationPack(std::vector<WaitingMember> waiting, const MemberEnded& ended, c10::Device device)
+      : PackWork(ended, device) {
+    for (WaitingMember& one : waiting) members_.emplace_back().waiting = std::move(one);
+  }
+
+  void run() override {
+    for (Member& member : members_) prepare(member);
+    keep_those_that_fit();
+    const std::vector<Member*> together = active();
+    if (together.empty()) return;
+    if (together.size() == 1) return evaluate_alone(*together.front());
+    evaluate_together(together);
+  }
+
+  std::vector<WaitingMember> remaining() const override {
+    std::vector<WaitingMember> all;
+    for (const Member& member : members_) {
+      if (member.state != State::ended) all.push_back(member.waiting);
+    }
+    return all;
+  }
+
+ private:
+  enum class State { active, ended, does_not_fit };
+  struct Member {
+    WaitingMember waiting;
+    std::optional<JobContext> context;
+    std::optional<ModelSource> source;
+    std::unique_ptr<EvaluationJob> job;
+    std::unique_ptr<EvaluationPasses> passes;
+    std::optional<Batch> batch;  // that is out
+    State state = State::active;
+  };
+
+  std::vector<Member*> active() {
+    std::vector<Member*> all;
+    for (Member& member : members_) {
+      if (member.state == State::active) all.push_back(&member);
+    }
+    return all;
+  }
+
+  void end(Member& member, Outcome outcome) {
+    member.state = State::ended;
+    PackWork::end(member.waiting, std::move(outcome));
+  }
+
+  void prepare(Member& member) {
+    auto failed = guarded_member([&]() -> std::optional<Outcome> {
+      const ExecutionRequest& request = member.waiting.request;
+      auto context = read_job_context(request.job.context);
+      if (!context) return failed_for_good(context.error().message);
+      member.context = std::move(*context);
+      auto source = find_model(request, *member.context);
+      if (!source) return failed_for_good(source.error().message);
+      member.source = std::move(*source);
+      // Another base would take this one's place among what is kept loaded.
+      const auto first = std::find_if(members_.begin(), members_.end(), [](const Member& m) { return m.source; });
+      if (!same_base(*member.source, *first->source)) {
+        member.state = State::does_not_fit;
+        return std::nullopt;
+      }
+      member.job = std::make_unique<EvaluationJob>(request, *member.context, device_, *member.waiting.control);
+      if (auto outcome = member.job->prepare(*member.source)) return outcome;
+      auto passes = member.job->passes();
+      if (!passes) return failed_for_good(passes.error().message);
+      member.passes = std::move(*passes);
+      return std::nullopt;
+    });
+    if (!failed) return;
+    end(member, std::move(*failed));
+    member.job.reset();
+  }
+
+  Status check_fits(const Member& member, const Member& first) const {
+    if (member.job->adapter() == nullptr) return Error{"it has no adapter"};
+    if (!same_kind_of_head(member.job->head(), first.job->head()) ||
+        member.passes->output() != first.passes->output()) {
+      return Error{"it measures something else"};
+    }
+    if (Status fits = check_packable(*host_.model, member.job->model()); !fits) return fits;
+    if (device_.is_cpu()) return {};
+    if (!gpu::has_kernels(host_.model->compute_type(), device_)) return Error{"no kernels of this GPU compute it"};
+    return check_finite(*member.job->adapter());
+  }
+
+  /// The first member's base is the pack's. It stays in any case, alone where it cannot be packed: so those that do
+  /// not fit come to an end when they are put together again.
+  void keep_those_that_fit() {
+    const std::vector<Member*> together = active();
+    if (together.size() < 2) return;
+    const Member& first = *together.front();
+    auto host = load_host(*first.source, first.job->head(), first.job->settings().precision, {}, device_);
+    if (host) host_ = std::move(*host);
+    Status first_fits = host ? check_fits(first, first) : Status(host.error());
+    for (Member* member : together) {
+      const Status fits = first_fits ? check_fits(*member, first) : first_fits;
+      if (fits) continue;
+      std::fprintf(stderr, "job %s is not packed: %s\n", member->waiting.request.job.id.hex().c_str(),
+                   fits.error().message.c_str());
+      if (member == together.front()) continue;
+      member->state = State::does_not_fit;
+      member->job.reset();
+    }
+  }
+
+  void evaluate_alone(Member& member) {
+    member.job.reset();
+    host_.model.reset();
+    const auto outcome = guarded_member(
+        [&] { return evaluate(member.waiting.request, *member.context, device_, *member.waiting.control); });
+    end(member, *outcome);
+  }
+
+  void evaluate_together(const std::vector<Member*>& together) {
+    const AttentionChoice attention(together.front()->job->settings().attention);
+    const at::NoGradGuard no_graph;
+    run_together(together.size());
+    std::vector<Model*> models;
+    for (Member* member : together) models.push_back(&member->job->model());
+    PackForward forward(*host_.model, std::move(models));
+    rehearse(forward, together);
+    for (Member* member : together) member->job->await_turn();
+    while (draw(together)) pass(forward, together);
+  }
+
+  /// Where the pack is to wait for its turn: makes its first pass ready.
+  void rehearse(PackForward& forward, const std::vector<Member*>& together) try {
+    if (device_.is_cpu() || together.front()->waiting.control->has_turn()) return;
+    for (Member* member : together) {
+      const auto passes = member->job->passes();
+      auto batch = passes ? (*passes)->next(member->job->model()) : passes.error();
+      if (!batch) return;  // fails when it counts
+      member->batch = std::move(*batch);
+    }
+    for (int times = 0; times < 2; ++times) outputs(forward, together);
+  } catch (...) {
+    // There may be memory for it when it is the pack's turn.
+    if (!describe_exception().out_of_memory) throw;
+    release_cached_memory(device_);
+  }
+
+  /// Each member's next batch; who is stopped, done or has failed ends. False where nobody is left.
+  bool draw(const std::vector<Member*>& together) {
+    bool any = false;
+    for (Member* member : together) {
+      member->batch.reset();
+      if (member->state != State::active) continue;
+      auto ended = guarded_member([&] { return draw(*member); });
+      if (ended) end(*member, std::move(*ended));
+      any |= member->batch.has_value();
+    }
+    return any;
+  }
+
+  static std::optional<Outcome> draw(Member& member) {
+    if (!member.passes->finished()) {
+      if (!member.job->go_on(member.passes->done())) {
+        Outcome stopped;
+        stopped.kind = OutcomeKind::interrupted;
+        return stopped;
+      }
+      auto batch = member.passes->next(member.job->model());
+      if (!batch) return failed_for_good(batch.error().message);
+      member.batch = std::move(*batch);
+      if (member.batch) return std::nullopt;
+    }
+    const auto metrics = member.passes->metrics();
+    if (!metrics) return failed_for_good(metrics.error().message);
+    Outcome outcome = member.job->finish(*metrics);
+    outcome.metrics.erase("peak_memory_mb");  // is that of all
+    return outcome;
+  }
+
+  static std::vector<EvaluationPasses::Given> outputs(PackForward& forward, const std::vector<Member*>& together) {
+    std::vector<const Batch*> batches;
+    std::vector<double> counted;
+    for (const Member* member : together) {
+      batches.push_back(member->batch ? &*member->batch : nullptr);
+      counted.push_back(member->batch ? static_cast<double>(member->job->model().counted(*member->batch)) : 0);
+    }
+    std::vector<EvaluationPasses::Given> given(together.size());
+    if (together.front()->passes->output() == EvaluationPasses::Output::logits) {
+      const std::vector<at::Tensor> logits = forward.logits(batches);
+      for (std::size_t j = 0; j < given.size(); ++j) given[j].logits = logits[j];
+    } else {
+      const std::vector<double> losses = forward.losses(batches, std::move(counted));
+      for (std::size_t j = 0; j < given.size(); ++j) given[j].loss = losses[j];
+    }
+    return given;
+  }
+
+  static void pass(PackForward& forward, const std::vector<Member*>& together) {
+    const std::vector<EvaluationPasses::Given> given = outputs(forward, together);
+    for (std::size_t j = 0; j < together.size(); ++j) {
+      if (together[j]->batch) together[j]->passes->take(given[j]);
+    }
+  }
+
+  JobModel host_;  // goes after those that are packed
+  std::vector<Member> members_;
+};
+
+}  // namespace
+
+std::unique_ptr<PackWork> make_evaluation_pack(std::vector<WaitingMember> members, const MemberEnded& ended,
+                                               c10::Device device) {
+  return std::make_unique<EvaluationPack>(std::move(members), ended, device);
+}
+
+}  // namespace finesweep::worker

@@ -1,0 +1,278 @@
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "worker/engine/device.h"
+#include "worker/engine/finetune.h"
+#include "worker/engine/pack_work.h"
+#include "worker/engine/steps.h"
+#include "worker/engine/training_run.h"
+#include "worker/training/pack_trainer.h"
+
+namespace finesweep::worker {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Jobs that train together, until the last of them has ended.
+class TrainingPack final : public PackWork {
+ public:
+  TrainingPack(std::vector<WaitingMember> waiting, const MemberEnded& ended, c10::Device device)
+      : PackWork(ended, device) {
+    for (WaitingMember& one : waiting) members_.push_back({std::move(one), {}, {}, {}, State::active});
+  }
+
+  void run() override {
+    for (Member& member : members_) prepare(member);
+    keep_those_that_fit();
+    rehearse();
+    for (Member* member : active()) member->run->await_turn(/*alone=*/trainer_ == nullptr);
+    while (!active().empty()) {
+      const std::vector<Member*> together = active();
+      if (together.size() == 1) {
+        end(*together.front(), together.front()->run->train());
+      } else {
+        train(together);
+      }
+      for (Member& member : members_) {
+        if (member.state != State::active) member.run.reset();
+      }
+    }
+  }
+
+  void save() noexcept override {
+    for (Member* member : active()) {
+      if (!member->run) continue;
+      try {
+        if (Status saved = member->run->save(); !saved) {
+          std::fprintf(stderr, "no checkpoint: %s\n", saved.error().message.c_str());
+        }
+      } catch (const std::exception& error) {
+        std::fprintf(stderr, "no checkpoint: %s\n", error.what());
+      }
+    }
+  }
+
+  /// From their checkpoints.
+  std::vector<WaitingMember> remaining() const override {
+    std::vector<WaitingMember> all;
+    for (const Member& member : members_) {
+      if (member.state != State::active && member.state != State::does_not_fit) continue;
+      WaitingMember& one = all.emplace_back(member.waiting);
+      const fs::path& staging = one.request.staging;
+      std::error_code ignored;
+      fs::remove_all(staging / "artifact", ignored);
+      auto& checkpoints = one.request.earlier_checkpoints;
+      if (std::find(checkpoints.begin(), checkpoints.end(), staging / "checkpoints") == checkpoints.end()) {
+        checkpoints.insert(checkpoints.begin(), staging / "checkpoints");
+      }
+    }
+    return all;
+  }
+
+ private:
+  /// left_out: it has ended as failed, and its rows stay in the batches until the pack is formed anew.
+  enum class State { active, left_out, ended, does_not_fit };
+  struct Member {
+    WaitingMember waiting;
+    std::optional<JobContext> context;
+    std::optional<FinetuneRecipe> recipe;
+    std::unique_ptr<TrainingRun> run;
+    State state = State::active;
+  };
+
+  std::vector<Member*> active() {
+    std::vector<Member*> all;
+    for (Member& member : members_) {
+      if (member.state == State::active) all.push_back(&member);
+    }
+    return all;
+  }
+
+  void end(Member& member, Outcome outcome) {
+    member.state = State::ended;
+    PackWork::end(member.waiting, std::move(outcome));
+  }
+
+  void prepare(Member& member) {
+    const auto failed = guarded_member([&]() -> std::optional<Outcome> {
+      const ExecutionRequest& request = member.waiting.request;
+      auto context = read_job_context(request.job.context);
+      if (!context) return failed_for_good(context.error().message);
+      auto recipe = FinetuneRecipe::read(request.job.settings);
+      if (!recipe) return failed_for_good(recipe.error().message);
+      member.context = std::move(*context);
+      member.recipe.emplace(std::move(*recipe));
+      member.run =
+          std::make_unique<TrainingRun>(request, *member.context, device_, *member.waiting.control, *member.recipe);
+      return member.run->prepare();
+    });
+    if (failed) {
+      end(member, std::move(*failed));
+      member.run.reset();
+    }
+  }
+
+  /// The first member's base is the pack's. It stays in any case, alone where it cannot be packed: so those that do
+  /// not fit come to an end when they are put together again.
+  void keep_those_that_fit() {
+    const std::vector<Member*> together = active();
+    if (together.size() < 2) return;
+    const TrainingRun& first = *together.front()->run;
+    const TrainingSettings& of_first = together.front()->recipe->training();
+    auto host = load_host(first.source(), first.head(), of_first.precision, of_first.model_dropout, device_);
+    if (host) {
+      host_ = std::move(*host);
+    } else {
+      std::fprintf(stderr, "jobs are not packed: %s\n", host.error().message.c_str());
+    }
+    Status first_fits = host ? Status() : Status(Error{"there is no base"});
+    for (Member* member : together) {
+      Status fits = first_fits;
+      if (fits) fits = check_trainable_in_pack(*host_.model, member->run->model(), member->run->parameters());
+      if (fits) continue;
+      if (member == together.front()) {
+        first_fits = fits;
+        continue;
+      }
+      std::fprintf(stderr, "job %s is not packed: %s\n", member->waiting.request.job.id.hex().c_str(),
+                   fits.error().message.c_str());
+      member->state = State::does_not_fit;
+      member->run.reset();
+    }
+  }
+
+  std::unique_ptr<PackTrainer> trainer_of(const std::vector<Member*>& together) {
+    std::vector<PackedTraining> trainings;
+    for (Member* member : together) {
+      trainings.push_back({&member->run->model(), &member->run->training(), *member->waiting.request.job.seed});
+    }
+    return std::make_unique<PackTrainer>(*host_.model, std::move(trainings));
+  }
+
+  /// Where the pack is to wait for its turn: makes its first step ready.
+  void rehearse() try {
+    const std::vector<Member*> together = active();
+    if (device_.is_cpu() || together.size() < 2 || together.front()->waiting.control->has_turn()) return;
+    std::vector<std::vector<Batch>> batches;
+    for (Member* member : together) {
+      batches.push_back(member->run->coming_batches());
+      if (batches.back().empty()) return;
+    }
+    trainer_ = trainer_of(together);
+    trainer_->rehearse(batches);
+  } catch (...) {
+    // There may be memory for it when it is the pack's turn.
+    if (!describe_exception().out_of_memory) throw;
+    trainer_.reset();
+    release_cached_memory(device_);
+  }
+
+  /// Until somebody leaves.
+  void train(const std::vector<Member*>& together) {
+    run_together(together.size());
+    for (Member* member : together) member->run->join_pack(static_cast<std::int64_t>(together.size()));
+    const std::unique_ptr<PackTrainer> made = trainer_ ? std::move(trainer_) : trainer_of(together);
+    PackTrainer& trainer = *made;
+    try {
+      while (step(trainer, together)) {
+      }
+      finish_steps(trainer, together, 0);
+      for (Member* member : together) member->run->drop_steps();
+      trainer.settle();
+    } catch (...) {
+      try {
+        finish_steps(trainer, together, 0);  // a checkpoint is of whole steps
+      } catch (const std::exception& error) {
+        std::fprintf(stderr, "steps under way are lost: %s\n", error.what());
+        for (Member* member : together) member->run.reset();
+      }
+      throw;
+    }
+  }
+
+  /// False where the pack is to be formed anew.
+  bool step(PackTrainer& trainer, const std::vector<Member*>& together) {
+    std::vector<Member*> due;
+    for (Member* member : together) {
+      if (member->state == State::active && member->run->is_due()) due.push_back(member);
+    }
+    if (!due.empty()) {
+      if (!finish_steps(trainer, together, 0)) return stays(trainer, together);
+      trainer.settle();
+      bool left = false;
+      for (Member* member : due) {
+        auto ended = guarded_member([&] { return member->run->rest(); });
+        left |= ended.has_value();
+        if (ended) end(*member, std::move(*ended));
+      }
+      // Rows that are computed for nothing stay no longer than until now.
+      if (left || active().size() < together.size()) return false;
+    }
+    std::vector<std::vector<Batch>> batches;
+    for (Member* member : together) {
+      const Training& training = member->run->training();
+      if (training.steps_done() == training.total_steps()) return false;  // of one that is left out
+      auto failed = guarded_member([&]() -> std::optional<Outcome> {
+        auto drawn = member->run->next_batches();
+        if (!drawn) return failed_for_good(drawn.error().message);
+        for (const Batch& batch : *drawn) {
+          if (Status fits = member->run->model().check(batch); !fits) return failed_for_good(fits.error().message);
+        }
+        batches.push_back(std::move(*drawn));
+        return std::nullopt;
+      });
+      if (!failed) continue;
+      if (member->state == State::active) end(*member, std::move(*failed));
+      return false;
+    }
+    trainer.start(batches);
+    // A GPU gets a step before it is done with the last one.
+    return finish_steps(trainer, together, device_.is_cpu() ? 0 : 1) || stays(trainer, together);
+  }
+
+  /// Whether those that are left go on as they are after somebody failed.
+  bool stays(const PackTrainer& trainer, const std::vector<Member*>& together) {
+    return trainer.can_leave_out() &&
+           std::any_of(together.begin(), together.end(), [](const Member* m) { return m->state == State::active; });
+  }
+
+  /// Waits until no more than so many steps are under way. False where one was not done, since a training diverged:
+  /// that one has ended, and none is under way.
+  bool finish_steps(PackTrainer& trainer, const std::vector<Member*>& together, std::int64_t most) {
+    while (trainer.unfinished() > most) {
+      const std::vector<StepReport> reports = trainer.finish();
+      const bool done = std::all_of(reports.begin(), reports.end(), [](const StepReport& r) { return r.finite; });
+      for (std::size_t j = 0; j < together.size(); ++j) {
+        Member& member = *together[j];
+        if (done && member.state == State::active) member.run->step_ended(reports[j]);
+        if (!reports[j].finite && member.state == State::active) {
+          end(member, *member.run->step_ended(reports[j]));
+          member.state = State::left_out;
+          if (trainer.can_leave_out()) trainer.leave_out(j);
+        }
+        if (!done || member.state != State::active) member.run->drop_steps();
+      }
+      if (!done) return false;
+    }
+    return true;
+  }
+
+  JobModel host_;  // goes after those that are packed
+  std::vector<Member> members_;
+  std::unique_ptr<PackTrainer> trainer_;  // of those that are active, made ready
+};
+
+}  // namespace
+
+std::unique_ptr<PackWork> make_training_pack(std::vector<WaitingMember> members, const MemberEnded& ended,
+                                             c10::Device device) {
+  return std::make_unique<TrainingPack>(std::move(members), ended, device);
+}
+
+}  // namespace finesweep::worker
