@@ -246,7 +246,9 @@ TEST_P(PackKernelsOnGpu, one_update_serves_jobs_that_differ_and_halts_them_all) 
 struct StepCase {
   std::string model;
   at::ScalarType type = at::kFloat;
-  friend void PrintTo(const StepCase& c, std::ostream* out) { *out << c.model << ' ' << type_name(c.type); }
+  AdapterKind kind = AdapterKind::lora;
+  std::string name() const { return model + "_" + type_name(type) + (kind == AdapterKind::ia3 ? "_ia3" : ""); }
+  friend void PrintTo(const StepCase& c, std::ostream* out) { *out << c.name(); }
 };
 
 class PackStepsOnGpu : public ::testing::TestWithParam<StepCase> {
@@ -259,8 +261,14 @@ class PackStepsOnGpu : public ::testing::TestWithParam<StepCase> {
 INSTANTIATE_TEST_SUITE_P(Models, PackStepsOnGpu,
                          ::testing::Values(StepCase{"bert"}, StepCase{"roberta"}, StepCase{"gpt2"},
                                            StepCase{"llama"}, StepCase{"t5"}, StepCase{"gpt2", at::kBFloat16},
-                                           StepCase{"gpt2", at::kHalf}, StepCase{"roberta", at::kHalf}),
-                         [](const auto& info) { return info.param.model + "_" + type_name(info.param.type); });
+                                           StepCase{"gpt2", at::kHalf}, StepCase{"roberta", at::kHalf},
+                                           StepCase{"bert", at::kFloat, AdapterKind::ia3},
+                                           StepCase{"gpt2", at::kFloat, AdapterKind::ia3},
+                                           StepCase{"llama", at::kFloat, AdapterKind::ia3},
+                                           StepCase{"t5", at::kFloat, AdapterKind::ia3},
+                                           StepCase{"gpt2", at::kBFloat16, AdapterKind::ia3},
+                                           StepCase{"roberta", at::kHalf, AdapterKind::ia3}),
+                         [](const auto& info) { return info.param.name(); });
 
 TEST_P(PackStepsOnGpu, captured_steps_of_a_pack_are_those_of_each_job_alone_with_the_same_dropout) {
   const std::string& name = GetParam().model;
@@ -269,7 +277,10 @@ TEST_P(PackStepsOnGpu, captured_steps_of_a_pack_are_those_of_each_job_alone_with
                              {.rank = 16, .alpha = 16, .seed = 2, .learning_rate = 1e-2, .type = type},
                              {.rank = 5, .alpha = 20, .seed = 3, .learning_rate = 1e-3, .type = type}};
   // Without dropout of their own, adapters in narrow types stand in one matrix with their base.
-  for (TrainedAs& one : how) one.adapter_dropout = type == at::kBFloat16 ? 0 : 0.2;
+  for (TrainedAs& one : how) {
+    one.adapter_dropout = type == at::kBFloat16 ? 0 : 0.2;
+    one.kind = GetParam().kind;
+  }
   std::vector<std::unique_ptr<TrainedModel>> alone, packed;
   std::vector<PackedTraining> jobs;
   for (const TrainedAs& one : how) {
@@ -337,19 +348,14 @@ TEST_P(PackStepsOnGpu, captured_steps_of_a_pack_are_those_of_each_job_alone_with
 std::vector<Job> different_jobs(const JobBench& bench, const std::string& method, const std::string& precision) {
   std::vector<Json> settings(3, bench.finetune_settings(method));
   settings[0].update({{"evaluate_every", "epoch"}, {"evaluation", bench.evaluate_settings()}});
-  settings[1].update({{"rank", 16},
-                      {"alpha", 16.0},
-                      {"batch_size", 5},
-                      {"gradient_accumulation", 3},
-                      {"schedule", "linear"},
-                      {"learning_rate", 1e-2}});
-  settings[2].update({{"rank", 2},
-                      {"alpha", 3.0},
-                      {"batch_size", 4},
-                      {"epochs", 1},
-                      {"schedule", "cosine"},
-                      {"weight_decay", 0.1},
-                      {"max_grad_norm", 0.05}});
+  if (settings[0].contains("rank")) {
+    settings[1].update({{"rank", 16}, {"alpha", 16.0}});
+    settings[2].update({{"rank", 2}, {"alpha", 3.0}});
+  }
+  settings[1].update(
+      {{"batch_size", 5}, {"gradient_accumulation", 3}, {"schedule", "linear"}, {"learning_rate", 1e-2}});
+  settings[2].update(
+      {{"batch_size", 4}, {"epochs", 1}, {"schedule", "cosine"}, {"weight_decay", 0.1}, {"max_grad_norm", 0.05}});
   std::vector<Job> jobs;
   for (std::size_t i = 0; i < settings.size(); ++i) {
     settings[i]["precision"] = precision;
@@ -389,7 +395,9 @@ INSTANTIATE_TEST_SUITE_P(Jobs, PackJobsOnGpu,
                          ::testing::Values(JobCase{"gpt2", "lora", "fp32"}, JobCase{"bert", "lora", "fp32"},
                                            JobCase{"llama", "qlora", "fp32"}, JobCase{"roberta", "lora", "bf16"},
                                            JobCase{"gpt2", "lora", "bf16"}, JobCase{"t5", "lora", "fp32"},
-                                           JobCase{"gpt2", "qlora", "bf16"}, JobCase{"bert", "lora", "fp16"}),
+                                           JobCase{"gpt2", "qlora", "bf16"}, JobCase{"bert", "lora", "fp16"},
+                                           JobCase{"gpt2", "ia3", "fp32"}, JobCase{"bert", "ia3", "fp32"},
+                                           JobCase{"t5", "ia3", "fp32"}, JobCase{"llama", "ia3", "bf16"}),
                          [](const auto& info) {
                            return info.param.model + "_" + info.param.method + "_" + info.param.precision;
                          });
@@ -478,14 +486,29 @@ TEST_F(PacksOnGpu, a_member_that_is_stopped_goes_on_alone) {
   EXPECT_NEAR(resumed.metrics.at("loss"), alone.metrics.at("loss"), 0.01);
 }
 
-TEST_F(PacksOnGpu, ia3_runs_one_after_the_other) {
-  std::vector<Job> jobs;
-  for (std::uint64_t i = 0; i < 2; ++i) {
-    jobs.push_back(bench_.job(StepKind::finetune, bench_.finetune_settings("ia3"), i));
+TEST_F(PacksOnGpu, the_others_do_not_notice_that_an_ia3_job_diverges) {
+  std::vector<std::vector<Outcome>> outcomes;
+  std::vector<std::vector<Job>> runs;
+  for (const double learning_rate : {1e-3, 1e30}) {
+    std::vector<Job>& jobs = runs.emplace_back();
+    for (std::uint64_t i = 0; i < 3; ++i) {
+      Json settings = bench_.finetune_settings("ia3");
+      settings["attention"] = "math";
+      if (i == 1) settings["learning_rate"] = learning_rate;
+      jobs.push_back(bench_.job(StepKind::finetune, settings, i));
+      jobs.back().id = JobId::of(settings.dump() + std::to_string(learning_rate) + std::to_string(i));
+    }
+    outcomes.push_back(bench_.run_pack(jobs));
   }
-  for (const Outcome& outcome : bench_.run_pack(jobs)) {
-    EXPECT_EQ(outcome.kind, OutcomeKind::succeeded) << outcome.error;
-    EXPECT_FALSE(outcome.environment.contains("pack"));
+  EXPECT_EQ(outcomes[1][1].kind, OutcomeKind::failed);
+  EXPECT_THAT(outcomes[1][1].error, HasSubstr("The training diverged"));
+  for (const std::size_t i : {0, 2}) {
+    ASSERT_EQ(outcomes[0][i].kind, OutcomeKind::succeeded) << outcomes[0][i].error;
+    ASSERT_EQ(outcomes[1][i].kind, OutcomeKind::succeeded) << outcomes[1][i].error;
+    EXPECT_EQ(outcomes[0][i].environment.at("pack"), 3);
+    EXPECT_EQ(reproducible(outcomes[0][i]), reproducible(outcomes[1][i]));
+    const char* file = "adapter/adapter_model.safetensors";
+    EXPECT_TRUE(read_bytes(bench_.artifact(runs[0][i]) / file) == read_bytes(bench_.artifact(runs[1][i]) / file));
   }
 }
 

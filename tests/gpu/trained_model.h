@@ -31,6 +31,7 @@ struct TrainedAs {
   double adapter_dropout = 0.2;
   /// The base in FP8; `type` is bf16 then.
   bool fp8_base = false;
+  AdapterKind kind = AdapterKind::lora;  // where `lora`: an adapter, with a frozen base
 
   Precision precision() const;
 };
@@ -97,6 +98,7 @@ struct TrainedModel {
     std::vector<Parameter*> parameters;
     if (how.lora && !frozen) {
       AdapterOptions adapts;
+      adapts.kind = how.kind;
       adapts.rank = how.rank;
       adapts.alpha = how.alpha;
       adapts.dropout = how.adapter_dropout;

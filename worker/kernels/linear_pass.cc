@@ -17,6 +17,7 @@
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/gpu/ops.h"
+#include "worker/kernels/reference.h"
 
 namespace finesweep::worker {
 
@@ -48,23 +49,28 @@ at::Tensor masked(const at::Tensor& x, const Layout& layout, const Dropout& rate
   return dropout(nullptr, Var(x), layout, rate).value;
 }
 
-ColumnScale::ColumnScale(Parameter& scale, std::int64_t first, std::int64_t count)
-    : scale_(&scale), first_(first), count_(count) {}
+ColumnScale::ColumnScale(const ScaleBranch& branch, Layout layout, std::int64_t first, std::int64_t count)
+    : scale_(branch.scale), layout_(std::move(layout)), first_(first), count_(count), of_jobs_(branch.of_jobs) {}
 
-at::Tensor ColumnScale::factors() const {
-  return scale_->value.view({-1}).narrow(0, first_, count_).to(at::kFloat);
+/// Of the parameter's value or gradient: [count], or of each job [jobs, count].
+at::Tensor ColumnScale::numbers_of(const at::Tensor& all) const {
+  return of_jobs_ ? all.narrow(1, first_, count_) : all.view({-1}).narrow(0, first_, count_);
 }
 
 void ColumnScale::forward(const at::Tensor& from, const at::Tensor& to, bool keeps) {
   // Columns that are overwritten are copied on the way; others live on as they are.
-  const bool copied = keeps && trained() && from.is_same(to);
-  if (!has_kernels(from)) {
-    if (keeps && trained()) from_ = copied ? from.clone() : from;
-    to.copy_(from * factors().to(from.scalar_type()));
+  const bool kept = keeps && trained(), copied = kept && from.is_same(to);
+  if (of_jobs_ || !has_kernels(from)) {
+    if (kept) from_ = copied ? from.clone() : from;
+    if (of_jobs_) {
+      forward_by_job(from, to);
+    } else {
+      to.copy_(from * numbers_of(scale_->value).to(from.scalar_type()));
+    }
     return;
   }
-  if (keeps && trained()) from_ = copied ? at::empty(from.sizes(), from.options()) : from;
-  const at::Tensor numbers = factors();
+  if (kept) from_ = copied ? at::empty(from.sizes(), from.options()) : from;
+  const at::Tensor numbers = numbers_of(scale_->value).to(at::kFloat);
   with_storage(from.scalar_type(), [&]<typename T>() {
     cpu::ScaleKernels<T>::forward(from.const_data_ptr<T>(), from.stride(0), numbers.const_data_ptr<float>(),
                                   copied ? from_.mutable_data_ptr<T>() : nullptr, to.mutable_data_ptr<T>(),
@@ -73,8 +79,9 @@ void ColumnScale::forward(const at::Tensor& from, const at::Tensor& to, bool kee
 }
 
 void ColumnScale::backward(const at::Tensor& d_to, const at::Tensor& d_from) const {
-  const at::Tensor grad = trained() ? scale_->grad.view({-1}).narrow(0, first_, count_) : at::Tensor();
-  const at::Tensor numbers = factors();
+  if (of_jobs_) return backward_by_job(d_to, d_from);
+  const at::Tensor grad = trained() ? numbers_of(scale_->grad) : at::Tensor();
+  const at::Tensor numbers = numbers_of(scale_->value).to(at::kFloat);
   if (!has_kernels(d_to)) {
     if (trained()) grad.add_((d_to.to(at::kFloat) * from_.to(at::kFloat)).sum(0));
     d_from.copy_(d_to * numbers.to(d_to.scalar_type()));
@@ -87,6 +94,20 @@ void ColumnScale::backward(const at::Tensor& d_to, const at::Tensor& d_from) con
                                    trained() ? grad.mutable_data_ptr<float>() : nullptr,
                                    d_from.mutable_data_ptr<T>(), d_from.stride(0), d_to.size(0), count_);
   });
+}
+
+void ColumnScale::forward_by_job(const at::Tensor& from, const at::Tensor& to) const {
+  const at::Tensor numbers = numbers_of(scale_->value).to(from.scalar_type());
+  if (gpu::has_kernels(from)) return gpu::scale_by_job(from, numbers, layout_, to);
+  to.copy_(reference::scale_by_job(from, numbers, *layout_));
+}
+
+void ColumnScale::backward_by_job(const at::Tensor& d_to, const at::Tensor& d_from) const {
+  const at::Tensor numbers = numbers_of(scale_->value).to(d_to.scalar_type());
+  const at::Tensor grad = trained() ? numbers_of(scale_->grad) : at::Tensor();
+  if (gpu::has_kernels(d_to)) return gpu::scale_by_job_gradient(d_to, from_, numbers, layout_, grad, d_from);
+  if (trained()) grad.add_(reference::job_sums(d_to.to(at::kFloat) * from_.to(at::kFloat), *layout_));
+  d_from.copy_(reference::scale_by_job(d_to, numbers, *layout_));
 }
 
 LinearPass::LinearPass(const LinearModule& module, Layout layout, std::int64_t out_begin, std::int64_t out_count)
@@ -105,8 +126,8 @@ LinearPass::LinearPass(const LinearModule& module, Layout layout, std::int64_t o
   }
   for (const ScaleBranch& branch : module.scales) {
     if (branch.on_input) continue;
-    const Columns columns = columns_of(branch.out_begin, branch.scale->value.numel());
-    if (columns.count > 0) scales_.push_back({ColumnScale(*branch.scale, columns.first, columns.count), columns});
+    const Columns columns = columns_of(branch.out_begin, branch.columns());
+    if (columns.count > 0) scales_.push_back({ColumnScale(branch, layout_, columns.first, columns.count), columns});
   }
 }
 

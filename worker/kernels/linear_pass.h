@@ -22,8 +22,8 @@ at::Tensor masked(const at::Tensor& x, const Layout& layout, const Dropout& drop
 /// What multiplying columns by a scale keeps, and both ways.
 class ColumnScale {
  public:
-  /// Numbers first … first + count of the parameter.
-  ColumnScale(Parameter& scale, std::int64_t first, std::int64_t count);
+  /// Numbers first … first + count of the branch's (of each job's); `layout` is that of the tokens.
+  ColumnScale(const ScaleBranch& branch, Layout layout, std::int64_t first, std::int64_t count);
   bool trained() const { return scale_->trained; }
   Parameter* parameter() const { return scale_; }
   /// to [tokens, count] = from · scale; may be the same. `keeps`: a gradient of the scale will be wanted.
@@ -32,10 +32,14 @@ class ColumnScale {
   void backward(const at::Tensor& d_to, const at::Tensor& d_from) const;
 
  private:
-  at::Tensor factors() const;
+  at::Tensor numbers_of(const at::Tensor& all) const;
+  void forward_by_job(const at::Tensor& from, const at::Tensor& to) const;
+  void backward_by_job(const at::Tensor& d_to, const at::Tensor& d_from) const;
 
   Parameter* scale_;
+  Layout layout_;
   std::int64_t first_, count_;
+  bool of_jobs_;
   at::Tensor from_;  // where the scale is trained
 };
 

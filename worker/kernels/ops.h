@@ -48,11 +48,16 @@ struct LoraBranch {
 };
 
 /// IA3 (https://arxiv.org/abs/2205.05638) on a linear module or one part of it: the output's columns out_begin …
-/// out_begin + scale.rows are multiplied, bias included; or, for a feed-forward module, its input.
+/// out_begin + columns() are multiplied, bias included; or, for a feed-forward module, its input.
 struct ScaleBranch {
-  Parameter* scale = nullptr;  // [out, 1]; for the input [1, in]
+  Parameter* scale = nullptr;  // [out, 1]; for the input [1, in]; of_jobs: [jobs, out or in], rows may lie apart
   bool on_input = false;
   std::int64_t out_begin = 0;
+  /// In a pack on a GPU: the scale has a row for each job, and a token's columns are multiplied by its job's.
+  bool of_jobs = false;
+
+  /// How many it multiplies.
+  std::int64_t columns() const { return of_jobs ? scale->value.size(1) : scale->value.numel(); }
 };
 
 /// A linear module of a model: y = x Wᵀ + b, W [out, in], and what adapters add to it. Query, key and value are one

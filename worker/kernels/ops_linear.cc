@@ -106,8 +106,8 @@ at::Tensor activation_gradient(const at::Tensor& z, at::Tensor gradient, Activat
 }
 
 /// x with its columns multiplied: IA3 on a feed-forward module.
-Var scaled_input(Tape* tape, const Var& x, Parameter& factors) {
-  ColumnScale scale(factors, 0, x.value.size(1));
+Var scaled_input(Tape* tape, const Var& x, const ScaleBranch& branch, const Layout& layout) {
+  ColumnScale scale(branch, layout, 0, x.value.size(1));
   const bool recorded = tape != nullptr && (x.needs_grad() || scale.trained());
   const at::Tensor y = at::empty_like(x.value);
   scale.forward(x.value, y, recorded);
@@ -119,13 +119,13 @@ Var scaled_input(Tape* tape, const Var& x, Parameter& factors) {
     scale.backward(dy, dx);
     if (x_slot) x_slot->add(dx);
   });
-  adds_to(tape, {&factors});
+  adds_to(tape, {branch.scale});
   return result;
 }
 
-Var after_input_scales(Tape* tape, Var x, const LinearModule& module) {
+Var after_input_scales(Tape* tape, Var x, const LinearModule& module, const Layout& layout) {
   for (const ScaleBranch& branch : module.scales) {
-    if (branch.on_input) x = scaled_input(tape, x, *branch.scale);
+    if (branch.on_input) x = scaled_input(tape, x, branch, layout);
   }
   return x;
 }
@@ -161,7 +161,7 @@ Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& l
     const at::Tensor y = gpu::decode_linear(x.value, module, {.activation = activation});
     if (y.defined()) return Var(y);
   }
-  const Var input = after_input_scales(tape, x, module);
+  const Var input = after_input_scales(tape, x, module, layout);
   LinearPass pass(module, layout, out_begin, out_count);
   const bool recorded = tape != nullptr && (input.needs_grad() || pass.trains());
   at::Tensor z;
@@ -201,7 +201,7 @@ Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& 
     const at::Tensor y = gpu::decode_linear(x.value, module, {.residual = residual.value});
     if (y.defined()) return Var(y);
   }
-  const Var input = after_input_scales(tape, x, module);
+  const Var input = after_input_scales(tape, x, module, layout);
   LinearPass pass(module, layout, 0, -1);
   const bool through = tape != nullptr && (input.needs_grad() || pass.trains());
   const at::ScalarType type = input.value.scalar_type(), sum_type = residual.value.scalar_type();

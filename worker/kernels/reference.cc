@@ -43,6 +43,25 @@ at::Tensor scale_columns(const at::Tensor& x, const at::Tensor& scale, std::int6
   return x * at::constant_pad_nd(scale.view({-1}), {begin, behind}, 1).to(x.scalar_type());
 }
 
+at::Tensor scale_by_job(const at::Tensor& x, const at::Tensor& factors, const TokenLayout& layout) {
+  const std::vector<std::int64_t> begins = layout.job_tokens();
+  std::vector<at::Tensor> parts;
+  for (std::size_t j = 0; j + 1 < begins.size(); ++j) {
+    parts.push_back(x.narrow(0, begins[j], begins[j + 1] - begins[j]) * factors[static_cast<std::int64_t>(j)]);
+  }
+  parts.push_back(x.narrow(0, begins.back(), x.size(0) - begins.back()));
+  return at::cat(parts);
+}
+
+at::Tensor job_sums(const at::Tensor& x, const TokenLayout& layout) {
+  const std::vector<std::int64_t> begins = layout.job_tokens();
+  std::vector<at::Tensor> sums;
+  for (std::size_t j = 0; j + 1 < begins.size(); ++j) {
+    sums.push_back(x.narrow(0, begins[j], begins[j + 1] - begins[j]).sum(0));
+  }
+  return at::stack(sums);
+}
+
 at::Tensor gated(const at::Tensor& z, Activation activation) {
   const std::int64_t inner = z.size(1) / 2;
   return activate(z.narrow(1, 0, inner), activation) * z.narrow(1, inner, inner);

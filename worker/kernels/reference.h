@@ -28,6 +28,12 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 /// x with its columns begin … begin + scale.numel multiplied.
 at::Tensor scale_columns(const at::Tensor& x, const at::Tensor& scale, std::int64_t begin);
 
+/// x with the columns of each token multiplied by the numbers of its job, factors [jobs, columns]; what belongs to
+/// no row stays as it is.
+at::Tensor scale_by_job(const at::Tensor& x, const at::Tensor& factors, const TokenLayout& layout);
+/// The sums of x over the tokens of each job: [jobs, columns].
+at::Tensor job_sums(const at::Tensor& x, const TokenLayout& layout);
+
 /// activation(z[:, :inner]) · z[:, inner:].
 at::Tensor gated(const at::Tensor& z, Activation activation);
 

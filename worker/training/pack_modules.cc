@@ -45,9 +45,8 @@ Status check_packable(Model& host, Model& model) {
   if (Status fits = check_weights(host, model); !fits || model.device().is_cpu()) return fits;
   for (std::size_t m = 0; m < modules.size(); ++m) {
     const LinearModule& module = *modules[m];
-    if (!module.scales.empty()) return Error{"on a GPU only LoRA is packed"};
-    if (!module.branches.empty() &&
-        (is_head_of_language_model(model, module) || !same_memory(module, *theirs[m]))) {
+    const bool adapted = !module.branches.empty() || !module.scales.empty();
+    if (adapted && (is_head_of_language_model(model, module) || !same_memory(module, *theirs[m]))) {
       return Error{"an adapter works on the head"};
     }
   }
@@ -64,23 +63,27 @@ PackModules::PackModules(Model& host, const std::vector<Model*>& jobs) : host_(h
     if (!on_cpu && !own) continue;
     for (const auto& of_job : modules) host_[m]->of_jobs.push_back(of_job[m]);
   }
-  if (!on_cpu) groups_ = std::make_unique<RankGroups>(host_, modules, host.device());
+  if (on_cpu) return;
+  scales_ = std::make_unique<ScaleGroups>(host_, modules);
+  ranks_ = std::make_unique<RankGroups>(host_, modules, host.device());
 }
 
 PackModules::~PackModules() {
   for (LinearModule* module : host_) module->of_jobs.clear();
 }
 
-PackModules::Views PackModules::views(const Parameter* parameter) const {
-  return groups_ ? groups_->views(parameter) : Views();
+PackViews PackModules::views(const Parameter* parameter) const {
+  if (!ranks_) return {};
+  const PackViews views = ranks_->views(parameter);
+  return views.value.defined() ? views : scales_->views(parameter);
 }
 
 at::Tensor PackModules::broken() const {
-  return groups_ ? groups_->broken() : at::Tensor();
+  return ranks_ ? ranks_->broken() : at::Tensor();
 }
 
 void PackModules::leave_out(std::size_t job) {
-  if (groups_) groups_->leave_out(job);
+  if (ranks_) ranks_->leave_out(job);
 }
 
 }  // namespace finesweep::worker

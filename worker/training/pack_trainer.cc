@@ -45,7 +45,7 @@ void PackTrainer::prepare_on_device() {
     of.options = job.training->optimizer_options();
     const std::vector<Parameter*>& parameters = job.training->parameters();
     for (std::size_t p = 0; p < parameters.size(); ++p) {
-      const PackModules::Views views = modules_.views(parameters[p]);
+      const PackViews views = modules_.views(parameters[p]);
       of.tensors.push_back({parameters[p], &job.training->moments()[p], views.grad, views.value});
     }
     job.training->zero_grads();

@@ -82,9 +82,9 @@ void RankGroups::settle_views() {
   }
 }
 
-RankGroups::Views RankGroups::views(const Parameter* parameter) const {
+PackViews RankGroups::views(const Parameter* parameter) const {
   const auto found = views_.find(parameter);
-  return found == views_.end() ? Views() : found->second;
+  return found == views_.end() ? PackViews() : found->second;
 }
 
 void RankGroups::leave_out(std::size_t job) {

@@ -11,6 +11,7 @@
 
 #include "worker/kernels/ops.h"
 #include "worker/training/fused_lora.h"
+#include "worker/training/pack_views.h"
 
 namespace finesweep::worker {
 
@@ -22,7 +23,7 @@ namespace finesweep::worker {
 class RankGroups {
  public:
   /// host: the modules that the batches go through; jobs[j]: the same modules of job j's model, with its adapter.
-  /// Both must outlive it. Dropout of the adapters is the same in all jobs.
+  /// Both must outlive it. Dropout of adapters that are trained is the same in all jobs.
   RankGroups(const std::vector<LinearModule*>& host, const std::vector<std::vector<LinearModule*>>& jobs,
              c10::Device device);
   /// Takes them off the modules.
@@ -30,12 +31,8 @@ class RankGroups {
   RankGroups(const RankGroups&) = delete;
   RankGroups& operator=(const RankGroups&) = delete;
 
-  /// Of a job's parameter.
-  struct Views {
-    at::Tensor value, grad;
-  };
-  /// Undefined ones where the parameter is in no group, or has no gradient.
-  Views views(const Parameter* parameter) const;
+  /// Of a job's parameter; undefined ones where it is in no group.
+  PackViews views(const Parameter* parameter) const;
   /// RankColumns::broken of all groups.
   const at::Tensor& broken() const { return broken_; }
 
@@ -65,7 +62,7 @@ class RankGroups {
   std::vector<LinearModule*> host_;
   std::vector<std::unique_ptr<Group>> groups_;
   std::unique_ptr<FusedLora> fused_;  // goes before the groups
-  std::map<const Parameter*, Views> views_;
+  std::map<const Parameter*, PackViews> views_;
   at::Tensor broken_;
 };
 

@@ -161,6 +161,21 @@ int finesweep_scale_rows_and_columns(void* y, std::int64_t rows, std::int64_t co
                                      const float* column_scales, const void* bias, const void* residual,
                                      std::int64_t residual_stride, void* stream);
 
+/// Of a pack's IA3: y[t, c] = x[t, c] · factors[job of t, c]; what belongs to no job is copied. y may be x. The
+/// factors [jobs, width] have the type of x, their rows lie factor_stride apart.
+int finesweep_job_scales_forward(const void* x, std::int64_t x_stride, const void* factors,
+                                 std::int64_t factor_stride, const std::int32_t* token_jobs, void* y,
+                                 std::int64_t y_stride, std::int64_t tokens, std::int64_t width, int type,
+                                 void* stream);
+/// The way back: dx, which may be dy, from the same factors; and grad[j, c] += the sum of dy · x over the tokens of
+/// job j, in a fixed order (grad null: not wanted, and x is not read). row_jobs [rows] ascend; starts [rows + 2],
+/// where the last is the number of rows of the matrices.
+int finesweep_job_scales_backward(const void* dy, std::int64_t dy_stride, const void* x, std::int64_t x_stride,
+                                  const void* factors, std::int64_t factor_stride, const std::int32_t* row_jobs,
+                                  const std::int32_t* starts, std::int64_t rows, std::int64_t jobs, float* grad,
+                                  std::int64_t grad_stride, void* dx, std::int64_t dx_stride, std::int64_t width,
+                                  int type, void* stream);
+
 /// One trained tensor of an optimiser.
 struct FinesweepAdamWTensor {
   float* master;
@@ -290,5 +305,5 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
   X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) \
   X(mean_backward) X(cross_entropy) X(distillation) X(add_sum) X(adamw_chunk) \
   X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
-  X(softmax_backward) X(fp8_quantize) X(fp8_activation_forward) X(fp8_activation_backward) X(scale_rows_and_columns) X(own_columns) X(concatenate) X(flash_fits) X(flash_forward) X(flash_backward)
+  X(softmax_backward) X(fp8_quantize) X(fp8_activation_forward) X(fp8_activation_backward) X(scale_rows_and_columns) X(own_columns) X(job_scales_forward) X(job_scales_backward) X(concatenate) X(flash_fits) X(flash_forward) X(flash_backward)
 // clang-format on

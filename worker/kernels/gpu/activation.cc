@@ -20,6 +20,24 @@ void keep_own_columns(const at::Tensor& x, const RankColumns& columns, const Lay
        check ? columns.broken.mutable_data_ptr<std::int32_t>() : nullptr, type_of(x));
 }
 
+void scale_by_job(const at::Tensor& x, const at::Tensor& factors, const Layout& layout, const at::Tensor& to) {
+  call(&CudaModule::job_scales_forward, "the scales of a pack", x, x.const_data_ptr(), x.stride(0),
+       factors.const_data_ptr(), factors.stride(0),
+       layout->on(x.device()).token_jobs.const_data_ptr<std::int32_t>(), to.mutable_data_ptr(), to.stride(0),
+       x.size(0), x.size(1), type_of(x));
+}
+
+void scale_by_job_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& factors,
+                           const Layout& layout, const at::Tensor& grad, const at::Tensor& dx) {
+  const DeviceLayout& there = layout->on(dy.device());
+  const bool wanted = grad.defined();
+  call(&CudaModule::job_scales_backward, "the scales of a pack", dy, dy.const_data_ptr(), dy.stride(0),
+       wanted ? x.const_data_ptr() : nullptr, wanted ? x.stride(0) : 0, factors.const_data_ptr(), factors.stride(0),
+       there.row_jobs.const_data_ptr<std::int32_t>(), there.starts.const_data_ptr<std::int32_t>(), there.row_count,
+       factors.size(0), wanted ? grad.mutable_data_ptr<float>() : nullptr, wanted ? grad.stride(0) : 0,
+       dx.mutable_data_ptr(), dx.stride(0), dy.size(1), type_of(dy));
+}
+
 void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, Activation activation) {
   call(&CudaModule::activation_backward, "activation's gradient", z, kind_of(activation), z.const_data_ptr(),
        dy.const_data_ptr(), dz.mutable_data_ptr(), z.numel(), type_of(z));

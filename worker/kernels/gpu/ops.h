@@ -27,6 +27,14 @@ void rotate_in_place(const at::Tensor& x, const RotaryTable& table, const at::Te
 /// columns.broken whose numbers are not finite.
 void keep_own_columns(const at::Tensor& x, const RankColumns& columns, const Layout& layout, bool check);
 
+/// to = x with the columns of each token times the numbers of its job, factors [jobs, columns]; of one type, rows
+/// may lie apart, and `to` may be x.
+void scale_by_job(const at::Tensor& x, const at::Tensor& factors, const Layout& layout, const at::Tensor& to);
+/// The way back: dx, which may be dy, and where `grad` [jobs, columns] is defined it += the sums of dy · x over the
+/// tokens of each job, in a fixed order.
+void scale_by_job_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& factors,
+                           const Layout& layout, const at::Tensor& grad, const at::Tensor& dx);
+
 /// to = the columns of these, side by side. Widths and distances are multiples of eight elements.
 void concatenate(const std::vector<at::Tensor>& from, const at::Tensor& to);
 
