@@ -64,10 +64,10 @@ struct PackMember {
 
 /// Runs jobs that share a frozen base model together, on one device, each as execute() would: its artifact goes
 /// into its own staging folder and its own control hears of it. `ended(i, outcome)` is called once for each, on the
-/// calling thread, as soon as member i is done. A member whose control says stop leaves alone, at a step boundary,
-/// with an `interrupted` outcome and a checkpoint; one that fails, fails alone. Members that cannot be packed run
-/// one after the other. A pack that runs out of memory is split in halves, which run one after the other from their
-/// checkpoints: a member fails for it only when it runs alone.
+/// calling thread, as soon as member i is done. A member whose control says stop leaves alone, between two steps,
+/// with an `interrupted` outcome and, of a training, a checkpoint; one that fails, fails alone. Who does not fit
+/// runs by itself behind them. A pack that runs out of memory is split in halves, which run one after the other
+/// from their checkpoints: a member fails for it only when it runs alone.
 ///
 /// Who ran beside others has the number of jobs as outcome.environment["pack"], and no metric peak_memory_mb.
 void execute_pack(const std::vector<PackMember>& members, const std::function<void(std::size_t, Outcome)>& ended);
