@@ -238,7 +238,7 @@ class TrainingPack final : public PackWork {
 
   /// Whether those that are left go on as they are after somebody failed.
   bool stays(const PackTrainer& trainer, const std::vector<Member*>& together) {
-    return trainer.can_leave_out() &&
+    return trainer.can_leave_out() && !spoilt_ &&
            std::any_of(together.begin(), together.end(), [](const Member* m) { return m->state == State::active; });
   }
 
@@ -248,8 +248,10 @@ class TrainingPack final : public PackWork {
     while (trainer.unfinished() > most) {
       const std::vector<StepReport> reports = trainer.finish();
       const bool done = std::all_of(reports.begin(), reports.end(), [](const StepReport& r) { return r.finite; });
+      spoilt_ = false;
       for (std::size_t j = 0; j < together.size(); ++j) {
         Member& member = *together[j];
+        spoilt_ |= !reports[j].finite && member.state != State::active;
         if (done && member.state == State::active) member.run->step_ended(reports[j]);
         if (!reports[j].finite && member.state == State::active) {
           end(member, *member.run->step_ended(reports[j]));
@@ -265,6 +267,7 @@ class TrainingPack final : public PackWork {
 
   JobModel host_;  // goes after those that are packed
   std::vector<Member> members_;
+  bool spoilt_ = false;                   // the last step, by somebody who is left out
   std::unique_ptr<PackTrainer> trainer_;  // of those that are active, made ready
 };
 

@@ -83,7 +83,9 @@ at::Tensor PackModules::broken() const {
 }
 
 void PackModules::leave_out(std::size_t job) {
-  if (ranks_) ranks_->leave_out(job);
+  if (!ranks_) return;
+  ranks_->leave_out(job);
+  scales_->leave_out(job);
 }
 
 }  // namespace finesweep::worker

@@ -37,7 +37,7 @@ class PackModules {
   /// RankColumns::broken: int32 [jobs]. Undefined on a CPU.
   at::Tensor broken() const;
 
-  /// On a GPU: RankGroups::leave_out. What multiplies the job's tokens stays finite, as its optimiser leaves it.
+  /// On a GPU: its part of both groups becomes zeros.
   void leave_out(std::size_t job);
 
  private:

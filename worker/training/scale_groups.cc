@@ -61,6 +61,10 @@ void ScaleGroups::add(LinearModule& module, const std::vector<Member>& members, 
   groups_.push_back(std::move(group));
 }
 
+void ScaleGroups::leave_out(std::size_t job) {
+  for (const auto& group : groups_) group->value.select(0, static_cast<std::int64_t>(job)).zero_();
+}
+
 PackViews ScaleGroups::views(const Parameter* parameter) const {
   const auto found = views_.find(parameter);
   return found == views_.end() ? PackViews() : found->second;

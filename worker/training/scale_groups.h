@@ -30,6 +30,8 @@ class ScaleGroups {
 
   /// Of a job's parameter, of its shape; undefined ones where it is in no group.
   PackViews views(const Parameter* parameter) const;
+  /// The job's rows of the batches are multiplied by zeros from here on: finite, whatever it diverged to.
+  void leave_out(std::size_t job);
 
  private:
   struct Member {
