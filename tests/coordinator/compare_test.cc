@@ -33,12 +33,13 @@ void make_run(const fs::path& folder, const reports::RunData& data) {
   Plan plan = data.plan;
   for (const auto& [id, job] : data.jobs) plan.jobs.emplace_back().id = id;
   ASSERT_TRUE(store.save_plan(plan, "").ok());
-  for (const auto& [id, job] : data.jobs)
-    if (job.outcome)
-      ASSERT_TRUE(store
-                      .apply({storage::AttemptStarted{{id, 1}, 1, "node", 2},
-                              storage::JobSucceeded{{id, 1}, *job.outcome, 3}})
-                      .ok());
+  for (const auto& [id, job] : data.jobs) {
+    if (!job.outcome) continue;
+    ASSERT_TRUE(store
+                    .apply({storage::AttemptStarted{{id, 1}, 1, "node", 2},
+                            storage::JobSucceeded{{id, 1}, *job.outcome, 3}})
+                    .ok());
+  }
 }
 
 struct Ended {

@@ -40,7 +40,7 @@ TEST(MessagesTest, every_message_comes_back_as_it_was) {
 }
 
 TEST(MessagesTest, members_arrive_where_they_belong) {
-  const auto dispatch = std::get<Dispatch>(*decode(encode(Dispatch{{3, 2}, {{example_job(), 7}}})));
+  const auto dispatch = std::get<Dispatch>(*decode(encode(Dispatch{{3, 2}, {{example_job(), 7, {}}}})));
   EXPECT_EQ(dispatch.worker, (WorkerId{3, 2}));
   EXPECT_EQ(dispatch.pack.at(0).attempt, 7);
   EXPECT_EQ(dispatch.pack.at(0).job.seed, example_job().seed);
@@ -99,7 +99,7 @@ TEST(MessagesTest, a_payload_of_another_message_is_an_error) {
 }
 
 TEST(MessagesTest, a_pack_of_no_jobs_is_an_error) {
-  const auto decoded = decode(encode(Execute{{}, 1, "/k"}));
+  const auto decoded = decode(encode(Execute{.pack = {}, .threads = 1, .cache = "/k", .devices = {}}));
   ASSERT_FALSE(decoded);
   EXPECT_THAT(decoded.error().message, HasSubstr("a pack of no jobs"));
 }

@@ -191,7 +191,7 @@ TEST(Analysis, the_validation_split_chooses_and_the_test_split_is_shown) {
 
 TEST(Analysis, a_loss_chooses_downwards_what_is_shown_by_a_score) {
   RunBuilder run;
-  run.report() = {.select = "validation.loss", .metric = "test.rougeL", .goal = Goal::maximize};
+  run.report() = {.select = "validation.loss", .metric = "test.rougeL", .goal = Goal::maximize, .baseline = ""};
   const auto both = [&](const char* name, double loss, double score) {
     const auto step = [&](const char* split, std::map<std::string, double> metrics) {
       return RunBuilder::StepResult{split, StepKind::evaluate, std::string(name) + split, JobState::succeeded,
