@@ -14,6 +14,7 @@ namespace finesweep::tests {
 namespace {
 
 using namespace std::chrono_literals;
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 namespace fs = std::filesystem;
@@ -230,7 +231,9 @@ TEST_F(SlurmLab, a_lost_node_costs_its_jobs_and_not_the_sweep) {
   EXPECT_EQ(cluster_->field(job, "Restarts"), "0");
   EXPECT_EQ(results(out), undisturbed_);
   EXPECT_THAT(events(out), HasSubstr("\"reason\":\"lost\""));
-  EXPECT_THAT(log_of(out, job), HasSubstr("no sign of life from n2"));
+  // By its ranks' silence, or by the leases' end where that comes first on a busy machine.
+  EXPECT_THAT(log_of(out, job),
+              AnyOf(HasSubstr("no sign of life from n2"), HasSubstr("the worker stopped answering")));
   cluster_->restart_node("n2");
 }
 
