@@ -664,10 +664,9 @@ TEST_P(StepsOnGpu, adapters_on_a_base_in_fp8_learn_what_they_learn_on_the_cpu) {
       const std::vector<Batch> batches{batch_of(GetParam(), lengths, step)};
       const auto expected = here.trainer->step(batches), mine = gpu.trainer->step(batches);
       ASSERT_TRUE(expected && mine);
-      // A number of bf16 that falls the other way may fall into another code of FP8; steps carry that on.
-      const double share = step == 0 ? 4e-2 : 0.15;
-      EXPECT_NEAR(mine->loss, expected->loss, share * std::abs(expected->loss));
-      EXPECT_NEAR(mine->grad_norm, expected->grad_norm, 5 * share * expected->grad_norm);
+      // A number of bf16 that falls the other way may fall into another code of FP8; the loss carries that on.
+      EXPECT_NEAR(mine->loss, expected->loss, (step == 0 ? 4e-2 : 0.15) * std::abs(expected->loss));
+      EXPECT_NEAR(mine->grad_norm, expected->grad_norm, 0.2 * expected->grad_norm);
     }
     ASSERT_NE(gpu.trainer->graphs(), nullptr);
     EXPECT_GE(gpu.trainer->graphs()->captured(), 2);
