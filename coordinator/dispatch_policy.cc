@@ -519,6 +519,26 @@ void DispatchPolicy::mark_begun(int job) {
   packs_.at(placed_.at(job)).begun = true;
 }
 
+bool DispatchPolicy::join(int job, int member, Instant now) {
+  const PackNumber from = placed_.at(job), to = placed_.at(member);
+  const PackTraits mine = joining_traits(job), its = joining_traits(member);
+  if (packs_.at(from).worker != packs_.at(to).worker || mine.key < 0 || mine.key != its.key) return false;
+  mark_begun(member);
+  if (from == to) return true;
+  withdraw(job, now);
+  Pack& pack = packs_.at(to);
+  pack.jobs.insert(std::lower_bound(pack.jobs.begin(), pack.jobs.end(), job), job);
+  placed_[job] = to;
+  ++workers_.at(pack.worker).jobs;
+  return true;
+}
+
+PackTraits DispatchPolicy::joining_traits(int job) const {
+  PackTraits traits = jobs_[job].pack;
+  if (jobs_[job].group != 0 || jobs_[job].isolate || jobs_[job].gpus > 1) traits.key = -1;
+  return traits;
+}
+
 bool DispatchPolicy::begun(int job) const {
   const PackNumber number = placed_.at(job);
   const Pack& pack = packs_.at(number);

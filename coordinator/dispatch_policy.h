@@ -100,9 +100,15 @@ class DispatchPolicy {
   void withdraw(int job, Instant now);
   /// The worker has been seen to work on the job.
   void mark_begun(int job);
+  /// The worker runs a job of its queue in the pack of this other one, which has begun. False where the two may not
+  /// share one, or where different workers hold them: then nothing changes.
+  bool join(int job, int member, Instant now);
 
   /// At the head of its worker's queue, or seen to be worked on.
   bool begun(int job) const;
+  /// How the job may join a pack that runs already. Not at all (a negative key) while it belongs to a part of a
+  /// crashed one, which would put the parts together again.
+  PackTraits joining_traits(int job) const;
   /// The jobs still out of the pack that this one is in, in plan order.
   const std::vector<int>& pack_of(int job) const;
   /// That pack's number, used once.

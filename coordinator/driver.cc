@@ -159,8 +159,10 @@ struct Driver::Impl {
     const WorkerInfo info{hello.host, hello.device, hello.memory_mb};
     workers[rank] = {id, info};
     presence.heard(rank, now());
-    link.send(rank, encode(Welcome{id, run.path().string(), options.heartbeat_s, options.no_progress_s,
-                                   options.threads}));
+    const bool on_gpu = hello.device.starts_with("cuda");
+    link.send(rank,
+              encode(Welcome{id, run.path().string(), options.heartbeat_s, options.no_progress_s, options.threads,
+                             on_gpu ? options.reactor.max_pack_jobs : options.reactor.max_pack_jobs_on_cpu}));
     runner.remark(
         {{"event", "worker_joined"}, {"worker", to_string(id)}, {"host", hello.host}, {"device", hello.device}});
     handle(WorkerJoined{id, info});
@@ -185,6 +187,10 @@ struct Driver::Impl {
 
   void receive(int rank, const Revoked& revoked) {
     if (spoken_by(rank, revoked.worker)) handle(AttemptRevoked{revoked.worker, revoked.attempt});
+  }
+
+  void receive(int rank, const PackGrew& grew) {
+    if (spoken_by(rank, grew.worker)) handle(AttemptsJoined{grew.worker, grew.pack, grew.joined});
   }
 
   void receive(int rank, const Goodbye& goodbye) {

@@ -106,6 +106,16 @@ void EffectRunner::add(const Reactor&, const RecordAttempt& e, Round& round) {
       storage::AttemptStarted{e.attempt, e.worker.rank, host, unix_ms(), e.pack_jobs, e.pack_first});
 }
 
+void EffectRunner::add(const Reactor&, const RecordJoin& e, Round& round) {
+  out_[e.attempt] = e.pack_jobs;
+  round.changes.push_back(storage::EventLogged{{{"event", "attempt_joined"},
+                                                {"job", e.attempt.job},
+                                                {"attempt", e.attempt.number},
+                                                {"pack", e.pack_jobs},
+                                                {"pack_member", e.member}},
+                                               unix_ms()});
+}
+
 void EffectRunner::add(const Reactor&, const RecordAttemptEnd& e, Round& round) {
   out_.erase(e.attempt);
   started_.erase(e.attempt);
@@ -176,7 +186,8 @@ void EffectRunner::send(const WorkerId& worker, const Message& message, Round& r
 void EffectRunner::add(const Reactor& reactor, const SendDispatch& e, Round& round) {
   Dispatch dispatch{e.worker, {}};
   for (const AttemptKey& attempt : e.pack)
-    dispatch.pack.push_back({reactor.job(attempt.job), attempt.number, e.devices});
+    dispatch.pack.push_back(
+        {reactor.job(attempt.job), attempt.number, e.devices, reactor.joining_traits(attempt.job)});
   send(e.worker, dispatch, round);
 }
 void EffectRunner::add(const Reactor&, const SendLend& e, Round& round) {

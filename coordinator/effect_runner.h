@@ -55,6 +55,7 @@ class EffectRunner {
   void add(const Reactor&, const RecordAttemptEnd&, Round&);
   void add(const Reactor&, const RecordJobEnd&, Round&);
   void add(const Reactor&, const Publish&, Round&);
+  void add(const Reactor&, const RecordJoin&, Round&);
   void add(const Reactor&, const SendDispatch&, Round&);
   void add(const Reactor&, const SendLend&, Round&);
   void add(const Reactor&, const SendAcknowledge&, Round&);

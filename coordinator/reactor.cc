@@ -130,6 +130,26 @@ struct Reactor::Impl : ReactorState {
     confirm(number, event.attempt);
   }
 
+  void on(const AttemptsJoined& event, Instant now) {
+    const int number = number_of(event.worker);
+    if (number < 0) return;
+    workers.at(number).heard = now;
+    const auto held = [&](const AttemptKey& attempt) {
+      const int job = jobs.find(attempt.job);
+      const auto found = job >= 0 && attempt == newest(job) ? out.find(job) : out.end();
+      return found != out.end() && found->second.worker == number ? job : -1;
+    };
+    int member = -1;  // none: all were revoked meanwhile, and those that joined are their own pack
+    for (const AttemptKey& attempt : event.pack) member = std::max(member, held(attempt));
+    if (member < 0) return;
+    for (const AttemptKey& attempt : event.joined) {
+      const int job = held(attempt);
+      if (job < 0 || job == member || !policy.join(job, member, now)) continue;
+      const auto together = static_cast<int>(policy.pack_of(member).size());
+      effects.emplace_back(RecordJoin{attempt, jobs.job(member).id, together});
+    }
+  }
+
   /// The runner died under a pack of several jobs: nobody knows which of them is to blame. All that are still out
   /// of it end, uncharged, and run again in two packs of half as many; reports about the others come too late.
   void halve_pack(int crashed_job, const std::string& error, Instant now) {
@@ -266,6 +286,12 @@ const Job& Reactor::job(const JobId& id) const {
   const int job = impl_->jobs.find(id);
   if (job < 0) throw std::out_of_range("no job " + id.hex());
   return impl_->jobs.job(job);
+}
+
+PackTraits Reactor::joining_traits(const JobId& id) const {
+  const int job = impl_->jobs.find(id);
+  if (job < 0) throw std::out_of_range("no job " + id.hex());
+  return impl_->policy.joining_traits(job);
 }
 
 JobView Reactor::view(const JobId& id) const {

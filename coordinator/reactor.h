@@ -79,6 +79,12 @@ struct AttemptRevoked {
   WorkerId worker;
   AttemptKey attempt;
 };
+/// Attempts that waited at the worker run from now on in the pack of these.
+struct AttemptsJoined {
+  WorkerId worker;
+  std::vector<AttemptKey> pack;
+  std::vector<AttemptKey> joined;
+};
 /// The store's answers to Publish.
 struct Published {
   AttemptKey attempt;
@@ -95,8 +101,8 @@ struct CancelRequested {
 /// Time passed; leases may have run out.
 struct Tick {};
 
-using Event = std::variant<WorkerJoined, WorkerLost, HeartbeatArrived, AttemptFinished, AttemptRevoked, Published,
-                           PublishFailed, StopRequested, CancelRequested, Tick>;
+using Event = std::variant<WorkerJoined, WorkerLost, HeartbeatArrived, AttemptFinished, AttemptRevoked,
+                           AttemptsJoined, Published, PublishFailed, StopRequested, CancelRequested, Tick>;
 
 // ---- effects ----
 // The driver carries out the effects of one call in order, with one durable commit for all that must be recorded
@@ -109,6 +115,12 @@ struct RecordAttempt {
   /// The pack that it goes out with: how many jobs, and the first of them.
   int pack_jobs = 1;
   JobId pack_first = {};
+};
+/// Note that the attempt runs in another pack than it went out with: in that of this job, of so many now.
+struct RecordJoin {
+  AttemptKey attempt;
+  JobId member;
+  int pack_jobs = 2;
 };
 /// Record that the attempt ended without a result. superseded: it was taken from its worker before it began, to run
 /// elsewhere.
@@ -164,8 +176,8 @@ struct SendRejoin {
 /// been sent Stop by then, and one that joins later is sent it too.
 struct SweepEnded {};
 
-using Effect = std::variant<RecordAttempt, RecordAttemptEnd, RecordJobEnd, Publish, SendDispatch, SendLend,
-                            SendAcknowledge, SendRevoke, SendStop, SendRejoin, SweepEnded>;
+using Effect = std::variant<RecordAttempt, RecordJoin, RecordAttemptEnd, RecordJobEnd, Publish, SendDispatch,
+                            SendLend, SendAcknowledge, SendRevoke, SendStop, SendRejoin, SweepEnded>;
 
 /// What the reactor shows of itself, for status, progress bars and tests.
 struct AttemptView {
@@ -200,7 +212,7 @@ struct Counts {
 ///   Where one lease of a worker runs out, the worker is given up with all that it holds.
 /// - Job::retries bounds failures of the job itself; ReactorOptions::max_losses bounds losses, which count only
 ///   where the attempt had begun. A pack that crashes is split in halves, which run again; only a job that crashed
-///   alone is charged.
+///   alone is charged. What a worker lets join a pack that runs belongs to that pack from then on.
 /// - Job::isolate on a CPU: alone among the workers of its host. See dispatch_policy.h for who gets what.
 /// - Job::gpus above 1: one worker holds the attempt, the devices of others of its host are lent to it meanwhile.
 ///   Where one of these workers is lost, so is the attempt. A job that for two leases no host has workers enough
@@ -227,6 +239,8 @@ class Reactor {
   std::vector<Effect> handle(const Event& event, Instant now);
 
   const Job& job(const JobId& id) const;
+  /// How it may join a pack that runs already; with a negative key it may not.
+  PackTraits joining_traits(const JobId& id) const;
   JobView view(const JobId& id) const;
   /// It has joined and is neither lost nor given up.
   bool knows(const WorkerId& worker) const;

@@ -20,6 +20,8 @@ constexpr std::uint16_t kType<Goodbye> = 4;
 template <>
 constexpr std::uint16_t kType<Revoked> = 5;
 template <>
+constexpr std::uint16_t kType<PackGrew> = 6;
+template <>
 constexpr std::uint16_t kType<Welcome> = 16;
 template <>
 constexpr std::uint16_t kType<Dispatch> = 17;
@@ -51,6 +53,10 @@ template <>
 constexpr std::uint16_t kType<Begin> = 38;
 template <>
 constexpr std::uint16_t kType<LetGo> = 39;
+template <>
+constexpr std::uint16_t kType<HasRoom> = 40;
+template <>
+constexpr std::uint16_t kType<ExecuteMore> = 41;
 
 Json write(const Hello& m) {
   return {{"host", m.host},
@@ -97,29 +103,56 @@ void read(const Json& j, Goodbye& m) {
   m.worker = j.at("worker").get<WorkerId>();
 }
 
+Json write(const PackGrew& m) {
+  return {{"worker", m.worker}, {"pack", m.pack}, {"joined", m.joined}};
+}
+void read(const Json& j, PackGrew& m) {
+  m = {j.at("worker").get<WorkerId>(), j.at("pack").get<std::vector<AttemptKey>>(),
+       j.at("joined").get<std::vector<AttemptKey>>()};
+}
+
 Json write(const Welcome& m) {
-  return {{"worker", m.worker},
-          {"run_directory", m.run_directory},
-          {"heartbeat_s", m.heartbeat_s},
-          {"no_progress_s", m.no_progress_s},
-          {"threads", m.threads}};
+  return {{"worker", m.worker},           {"run_directory", m.run_directory},
+          {"heartbeat_s", m.heartbeat_s}, {"no_progress_s", m.no_progress_s},
+          {"threads", m.threads},         {"most_pack_jobs", m.most_pack_jobs}};
 }
 void read(const Json& j, Welcome& m) {
-  m = {j.at("worker").get<WorkerId>(), j.at("run_directory").get<std::string>(), j.at("heartbeat_s").get<double>(),
-       j.at("no_progress_s").get<double>(), checked_integer<int>(j.at("threads"))};
+  m = {j.at("worker").get<WorkerId>(),        j.at("run_directory").get<std::string>(),
+       j.at("heartbeat_s").get<double>(),     j.at("no_progress_s").get<double>(),
+       checked_integer<int>(j.at("threads")), checked_integer<int>(j.at("most_pack_jobs"))};
+}
+
+Json write(const PackTraits& m) {
+  return {{"key", m.key},
+          {"tokens", m.tokens},
+          {"most_tokens", m.most_tokens},
+          {"shared_mb", m.shared_mb},
+          {"own_mb", m.own_mb}};
+}
+void read(const Json& j, PackTraits& m) {
+  m = {checked_integer<int>(j.at("key")), checked_integer<std::int64_t>(j.at("tokens")),
+       checked_integer<std::int64_t>(j.at("most_tokens")), j.at("shared_mb").get<double>(),
+       j.at("own_mb").get<double>()};
 }
 
 Json write(const Dispatch& m) {
   Json pack = Json::array();
-  for (const auto& entry : m.pack)
-    pack.push_back({{"job", entry.job}, {"attempt", entry.attempt}, {"devices", entry.devices}});
+  for (const auto& entry : m.pack) {
+    Json& written =
+        pack.emplace_back(Json{{"job", entry.job}, {"attempt", entry.attempt}, {"devices", entry.devices}});
+    if (entry.traits.key >= 0) written["traits"] = write(entry.traits);
+  }
   return {{"worker", m.worker}, {"pack", std::move(pack)}};
 }
 void read(const Json& j, Dispatch& m) {
   m.worker = j.at("worker").get<WorkerId>();
-  for (const Json& entry : j.at("pack"))
-    m.pack.push_back({entry.at("job").get<Job>(), checked_integer<AttemptNumber>(entry.at("attempt")),
-                      entry.at("devices").get<std::vector<std::string>>()});
+  for (const Json& entry : j.at("pack")) {
+    m.pack.push_back({entry.at("job").get<Job>(),
+                      checked_integer<AttemptNumber>(entry.at("attempt")),
+                      entry.at("devices").get<std::vector<std::string>>(),
+                      {}});
+    if (const auto traits = entry.find("traits"); traits != entry.end()) read(*traits, m.pack.back().traits);
+  }
 }
 
 Json write(const Acknowledge& m) {
@@ -160,24 +193,31 @@ void read(const Json& j, RunnerReady& m) {
   m.device = j.at("device");
 }
 
-Json write(const Execute& m) {
-  Json pack = Json::array();
-  for (const auto& member : m.pack)
-    pack.push_back({{"job", member.job},
-                    {"attempt", member.attempt},
-                    {"staging", member.staging},
-                    {"artifacts", member.artifacts},
-                    {"earlier_checkpoints", member.earlier_checkpoints},
-                    {"log", member.log}});
-  return {{"pack", std::move(pack)}, {"threads", m.threads}, {"cache", m.cache},
-          {"devices", m.devices},    {"rank", m.rank},       {"ahead", m.ahead}};
+Json write(const std::vector<Execute::Member>& pack) {
+  Json written = Json::array();
+  for (const auto& member : pack)
+    written.push_back({{"job", member.job},
+                       {"attempt", member.attempt},
+                       {"staging", member.staging},
+                       {"artifacts", member.artifacts},
+                       {"earlier_checkpoints", member.earlier_checkpoints},
+                       {"log", member.log}});
+  return written;
 }
-void read(const Json& j, Execute& m) {
-  for (const Json& member : j.at("pack"))
-    m.pack.push_back(
+void read(const Json& j, std::vector<Execute::Member>& pack) {
+  for (const Json& member : j)
+    pack.push_back(
         {member.at("job").get<Job>(), checked_integer<AttemptNumber>(member.at("attempt")),
          member.at("staging").get<std::string>(), member.at("artifacts").get<std::map<std::string, std::string>>(),
          member.at("earlier_checkpoints").get<std::vector<std::string>>(), member.at("log").get<std::string>()});
+}
+
+Json write(const Execute& m) {
+  return {{"pack", write(m.pack)}, {"threads", m.threads}, {"cache", m.cache},
+          {"devices", m.devices},  {"rank", m.rank},       {"ahead", m.ahead}};
+}
+void read(const Json& j, Execute& m) {
+  read(j.at("pack"), m.pack);
   if (m.pack.empty()) throw std::invalid_argument("a pack of no jobs");
   m.threads = checked_integer<int>(j.at("threads"));
   m.cache = j.at("cache").get<std::string>();
@@ -220,6 +260,16 @@ Json write(const LetGo&) {
   return Json::object();
 }
 void read(const Json&, LetGo&) {}
+Json write(const HasRoom&) {
+  return Json::object();
+}
+void read(const Json&, HasRoom&) {}
+Json write(const ExecuteMore& m) {
+  return {{"pack", write(m.pack)}};
+}
+void read(const Json& j, ExecuteMore& m) {
+  read(j.at("pack"), m.pack);
+}
 
 /// Tries the alternatives of Message one after the other until one has the frame's type.
 template <std::size_t index = 0>

@@ -8,6 +8,7 @@
 #include "jobs/frame.h"
 #include "jobs/job.h"
 #include "jobs/outcome.h"
+#include "jobs/packing.h"
 
 namespace finesweep {
 
@@ -56,6 +57,13 @@ struct Goodbye {
   WorkerId worker;
 };
 
+/// Attempts that waited here run from now on in the pack that runs: together with these, should it crash.
+struct PackGrew {
+  WorkerId worker;
+  std::vector<AttemptKey> pack;
+  std::vector<AttemptKey> joined;
+};
+
 // ---- coordinator → worker
 // ----------------------------------------------------------------------------------------
 
@@ -66,6 +74,8 @@ struct Welcome {
   /// A runner whose progress stands still this long is ended.
   double no_progress_s = 600;
   int threads = 1;
+  /// On this worker's device; 1: no packs.
+  int most_pack_jobs = 1;
 };
 
 /// One job of a pack.
@@ -75,6 +85,8 @@ struct Assignment {
   /// Of a job on several devices: all of them, this worker's first; they are its own until the attempt has ended.
   /// Else empty.
   std::vector<std::string> devices;
+  /// How it may join a pack that runs already; with a negative key it may not.
+  PackTraits traits = {};
 };
 
 /// Jobs to be run together, after what the worker holds already.
@@ -138,6 +150,15 @@ struct Execute {
   bool ahead = false;
 };
 
+/// Some of the pack have left, and those that go on have work for a while: others may take their place. Answered by
+/// ExecuteMore, for which the runner waits.
+struct HasRoom {};
+
+/// These run with the pack that runs. Nobody, where nobody waits that fits.
+struct ExecuteMore {
+  std::vector<Execute::Member> pack;
+};
+
 /// The pack that was given ahead has the device now.
 struct Begin {};
 
@@ -167,9 +188,9 @@ struct StopExecution {
   std::vector<AttemptKey> attempts;
 };
 
-using Message =
-    std::variant<Hello, Heartbeat, Finished, Revoked, Goodbye, Welcome, Dispatch, Acknowledge, Revoke, Stop, Rejoin,
-                 Alive, Lend, RunnerReady, Execute, ExecuteProgress, Executed, StopExecution, Pulse, Begin, LetGo>;
+using Message = std::variant<Hello, Heartbeat, Finished, Revoked, Goodbye, PackGrew, Welcome, Dispatch, Acknowledge,
+                             Revoke, Stop, Rejoin, Alive, Lend, RunnerReady, Execute, ExecuteProgress, Executed,
+                             StopExecution, Pulse, Begin, LetGo, HasRoom, ExecuteMore>;
 
 Bytes encode(const Message& message);
 

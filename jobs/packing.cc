@@ -22,6 +22,14 @@ bool PackFill::admits(const PackTraits& job) const {
   return memory_mb_ <= 0 || memory_mb <= kPackMemoryShare * memory_mb_;
 }
 
+double PackFill::fullness() const {
+  double share = static_cast<double>(jobs_) / most_jobs_;
+  if (most_tokens_ > 0) share = std::max(share, static_cast<double>(tokens_) / static_cast<double>(most_tokens_));
+  const double own_memory_mb = kPackMemoryShare * memory_mb_ - shared_mb_;
+  if (memory_mb_ > 0) share = std::max(share, own_memory_mb > 0 ? own_mb_ / own_memory_mb : 1.0);
+  return std::min(share, 1.0);
+}
+
 void PackFill::add(const PackTraits& job) {
   ++jobs_;
   tokens_ += job.tokens;

@@ -34,6 +34,9 @@ class PackFill {
   std::int64_t tokens() const { return tokens_; }
   /// The estimate, in MB.
   double memory_mb() const { return shared_mb_ + own_mb_; }
+  /// How far it is filled, between 0 and 1, by that of its limits which is nearest; what a pack holds once does not
+  /// count.
+  double fullness() const;
 
  private:
   int most_jobs_;

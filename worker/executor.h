@@ -69,8 +69,13 @@ struct PackMember {
 /// runs by itself behind them. A pack that runs out of memory is split in halves, which run one after the other
 /// from their checkpoints: a member fails for it only when it runs alone.
 ///
+/// Where some trainings have ended and others have a while to go, it asks between two steps who joins them, if
+/// anybody: `who_joins` gives members that are numbered on from the last one. Nobody is asked for once memory
+/// lacked.
+///
 /// Who ran beside others has the number of jobs as outcome.environment["pack"], and no metric peak_memory_mb.
-void execute_pack(const std::vector<PackMember>& members, const std::function<void(std::size_t, Outcome)>& ended);
+void execute_pack(const std::vector<PackMember>& members, const std::function<void(std::size_t, Outcome)>& ended,
+                  const std::function<std::vector<PackMember>()>& who_joins = {});
 
 /// Begins to load what the first job on a GPU would wait for; returns at once.
 void warm_up(const std::string& device);

@@ -89,6 +89,12 @@ class MadeUpRunner final : public JobRunner {
     callbacks_.progress(attempt, {done, 10, "training", 0});
   }
   void finish(const Outcome& outcome) { finish(running.front(), outcome); }
+  std::vector<AttemptKey> has_room() {
+    std::vector<AttemptKey> joined;
+    for (const auto& member : callbacks_.has_room()) joined.push_back(member.key());
+    running.insert(running.end(), joined.begin(), joined.end());
+    return joined;
+  }
   void finish(const AttemptKey& attempt, const Outcome& outcome, bool crashed = false) {
     std::erase(running, attempt);
     callbacks_.finished(attempt, outcome, crashed);
@@ -200,6 +206,21 @@ TEST_F(AgentTest, what_a_worker_that_was_given_up_had_done_is_not_told_under_its
   work();
   EXPECT_EQ(results, 0);
   EXPECT_EQ(runner.killed_because, "this worker had been given up");
+}
+
+TEST_F(AgentTest, one_that_is_told_twice_that_it_was_given_up_begins_one_new_stay) {
+  int hellos = 0;
+  bool rejoined = false;
+  coordinator.on_message = [&](const Message& message) {
+    if (std::holds_alternative<Heartbeat>(message) && !std::exchange(rejoined, true)) coordinator.say(Rejoin{});
+    if (std::holds_alternative<Hello>(message) && ++hellos == 2) {
+      coordinator.say(Rejoin{});  // sent before the Hello was heard
+      coordinator.say(Welcome{{1, 2}, "/nowhere", 0.01, 60, 1});
+      coordinator.say(Stop{});
+    }
+  };
+  work();
+  EXPECT_EQ(hellos, 2) << "at the start and once again";
 }
 
 TEST_F(AgentTest, one_that_was_given_up_says_hello_once_its_runner_has_ended) {
@@ -540,6 +561,105 @@ TEST_F(AgentPackTest, stop_interrupts_all_of_it_and_drops_what_waits) {
   EXPECT_THAT(runner.stops, ElementsAre(IsEmpty())) << "none named: all";
   EXPECT_EQ(finished.size(), 3u);
   EXPECT_EQ(runner.packs, 1);
+}
+
+/// A worker that may run three jobs together: two of them, and two packs that wait.
+class AgentJoinTest : public AgentPackTest {
+ protected:
+  void SetUp() override {
+    coordinator.receive();
+    coordinator.say(Welcome{kWorker, "/nowhere", 0.01, 60, 1, 3});
+    dispatch({a, b}, 0);
+    dispatch({c, d}, 0);
+    dispatch({e}, 1);
+    hear();
+  }
+  void dispatch(const std::vector<AttemptKey>& pack, int key) {
+    Dispatch message{kWorker, {}};
+    for (const AttemptKey& attempt : pack) {
+      Assignment& one = message.pack.emplace_back();
+      one.job.id = attempt.job;
+      one.traits = {.key = key, .tokens = 1};
+    }
+    coordinator.say(message);
+  }
+  void finish_all_of_the_next_pack() {
+    while (!runner.running.empty()) runner.finish(Outcome{});
+    coordinator.say(Stop{});
+  }
+
+  const AttemptKey e{storage::sample_id("e"), 1};
+};
+
+TEST_F(AgentJoinTest, those_that_fit_join_once_half_of_the_pack_is_free) {
+  std::vector<PackGrew> grew;
+  const auto heard = coordinator.on_message;
+  coordinator.on_message = [&](const Message& message) {
+    if (const auto* said = std::get_if<PackGrew>(&message)) grew.push_back(*said);
+    heard(message);
+  };
+  runner.on_start = [&] {
+    if (runner.packs == 2) return boost::asio::post(io, [&] { finish_all_of_the_next_pack(); });
+    boost::asio::post(io, [&] {
+      EXPECT_THAT(runner.has_room(), IsEmpty()) << "two of three are there";
+      runner.finish(a, Outcome{});
+      EXPECT_THAT(runner.has_room(), ElementsAre(c, d));
+      ASSERT_EQ(grew.size(), 1u);
+      EXPECT_THAT(grew[0].pack, ElementsAre(b));
+      EXPECT_THAT(grew[0].joined, ElementsAre(c, d));
+      EXPECT_THAT(runner.announced.back(), ElementsAre(e)) << "the next one is made ready in their place";
+      runner.finish(b, Outcome{});
+      runner.finish(d, Outcome{});
+      EXPECT_THAT(runner.has_room(), IsEmpty()) << "e is of another key";
+      on_beat = [&, first = true]() mutable {
+        if (!std::exchange(first, false)) return;
+        EXPECT_THAT(held, testing::IsSupersetOf({c, e}));
+        boost::asio::post(io, [&] { runner.finish(c, Outcome{}); });
+      };
+    });
+  };
+  work();
+  EXPECT_EQ(runner.packs, 2);
+  EXPECT_EQ(finished.size(), 5u);
+}
+
+TEST_F(AgentJoinTest, who_joined_and_is_revoked_leaves_as_the_others_do_and_a_dying_runner_takes_all) {
+  runner.on_start = [&] {
+    if (runner.packs == 2) return boost::asio::post(io, [&] { finish_all_of_the_next_pack(); });
+    boost::asio::post(io, [&] {
+      runner.finish(a, Outcome{});
+      runner.has_room();
+      coordinator.say(Revoke{d});
+      on_beat = [&] {
+        if (runner.stops.empty() || is_finished(b)) return;
+        EXPECT_THAT(runner.stops, ElementsAre(ElementsAre(d)));
+        runner.kill("died");
+      };
+    });
+  };
+  work();
+  EXPECT_THAT(revoked, ElementsAre(d));
+  for (const Finished& one : finished)
+    EXPECT_EQ(one.crashed, one.attempt == b || one.attempt == c) << one.attempt.job.hex();
+  EXPECT_EQ(finished.size(), 4u);
+}
+
+TEST_F(AgentJoinTest, nobody_joins_where_the_worker_is_to_stop) {
+  runner.obeys_stop = false;
+  runner.on_start = [&] {
+    boost::asio::post(io, [&] {
+      runner.finish(a, Outcome{});
+      coordinator.say(Stop{});
+      on_beat = [&] {
+        if (runner.stops.empty() || is_finished(b)) return;
+        EXPECT_THAT(runner.has_room(), IsEmpty());
+        runner.finish(b, Outcome{});
+      };
+    });
+  };
+  work();
+  EXPECT_EQ(runner.packs, 1);
+  EXPECT_EQ(finished.size(), 2u);
 }
 
 TEST_F(AgentTest, a_worker_on_a_gpu_says_hello_once_it_knows_the_memory_and_one_on_a_cpu_at_once) {

@@ -376,6 +376,53 @@ TEST_F(DispatchPolicyTest, a_member_that_is_withdrawn_leaves_the_others_in_their
   EXPECT_EQ(policy_->pack_number(0), policy_->pack_number(3));
 }
 
+TEST_F(DispatchPolicyTest, a_job_that_waits_joins_the_pack_that_runs_at_its_worker) {
+  DispatchOptions options;
+  options.max_pack_jobs = 2;
+  start({packable(1), packable(1), packable(1), packable(1), packable(2), packable(1)}, options);
+  policy_->add_worker(0, "a", false);
+  place_all();
+  const std::int64_t running = policy_->pack_number(1);
+  policy_->finished(0, now_);
+  EXPECT_TRUE(policy_->join(2, 1, now_));
+  policy_->sanity_check();
+  EXPECT_THAT(policy_->pack_of(1), ElementsAre(1, 2));
+  EXPECT_EQ(policy_->pack_number(2), running);
+  EXPECT_TRUE(policy_->begun(2));
+  EXPECT_THAT(policy_->pack_of(3), ElementsAre(3)) << "the rest of its pack waits on";
+  EXPECT_FALSE(policy_->begun(3));
+  EXPECT_TRUE(policy_->join(2, 1, now_)) << "it is there";
+  EXPECT_TRUE(policy_->join(3, 1, now_));
+  policy_->sanity_check();
+  EXPECT_THAT(policy_->pack_of(1), ElementsAre(1, 2, 3));
+
+  // The queue has room again.
+  place_all();
+  policy_->sanity_check();
+  EXPECT_FALSE(policy_->waits(4));
+  EXPECT_FALSE(policy_->join(4, 1, now_)) << "of another key";
+  policy_->sanity_check();
+  EXPECT_THAT(policy_->pack_of(1), ElementsAre(1, 2, 3));
+}
+
+TEST_F(DispatchPolicyTest, nobody_joins_a_part_of_a_crashed_pack_or_another_worker_s) {
+  DispatchOptions options;
+  options.max_pack_jobs = 1;
+  policy_.emplace(options, std::vector<JobTraits>(4, packable(1)));
+  policy_->set_group(0, 1);
+  for (int job = 0; job < 4; ++job) policy_->add_ready(job);
+  policy_->add_worker(0, "a", false);
+  policy_->add_worker(1, "b", false);
+  place_all();
+  ASSERT_THAT(policy_->queue(0), ElementsAre(0, 2));
+  ASSERT_THAT(policy_->queue(1), ElementsAre(1));
+  EXPECT_LT(policy_->joining_traits(0).key, 0);
+  EXPECT_EQ(policy_->joining_traits(1).key, 1);
+  EXPECT_FALSE(policy_->join(2, 0, now_)) << "the parts would be put together again";
+  EXPECT_FALSE(policy_->join(2, 1, now_));
+  policy_->sanity_check();
+}
+
 TEST_F(DispatchPolicyTest, jobs_of_different_groups_never_share_a_pack) {
   DispatchOptions options;
   options.max_pack_jobs = 4;

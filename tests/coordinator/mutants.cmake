@@ -57,6 +57,11 @@ elseif(MUTANT STREQUAL "takes_silence_for_an_end")
         confirm(number, revoked);
     }
     if (worker.leaving_since && !stopping && !ended]==])
+elseif(MUTANT STREQUAL "forgets_who_joined")
+  # What joined a pack that runs counts as a pack of its own.
+  plant(reactor.cc
+    [==[!policy.join(job, member, now)) continue;]==]
+    [==[member >= 0) continue;]==])
 else()
   message(FATAL_ERROR "no mutant '${MUTANT}'")
 endif()

@@ -1,5 +1,5 @@
-// Would the simulation find what it looks for? Four bugs were planted by hand, each in a copy of the reactor; see
-// mutants.cmake. Not built with sanitizers, which would compile all of it four times more.
+// Would the simulation find what it looks for? Five bugs were planted by hand, each in a copy of the reactor; see
+// mutants.cmake. Not built with sanitizers, which would compile all of it five times more.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -20,6 +20,9 @@ simulation::Report simulate(std::uint64_t seed, const simulation::Options& optio
 namespace finesweep::coordinator_that_takes_silence_for_an_end {
 simulation::Report simulate(std::uint64_t seed, const simulation::Options& options);
 }
+namespace finesweep::coordinator_that_forgets_who_joined {
+simulation::Report simulate(std::uint64_t seed, const simulation::Options& options);
+}
 
 namespace finesweep::coordinator {
 namespace {
@@ -29,9 +32,7 @@ using testing::HasSubstr;
 
 /// What the first history that breaks a promise breaks, with and without the reactor's own sanity_check.
 template <typename Simulate>
-std::string first_violation(Simulate simulate, bool check_reactor, bool full_of_loans = false) {
-  simulation::Options options;
-  options.full_of_loans = full_of_loans;
+std::string first_violation(Simulate simulate, bool check_reactor, simulation::Options options = {}) {
   options.check_reactor = check_reactor;
   for (std::uint64_t seed = 0; seed < 500; ++seed) {
     const auto report = simulate(seed, options);
@@ -63,8 +64,16 @@ TEST(PlantedBugTest, a_reactor_that_acknowledges_before_the_commit_is_durable_is
 
 TEST(PlantedBugTest, a_reactor_that_takes_a_heartbeat_for_the_end_of_what_it_has_revoked_is_found) {
   for (bool check_reactor : {true, false})
-    EXPECT_THAT(first_violation(coordinator_that_takes_silence_for_an_end::simulate, check_reactor, true),
+    EXPECT_THAT(first_violation(coordinator_that_takes_silence_for_an_end::simulate, check_reactor,
+                                {.full_of_loans = true}),
                 HasSubstr("two jobs ran on one device, which had been lent"));
+}
+
+TEST(PlantedBugTest, a_reactor_that_forgets_who_joined_a_pack_is_found) {
+  for (bool check_reactor : {true, false})
+    EXPECT_THAT(
+        first_violation(coordinator_that_forgets_who_joined::simulate, check_reactor, {.full_of_packs = true}),
+        HasSubstr("a job was blamed for a crash in a pack whose other jobs are still out"));
 }
 
 }  // namespace

@@ -295,6 +295,43 @@ TEST_F(ReactorTest, a_pack_that_crashes_is_halved_until_one_job_is_to_blame) {
   EXPECT_EQ(reactor_->counts(), (Counts{0, 0, 0, 0, 3, 1, 0}));
 }
 
+TEST_F(ReactorTest, who_joined_a_pack_that_runs_is_to_blame_no_more_than_the_others) {
+  options_.max_pack_jobs = 2;
+  start_packable({make_job("a"), make_job("b"), make_job("c"), make_job("d"), make_job("e")});
+  const WorkerId worker = join(1, "g", "cuda:0");
+  ASSERT_THAT(packs(), ElementsAre(ElementsAre("a", "b"), ElementsAre("c", "d")));
+  complete(worker, "a");
+  handle(AttemptsJoined{worker, {attempt("b")}, {attempt("c")}});
+  EXPECT_EQ(only<RecordJoin>().attempt, attempt("c"));
+  EXPECT_EQ(only<RecordJoin>().member, id_of("b"));
+  EXPECT_EQ(only<RecordJoin>().pack_jobs, 2);
+  EXPECT_THAT(packs().front(), ElementsAre("b", "c"));
+  EXPECT_THAT(packs().at(1), ElementsAre("d"));
+
+  crash(worker, attempt("b"));
+  EXPECT_EQ(all<RecordAttemptEnd>().size(), 2u);
+  EXPECT_EQ(view("b").failures + view("c").failures, 0);
+  EXPECT_EQ(view("d").attempts, 1) << "which only waited";
+  EXPECT_LT(reactor_->joining_traits(id_of("b")).key, 0) << "the halves stay apart";
+  for (const char* name : {"d", "b", "c", "e"}) complete(worker, name);
+  only<SweepEnded>();
+}
+
+TEST_F(ReactorTest, words_about_joining_that_make_no_sense_change_nothing) {
+  options_.max_pack_jobs = 1;
+  start_packable({make_job("a"), make_job("b"), make_job("c"), make_job("d")});
+  const WorkerId one = join(1, "g", "cuda:0"), two = join(2, "h", "cuda:0");
+  const auto before = packs();
+  handle(AttemptsJoined{{9, 1}, {attempt("a")}, {attempt("b")}});
+  handle(AttemptsJoined{one, {}, {attempt("a")}});
+  handle(AttemptsJoined{one, {attempt("a")}, {attempt("a"), {id_of("nobody"), 1}, {id_of("a"), 7}}});
+  EXPECT_TRUE(none<RecordJoin>());
+  for (const AttemptView& out : reactor_->attempts())
+    if (out.worker == two) handle(AttemptsJoined{one, {attempt("a")}, {out.key}});
+  EXPECT_TRUE(none<RecordJoin>()) << "another worker holds it";
+  EXPECT_EQ(packs(), before);
+}
+
 TEST_F(ReactorTest, a_job_that_fails_inside_a_pack_fails_alone) {
   options_.max_pack_jobs = 4;
   start_packable({make_job("a"), make_job("b")});

@@ -22,7 +22,8 @@ target_sources(reactor_tests PRIVATE ${CMAKE_CURRENT_LIST_DIR}/planted_bugs_test
 set(mutants_script ${CMAKE_CURRENT_LIST_DIR}/mutants.cmake)
 set(unchanged_sources ${reactor_sources})
 list(FILTER unchanged_sources EXCLUDE REGEX "/reactor(_state)?\\.cc$")
-foreach(mutant accepts_older_attempts forgets_lost_attempts acknowledges_too_early takes_silence_for_an_end)
+foreach(mutant accepts_older_attempts forgets_lost_attempts acknowledges_too_early takes_silence_for_an_end
+        forgets_who_joined)
   set(folder ${CMAKE_CURRENT_BINARY_DIR}/mutants/${mutant})
   add_custom_command(
     OUTPUT ${folder}/reactor.cc ${folder}/reactor_state.cc

@@ -10,6 +10,8 @@ struct Options {
   bool check_reactor = true;
   /// Many jobs on several devices of one host, and much that is cancelled on its way; else one history in five.
   bool full_of_loans = false;
+  /// Workers on GPUs with jobs for several packs, which jobs that wait may join; else one history in six or so.
+  bool full_of_packs = false;
   /// Print every step to standard error.
   bool trace = false;
 };
@@ -25,7 +27,7 @@ struct Report {
   int losses = 0, failures = 0, thefts = 0, interruptions = 0;
   int refused_results = 0, adopted_artifacts = 0, publish_failures = 0, isolated = 0;
   int packs = 0, packs_on_cpus = 0, halved_packs = 0, members_revoked = 0;
-  int on_several_devices = 0, answered_cancellations = 0;
+  int on_several_devices = 0, answered_cancellations = 0, joined = 0;
 };
 
 }  // namespace finesweep::simulation
@@ -43,7 +45,7 @@ namespace finesweep::coordinator {
 /// - an isolated job whose result is accepted was alone on its CPU host, but for workers that had been given up and
 ///   did not know it;
 /// - jobs share a pack only where their traits, the device and its memory let them; of a pack that crashed no more
-///   than half run together again;
+///   than half run together again; who joins a pack that runs is blamed for its crash no more than the others;
 /// - while a job on several devices runs, revoked or not, nothing else runs on any of them, but for such workers;
 /// - failures and losses are charged within their bounds;
 /// - what a request to cancel was answered for is over, and stays so in later lives;

@@ -28,7 +28,7 @@ std::string describe(const std::variant<Alternatives...>& alternatives) {
         if constexpr (requires { it.accepted; }) text += it.accepted ? " accepted" : " refused";
         if constexpr (requires { it.outcome; }) text += " " + std::string(outcome_kind_name(it.outcome.kind));
         if constexpr (requires { it.pack; })
-          for (const AttemptKey& attempt : it.pack) text += " " + describe(attempt);
+          for (const AttemptKey& attempt : it.pack) text.append(" ").append(describe(attempt));
         if constexpr (requires { it.held; })
           for (const auto& held : it.held) text += " " + describe(held.first);
         if constexpr (requires { it.error; }) text += " " + it.error;
@@ -104,8 +104,8 @@ void World::send_to_coordinator(int rank, ToCoordinator message) {
 void World::receive_next() {
   const auto [rank, message] = std::move(inbox_.front());
   inbox_.pop_front();
-  if (std::holds_alternative<Hello>(message)) {
-    if (!workers_[rank].alive) return;
+  if (const auto* hello = std::get_if<Hello>(&message)) {
+    if (!workers_[rank].alive || workers_[rank].process != hello->process) return;  // its connection is gone
     const WorkerId id{rank, ++incarnations_[rank]};
     current_[rank] = {id, workers_[rank].process};
     known_.insert(id);
@@ -115,6 +115,8 @@ void World::receive_next() {
     handle(*heartbeat);
   } else if (const auto* finished = std::get_if<AttemptFinished>(&message)) {
     handle(*finished);
+  } else if (const auto* joined = std::get_if<AttemptsJoined>(&message)) {
+    handle(*joined);
   } else if (const auto* revoked = std::get_if<AttemptRevoked>(&message)) {
     handle(*revoked);
   } else {
@@ -162,7 +164,12 @@ void World::handle(const Event& event) {
   if (options_.trace) log("event " + describe(event));
   auto effects = reactor_->handle(event, now_);
   if (options_.check_reactor) reactor_->sanity_check();
+  for (const Effect& effect : effects)
+    if (const auto* join = std::get_if<RecordJoin>(&effect))
+      for (const JobId& job : {join->attempt.job, join->member})
+        check_halved(job, static_cast<std::size_t>(join->pack_jobs));
   note_crashed_pack(effects);
+  check_blame(effects);
   note_decisions(effects);
   pending_.insert(pending_.end(), std::make_move_iterator(effects.begin()), std::make_move_iterator(effects.end()));
   if (pending_.empty() || flush_scheduled_) return;
@@ -200,6 +207,7 @@ void World::flush() {
     if (const auto* dispatch = std::get_if<SendDispatch>(&effect)) {
       check_pack(*dispatch);
       for (const AttemptKey& attempt : dispatch->pack) {
+        joining_[attempt] = reactor_->joining_traits(attempt.job);
         const auto devices = static_cast<std::size_t>(job(attempt.job).gpus);
         require(dispatch->devices.size() == (devices > 1 ? devices : 0) && lent.size() == devices - 1,
                 "a job was dispatched with too few or too many devices");

@@ -11,7 +11,7 @@ namespace {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr int kSeedsPerTest = 250;
 #else
-constexpr int kSeedsPerTest = 2500;
+constexpr int kSeedsPerTest = 10'000;
 #endif
 constexpr int kTests = 4;
 
@@ -41,14 +41,15 @@ struct Totals : simulation::Report {
                               {&halved_packs, r.halved_packs},
                               {&members_revoked, r.members_revoked},
                               {&on_several_devices, r.on_several_devices},
-                              {&answered_cancellations, r.answered_cancellations}}) {
+                              {&answered_cancellations, r.answered_cancellations},
+                              {&joined, r.joined}}) {
       *sum += value;
     }
   }
   bool everything_happened() const {
     for (int happened : {coordinator_lives, committed, failed, cancelled, losses, failures, thefts, interruptions,
                          refused_results, adopted_artifacts, publish_failures, isolated, packs, packs_on_cpus,
-                         halved_packs, members_revoked, on_several_devices, answered_cancellations}) {
+                         halved_packs, members_revoked, on_several_devices, answered_cancellations, joined}) {
       if (happened == 0) return false;
     }
     return true;

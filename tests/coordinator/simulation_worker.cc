@@ -14,7 +14,7 @@ void World::start_worker(int rank) {
   log("rank " + std::to_string(rank) + " starts");
   worker.alive = true;
   worker.frozen_until = now_;
-  send_to_coordinator(rank, Hello{rank});
+  send_to_coordinator(rank, Hello{rank, worker.process});
 }
 
 void World::kill_worker(int rank) {
@@ -113,6 +113,7 @@ void World::receive(int rank, const SendStop&) {
 
 void World::receive(int rank, const SendRejoin&) {
   Worker& worker = workers_[rank];
+  if (!worker.id) return;  // a Hello is on its way
   worker.queue.clear();
   worker.unacknowledged.clear();
   drop_running(rank);
@@ -120,7 +121,7 @@ void World::receive(int rank, const SendRejoin&) {
   if (worker.stopping) {
     leave_if_done(rank);
   } else {
-    send_to_coordinator(rank, Hello{rank});
+    send_to_coordinator(rank, Hello{rank, worker.process});
   }
 }
 
@@ -156,6 +157,39 @@ void World::begin_run(int rank, const AttemptKey& attempt) {
   for_worker(rank, duration, [this, rank, run, outcome, crashes] { finish_run(rank, run, outcome, crashes); });
 }
 
+/// As the agent does it when a runner says that it has room, which it does at times.
+void World::let_join(int rank) {
+  Worker& worker = workers_[rank];
+  if (worker.running.empty() || worker.queue.empty() || worker.stopping || !worker.id || !concerns_somebody(rank))
+    return;
+  if (random_.chance(0.3)) return;
+  const bool on_cpu = worker.device == "cpu";
+  PackFill fill(on_cpu ? reactor_options_.max_pack_jobs_on_cpu : reactor_options_.max_pack_jobs, worker.memory_mb);
+  AttemptsJoined joined{*worker.id, {}, {}};
+  for (const std::size_t run : worker.running) {
+    joined.pack.push_back(runs_[run].attempt);
+    fill.add(joining_.at(runs_[run].attempt));
+  }
+  const int key = joining_.at(joined.pack.front()).key;
+  if (key < 0 || fill.fullness() > 0.5) return;
+  auto& waiting = worker.queue.front();
+  while (!waiting.empty()) {
+    const PackTraits& next = joining_.at(waiting.front());
+    if (next.key != key || !fill.admits(next)) break;
+    fill.add(next);
+    joined.joined.push_back(waiting.front());
+    waiting.erase(waiting.begin());
+  }
+  if (waiting.empty()) worker.queue.pop_front();
+  if (joined.joined.empty()) return;
+  report_.joined += static_cast<int>(joined.joined.size());
+  std::vector<AttemptKey> together = joined.pack;
+  together.insert(together.end(), joined.joined.begin(), joined.joined.end());
+  check_together(worker, together);
+  send_to_coordinator(rank, joined);
+  for (const AttemptKey& attempt : joined.joined) begin_run(rank, attempt);
+}
+
 void World::finish_run(int rank, std::size_t run, const Outcome& outcome, bool crashed) {
   Worker& worker = workers_[rank];
   if (std::find(worker.running.begin(), worker.running.end(), run) == worker.running.end()) return;
@@ -163,6 +197,10 @@ void World::finish_run(int rank, std::size_t run, const Outcome& outcome, bool c
   // A runner that dies takes its whole pack with it.
   const std::vector<std::size_t> ended = crashed ? worker.running : std::vector<std::size_t>{run};
   report_.halved_packs += ended.size() > 1;
+  for (std::size_t each : crashed ? ended : std::vector<std::size_t>())
+    for (std::size_t other : ended)
+      if (other != each && !runs_[other].revoked)
+        crashed_with_[runs_[each].attempt].push_back(runs_[other].attempt);
   for (std::size_t each : ended) {
     std::erase(worker.running, each);
     runs_[each].end = now_;
@@ -178,6 +216,7 @@ void World::finish_run(int rank, std::size_t run, const Outcome& outcome, bool c
     worker.unacknowledged.emplace(attempt, std::move(finished));
   }
   if (!worker.running.empty() && !concerns_somebody(rank)) kill_runner(rank);
+  let_join(rank);
   run_next(rank);
   leave_if_done(rank);
 }
@@ -193,6 +232,7 @@ void World::leave_run(int rank, std::size_t run) {
   if (std::erase(worker.running, run) == 0) return;
   runs_[run].end = now_;
   say_revoked(rank, runs_[run].attempt);
+  let_join(rank);
   run_next(rank);
   leave_if_done(rank);
 }

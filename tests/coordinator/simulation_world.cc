@@ -35,6 +35,7 @@ void World::make_weather() {
   w.spikes = some(4);
   w.single_cancels = some(3);
   w.full_of_loans = random_.chance(0.2) || options_.full_of_loans;
+  w.full_of_packs = !w.full_of_loans && (random_.chance(0.2) || options_.full_of_packs);
   w.hasty_cancels = w.full_of_loans ? random_.between(2, 8) : some(3);
   w.heartbeat = random_.between(50ms, 500ms);
   w.cancellations = random_.chance(0.2) ? random_.between(1, 3) : 0;
@@ -50,8 +51,9 @@ void World::make_weather() {
 void World::make_workers() {
   const bool loans = weather_.full_of_loans;
   const int workers = random_.between(loans ? 2 : 1, 5), hosts = loans ? 1 : random_.between(1, 3);
-  const bool gpus = random_.chance(0.25);
-  if (gpus) reactor_options_.max_pack_jobs = random_.between(1, 6);
+  const bool packs = weather_.full_of_packs;
+  const bool gpus = random_.chance(0.25) || packs;
+  if (gpus) reactor_options_.max_pack_jobs = random_.between(packs ? 2 : 1, 6);
   if (random_.chance(0.25)) reactor_options_.max_pack_jobs_on_cpu = random_.between(1, 4);
   workers_.resize(workers);
   for (Worker& worker : workers_) {
@@ -62,8 +64,9 @@ void World::make_workers() {
 }
 
 void World::make_jobs() {
-  const int count = random_.between(1, 14);
-  const double isolated = random_.chance(0.5) ? 0.3 : 0.0, dependent = random_.chance(0.7) ? 0.5 : 0.0;
+  const int count = random_.between(weather_.full_of_packs ? 8 : 1, 14);
+  const double isolated = random_.chance(0.5) ? 0.3 : 0.0,
+               dependent = random_.chance(weather_.full_of_packs ? 0.2 : 0.7) ? 0.5 : 0.0;
   const double large = random_.chance(0.4) || weather_.full_of_loans ? 0.4 : 0.0;
   for (int i = 0; i < count; ++i) {
     Job job;
@@ -79,7 +82,7 @@ void World::make_jobs() {
     index_[job.id] = jobs_.size();
     jobs_.push_back(std::move(job));
   }
-  const int keys = random_.between(1, 3);
+  const int keys = weather_.full_of_packs ? 1 : random_.between(1, 3);
   const bool few_tokens = random_.chance(0.5);
   for (int i = 0; i < count; ++i) {
     PackTraits traits;
@@ -240,28 +243,51 @@ void World::check_pack(const SendDispatch& dispatch) {
   require(size > 0, "a pack of no jobs was dispatched");
   if (size == 1) return;
   const Worker& worker = workers_[dispatch.worker.rank];
+  ++(worker.device == "cpu" ? report_.packs_on_cpus : report_.packs);
+  check_together(worker, dispatch.pack);
+  for (const AttemptKey& attempt : dispatch.pack) check_halved(attempt.job, size);
+}
+
+void World::check_halved(const JobId& job, std::size_t pack) const {
+  const auto limit = most_together_.find(job);
+  require(limit == most_together_.end() || pack <= limit->second, "a pack that crashed was not halved");
+}
+
+void World::check_together(const Worker& worker, const std::vector<AttemptKey>& pack) const {
+  const std::size_t size = pack.size();
   const bool on_cpu = worker.device == "cpu";
-  ++(on_cpu ? report_.packs_on_cpus : report_.packs);
   const int most = on_cpu ? reactor_options_.max_pack_jobs_on_cpu : reactor_options_.max_pack_jobs;
   require(static_cast<int>(size) <= most, "more jobs share a pack than may");
-  const PackTraits& first = packing_[index_.at(dispatch.pack.front().job)];
+  const PackTraits& first = packing_[index_.at(pack.front().job)];
   std::int64_t tokens = 0;
   double own_mb = 0;
-  for (const AttemptKey& attempt : dispatch.pack) {
+  for (const AttemptKey& attempt : pack) {
     const PackTraits& traits = packing_[index_.at(attempt.job)];
     require(traits.key >= 0 && traits.key == first.key, "jobs of different keys share a pack");
     require(!job(attempt.job).isolate && job(attempt.job).gpus == 1, "a job that is to be alone shares a pack");
     tokens += traits.tokens;
     own_mb += traits.own_mb;
-    const auto limit = most_together_.find(attempt.job);
-    require(limit == most_together_.end() || size <= limit->second, "a pack that crashed was not halved");
   }
-  for (const AttemptKey& attempt : dispatch.pack) {
+  for (const AttemptKey& attempt : pack) {
     const std::int64_t most_tokens = packing_[index_.at(attempt.job)].most_tokens;
     require(most_tokens == 0 || tokens <= most_tokens, "a pack has more tokens than a member lets it");
   }
   require(worker.memory_mb == 0 || first.shared_mb + own_mb <= kPackMemoryShare * worker.memory_mb,
           "a pack is larger than its device");
+}
+
+/// Who crashed beside another one is not to blame alone: together they end, to be halved.
+void World::check_blame(const std::vector<Effect>& effects) const {
+  std::set<AttemptKey> still_out;
+  for (const Effect& effect : effects) {
+    const auto* end = std::get_if<RecordAttemptEnd>(&effect);
+    const auto crash = end ? crashed_with_.find(end->attempt) : crashed_with_.end();
+    if (crash == crashed_with_.end() || end->reason != RecordAttemptEnd::Reason::failed) continue;
+    if (still_out.empty())
+      for (const AttemptView& view : reactor_->attempts()) still_out.insert(view.key);
+    for (const AttemptKey& other : crash->second)
+      require(!still_out.contains(other), "a job was blamed for a crash in a pack whose other jobs are still out");
+  }
 }
 
 /// Only a crash ends several attempts as failed in one step.

@@ -28,7 +28,7 @@ struct Weather {
   Duration heartbeat{};
   bool stop = false;
   double failure = 0, permanent = 0, crash = 0, publish_failure = 0, twice = 0;
-  bool short_jobs = false, full_of_loans = false;
+  bool short_jobs = false, full_of_loans = false, full_of_packs = false;
 };
 
 /// Processes, messages and time around one reactor after another.
@@ -54,9 +54,10 @@ class World {
 
   // ---- the coordinator's side (simulation_coordinator.cc) ----
   struct Hello {
-    int rank;
+    int rank, process;
   };
-  using ToCoordinator = std::variant<Hello, HeartbeatArrived, AttemptFinished, AttemptRevoked, WorkerLost>;
+  using ToCoordinator =
+      std::variant<Hello, HeartbeatArrived, AttemptFinished, AttemptRevoked, AttemptsJoined, WorkerLost>;
   void start_coordinator();
   void kill_coordinator();
   void boundary();
@@ -116,6 +117,7 @@ class World {
   void receive(int rank, const SendRejoin& message);
   void run_next(int rank);
   void begin_run(int rank, const AttemptKey& attempt);
+  void let_join(int rank);
   void finish_run(int rank, std::size_t run, const Outcome& outcome, bool crashed);
   void drop_running(int rank);
   void kill_runner(int rank);
@@ -129,6 +131,9 @@ class World {
   void check_isolation(const AttemptKey& committed) const;
   void check_pack(const SendDispatch& dispatch);
   void note_crashed_pack(const std::vector<Effect>& effects);
+  void check_blame(const std::vector<Effect>& effects) const;
+  void check_halved(const JobId& job, std::size_t pack) const;
+  void check_together(const Worker& worker, const std::vector<AttemptKey>& pack) const;
   void check_devices(const Run& mine) const;
   std::set<int> devices_of(const Run& run) const;
   const Run& run_of(const AttemptKey& committed) const;
@@ -159,6 +164,8 @@ class World {
   std::vector<PackTraits> packing_;
   std::map<JobId, std::size_t> index_;
   std::map<JobId, std::size_t> most_together_;  // of those whose pack crashed in this life of the coordinator
+  std::map<AttemptKey, PackTraits> joining_;    // as dispatched
+  std::map<AttemptKey, std::vector<AttemptKey>> crashed_with_;  // who ran beside it, not revoked
   std::optional<ModelStore> store_;
   std::vector<Run> runs_;
   std::map<AttemptKey, std::set<int>> lent_;          // ranks

@@ -1,5 +1,6 @@
 #include "tests/engine/job_bench.h"
 
+#include <deque>
 #include <fstream>
 #include <iterator>
 #include <random>
@@ -160,19 +161,36 @@ Outcome JobBench::run(const Job& job, ExecutionControl& control) {
 
 std::vector<Outcome> JobBench::run_pack(const std::vector<Job>& jobs,
                                         const std::vector<ExecutionControl*>& controls) {
-  std::vector<RecordingControl> own(jobs.size());
+  return run_pack(jobs, controls, {});
+}
+
+std::vector<Outcome> JobBench::run_pack(const std::vector<Job>& jobs,
+                                        const std::vector<ExecutionControl*>& controls,
+                                        const std::vector<std::vector<Job>>& joining) {
+  std::deque<RecordingControl> own;
   std::vector<PackMember> members;
-  for (std::size_t i = 0; i < jobs.size(); ++i) {
-    const bool given = i < controls.size() && controls[i] != nullptr;
-    members.push_back({begin_attempt(jobs[i]), given ? controls[i] : &own[i]});
-  }
-  std::vector<Outcome> outcomes(jobs.size());
+  const auto add = [&](const std::vector<Job>& some) {
+    std::vector<PackMember> added;
+    for (const Job& job : some) {
+      const std::size_t i = members.size();
+      const bool given = i < controls.size() && controls[i] != nullptr;
+      added.push_back({begin_attempt(job), given ? controls[i] : &own.emplace_back()});
+      members.push_back(added.back());
+    }
+    return added;
+  };
+  std::vector<Outcome> outcomes;
   ended_.clear();
-  execute_pack(members, [&](std::size_t i, Outcome outcome) {
-    if (outcome.has_artifact) artifacts_[jobs[i].id] = members[i].request.staging / "artifact";
+  const auto ended = [&](std::size_t i, Outcome outcome) {
+    if (outcome.has_artifact) artifacts_[members[i].request.job.id] = members[i].request.staging / "artifact";
+    outcomes.resize(members.size());
     outcomes[i] = std::move(outcome);
     ended_.push_back(i);
-  });
+  };
+  std::size_t joined = 0;
+  const auto who_joins = [&] { return add(joined < joining.size() ? joining[joined++] : std::vector<Job>()); };
+  execute_pack(add(jobs), ended, who_joins);
+  outcomes.resize(members.size());
   return outcomes;
 }
 

@@ -50,6 +50,10 @@ class JobBench {
   Outcome run(const Job& job, ExecutionControl& control);
   /// The same of jobs together; controls[i] may be null. The outcomes are as the jobs.
   std::vector<Outcome> run_pack(const std::vector<Job>& jobs, const std::vector<ExecutionControl*>& controls = {});
+  /// The same, where each time that the pack has room the next of `joining` come along; their outcomes are behind
+  /// those of `jobs`.
+  std::vector<Outcome> run_pack(const std::vector<Job>& jobs, const std::vector<ExecutionControl*>& controls,
+                                const std::vector<std::vector<Job>>& joining);
   /// The numbers of the jobs of the last pack, in the order in which they ended.
   const std::vector<std::size_t>& ended() const { return ended_; }
 

@@ -124,6 +124,71 @@ TEST(Pack, who_is_done_leaves_at_once_and_the_others_go_on) {
   EXPECT_THAT(bench.ended(), ElementsAre(1, 2, 0));
 }
 
+/// A short training and one that has a while to go when that ends, and what comes then.
+std::vector<Json> short_and_long(const JobBench& bench, int steps) {
+  std::vector<Json> settings(2, bench.finetune_settings());
+  for (Json& one : settings) one.erase("epochs");
+  settings[0]["steps"] = 3;
+  settings[1].update({{"steps", steps}, {"rank", 2}});
+  return settings;
+}
+
+TEST(Pack, others_join_those_that_have_a_while_to_go_and_all_come_to_what_they_come_to_alone) {
+  for (const char* model : {"bert", "gpt2", "t5"}) {
+    SCOPED_TRACE(model);
+    JobBench bench(model);
+    const std::vector<Job> jobs = jobs_of(bench, short_and_long(bench, 130));
+    std::vector<Job> joining = jobs_of(bench, different_trainings(bench));
+    joining.push_back(bench.job(StepKind::finetune, bench.finetune_settings("ia3"), 3));
+    std::vector<Job> all = jobs;
+    all.insert(all.end(), joining.begin(), joining.end());
+    const std::vector<Outcome> packed = bench.run_pack(jobs, {}, {joining});
+    ASSERT_EQ(packed.size(), all.size());
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      SCOPED_TRACE(i);
+      expect_same_training(bench, twin(all[i]), bench.run(twin(all[i])), all[i], packed[i]);
+      if (i + 1 < all.size()) {
+        EXPECT_EQ(packed[i].environment.at("pack"), i == 0 ? 2 : 4) << "of which one had left";
+      } else {
+        EXPECT_FALSE(packed[i].environment.contains("pack")) << "of another method: alone, behind the others";
+      }
+    }
+    EXPECT_EQ(bench.ended().front(), 0u);
+    EXPECT_EQ(bench.ended().back(), 5u);
+    EXPECT_GT(std::ranges::find(bench.ended(), 1u), std::ranges::find(bench.ended(), 2u))
+        << "they did not wait for it";
+  }
+}
+
+TEST(Pack, nobody_is_asked_for_where_the_others_are_as_good_as_done) {
+  JobBench bench("bert");
+  const std::vector<Job> jobs = jobs_of(bench, short_and_long(bench, 40));
+  const std::vector<Outcome> packed =
+      bench.run_pack(jobs, {}, {{bench.job(StepKind::finetune, bench.finetune_settings(), 3)}});
+  EXPECT_EQ(packed.size(), jobs.size());
+}
+
+TEST(Pack, who_joins_may_fail_or_be_stopped_alone) {
+  JobBench bench("bert");
+  const std::vector<Job> jobs = jobs_of(bench, short_and_long(bench, 150));
+  std::vector<Job> joining = jobs_of(bench, std::vector<Json>(3, bench.finetune_settings()));
+  joining[0].context["data"]["train"] =
+      bench.folder().write("broken.jsonl", "{\"text\": \"rain\", \"label\"").string();
+  RecordingControl stopped;
+  stopped.stop = [&] { return stopped.reports.size() > 2; };
+  const std::vector<Outcome> packed =
+      bench.run_pack(jobs, {nullptr, nullptr, nullptr, &stopped, nullptr}, {joining});
+  EXPECT_EQ(packed[2].kind, OutcomeKind::failed);
+  EXPECT_THAT(packed[2].error, HasSubstr("broken.jsonl"));
+  EXPECT_EQ(packed[3].kind, OutcomeKind::interrupted);
+  for (const std::size_t i : {1, 4}) {
+    const Job& job = i == 1 ? jobs[1] : joining[2];
+    expect_same_training(bench, twin(job), bench.run(twin(job)), job, packed[i]);
+  }
+  const Outcome resumed = bench.run(joining[1]);
+  expect_same_training(bench, twin(joining[1]), bench.run(twin(joining[1])), joining[1], resumed);
+}
+
 TEST(Pack, a_pack_of_one_is_a_job) {
   JobBench bench("bert");
   const std::vector<Job> jobs = jobs_of(bench, {bench.finetune_settings()});
@@ -304,6 +369,23 @@ TEST(Pack, a_pack_that_runs_out_of_memory_is_split_and_goes_on) {
       ASSERT_NE(restart, other.reports.end());
       EXPECT_GT((restart + 1)->done, 4);
     }
+  }
+}
+
+TEST(Pack, where_memory_lacks_as_somebody_joins_all_go_on_in_halves) {
+  JobBench bench("bert");
+  const std::vector<Job> jobs = jobs_of(bench, short_and_long(bench, 150));
+  const std::vector<Job> joining = jobs_of(bench, std::vector<Json>(2, bench.finetune_settings()));
+  RecordingControl joins;
+  joins.on_progress = [&](const Progress&) {
+    if (joins.reports.size() == 1) throw std::bad_alloc();
+  };
+  const std::vector<Outcome> packed = bench.run_pack(jobs, {nullptr, nullptr, nullptr, &joins}, {joining, joining});
+  ASSERT_EQ(packed.size(), 4u) << "nobody is asked for any more";
+  const std::vector<Job> all{jobs[0], jobs[1], joining[0], joining[1]};
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    SCOPED_TRACE(i);
+    expect_same_training(bench, twin(all[i]), bench.run(twin(all[i])), all[i], packed[i]);
   }
 }
 

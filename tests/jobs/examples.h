@@ -50,8 +50,9 @@ inline std::vector<Message> example_messages() {
       Finished{worker, attempt, example_outcome(), true},
       Revoked{worker, attempt},
       Goodbye{worker},
-      Welcome{worker, "/runs/sweep", 0.5, 60, 4},
-      Dispatch{worker, {{example_job(), 7, {"cuda:0", "cuda:1"}}, {Job{}, 1, {}}}},
+      PackGrew{worker, {attempt}, {{JobId::of("next"), 1}}},
+      Welcome{worker, "/runs/sweep", 0.5, 60, 4, 32},
+      Dispatch{worker, {{example_job(), 7, {"cuda:0", "cuda:1"}}, {Job{}, 1, {}, {3, 1024, 8192, 500.5, 20.25}}}},
       Acknowledge{attempt, true},
       Revoke{attempt},
       Stop{},
@@ -69,7 +70,9 @@ inline std::vector<Message> example_messages() {
       StopExecution{{attempt}},
       Pulse{},
       Begin{},
-      LetGo{}};
+      LetGo{},
+      HasRoom{},
+      ExecuteMore{{{example_job(), 7, "/s", {{"00", "/a"}}, {"/c/2", "/c/1"}, "/l"}}}};
 }
 
 }  // namespace finesweep

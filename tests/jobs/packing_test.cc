@@ -51,5 +51,18 @@ TEST(PackFillTest, nine_tenths_of_the_memory_are_filled_and_the_base_counts_once
   EXPECT_EQ(fill.memory_mb(), 750);
 }
 
+TEST(PackFillTest, the_nearest_limit_says_how_full_it_is) {
+  const auto fullness = [](PackFill fill, const std::vector<PackTraits>& jobs) {
+    for (const PackTraits& job : jobs) fill.add(job);
+    return fill.fullness();
+  };
+  EXPECT_EQ(fullness(PackFill(8, 0), {}), 0);
+  EXPECT_EQ(fullness(PackFill(8, 0), std::vector(2, job(1024))), 0.25) << "by number";
+  EXPECT_EQ(fullness(PackFill(8, 0), std::vector(2, job(1024, 4096))), 0.5) << "by tokens";
+  EXPECT_EQ(fullness(PackFill(99, 1000), std::vector(3, job(1, 0, 500, 100))), 0.75) << "3 × 100 of 900 - 500 MB";
+  EXPECT_EQ(fullness(PackFill(99, 1000), {job(1, 0, 900, 1)}), 1);
+  EXPECT_EQ(fullness(PackFill(2, 0), {job(8192, 4096)}), 1);
+}
+
 }  // namespace
 }  // namespace finesweep

@@ -31,6 +31,10 @@ class Packing : public ::testing::Test {
                  "axes:\n    - finetune.rank: [2, 4, 8, 16]\n"
                  "  include:\n    - {label: full, finetune.method: full}");
     workspace_->write("sweep.yaml", text + "resources: {threads: 1}\n");
+    // Two short trainings and two long ones: in packs of two each long one is left with a free place.
+    const std::string ranks = "[2, 4, 8, 16]\n  include:\n    - {label: full, finetune.method: full}";
+    text.replace(text.find(ranks), ranks.size(), "[2, 4]\n    - finetune.steps: [20, 300]");
+    workspace_->write("joining.yaml", text + "resources: {threads: 1}\n");
     Process alone(command("alone", "off"), workspace_->path());
     ASSERT_EQ(alone.wait(kDeadline), 0) << alone.output();
     alone_ = results_of(*workspace_ / "alone");
@@ -42,6 +46,20 @@ class Packing : public ::testing::Test {
     return mpirun(2, {finesweep_program(), "run", *workspace_ / "sweep.yaml", "--out", *workspace_ / out, "--set",
                       "resources.pack=" + pack, "--set", "finetune.steps=" + std::to_string(steps), "--set",
                       "evaluate.batch_size=" + std::to_string(evaluation_rows)});
+  }
+  /// The run directory of joining.yaml is out.
+  static std::vector<std::string> joining(const std::string& out, const std::string& pack) {
+    return mpirun(2, {finesweep_program(), "run", *workspace_ / "joining.yaml", "--out", *workspace_ / out, "--set",
+                      "resources.pack=" + pack});
+  }
+  /// The runner that has a job's log open, which the spare one has not; 0: none.
+  static pid_t working_runner(const Process& run) {
+    std::error_code ignored;
+    for (const auto& [pid, name] : run.family()) {
+      const fs::path error = fs::read_symlink("/proc/" + std::to_string(pid) + "/fd/2", ignored);
+      if (name.find("finesweep-runner") != std::string::npos && error.extension() == ".log") return pid;
+    }
+    return 0;
   }
   std::vector<Json> events(const std::string& out, const std::string& kind) const {
     std::vector<Json> found;
@@ -81,6 +99,40 @@ TEST_F(Packing, a_sweep_with_packs_has_the_results_of_one_without) {
   for (const auto& log : fs::directory_iterator(*workspace_ / "packed/logs"))
     pointing += read_text(log.path()).find("in a pack of 4 jobs") != std::string::npos;
   EXPECT_GE(pointing, 3);
+}
+
+TEST_F(Packing, who_waits_joins_a_pack_that_has_room_and_a_while_to_go) {
+  Process alone(joining("joining_alone", "off"), workspace_->path());
+  ASSERT_EQ(alone.wait(kDeadline), 0) << alone.output();
+  ASSERT_TRUE(events("joining_alone", "attempt_joined").empty());
+  const std::string expected = results_of(*workspace_ / "joining_alone");
+
+  Process run(joining("joined", "2"), workspace_->path());
+  ASSERT_EQ(run.wait(kDeadline), 0) << run.output();
+  EXPECT_EQ(results_of(*workspace_ / "joined"), expected);
+  const std::vector<Json> joined = events("joined", "attempt_joined");
+  EXPECT_EQ(joined.size(), 2u) << read_text(*workspace_ / "joined/events.jsonl");
+  for (const Json& event : joined) {
+    const std::string job = event.value("job", "");
+    EXPECT_EQ(event.value("pack", 0), 2) << event;
+    EXPECT_NE(read_text(*workspace_ / "joined/logs" / (job + ".1.log")).find("in a pack that ran already"),
+              std::string::npos);
+  }
+
+  // A runner that dies over one that has joined costs none of them anything.
+  Process killed(joining("joined_killed", "2"), workspace_->path());
+  ASSERT_TRUE(wait_for([&] { return !events("joined_killed", "attempt_joined").empty(); }, 120s))
+      << killed.output();
+  const pid_t runner = working_runner(killed);
+  ASSERT_GT(runner, 0);
+  ASSERT_EQ(kill(runner, SIGKILL), 0);
+  ASSERT_EQ(killed.wait(kDeadline), 0) << killed.output();
+  EXPECT_EQ(results_of(*workspace_ / "joined_killed"), expected);
+  EXPECT_TRUE(events("joined_killed", "job_failed").empty());
+  int crashed = 0;
+  for (const Json& event : events("joined_killed", "attempt_ended"))
+    crashed += event.value("error", "").find("signal 9") != std::string::npos;
+  EXPECT_EQ(crashed, 2) << read_text(*workspace_ / "joined_killed/events.jsonl");
 }
 
 TEST_F(Packing, evaluations_run_in_a_pack_and_give_what_they_give_alone) {
@@ -135,11 +187,7 @@ TEST_F(Packing, a_runner_that_is_killed_under_a_pack_costs_no_job_anything) {
           for (const auto& entry : fs::directory_iterator(attempt.path() / "checkpoints", ignored))
             saved |= entry.path().filename().string().starts_with("step-");
         if (!saved || members("killed", 4).empty()) return false;
-        // The spare has no log open.
-        for (const auto& [pid, name] : run.family()) {
-          const fs::path error = fs::read_symlink("/proc/" + std::to_string(pid) + "/fd/2", ignored);
-          if (name.find("finesweep-runner") != std::string::npos && error.extension() == ".log") runner = pid;
-        }
+        runner = working_runner(run);
         return runner > 0;
       },
       120s))

@@ -57,6 +57,7 @@ struct Agent::Impl {
   std::deque<Pack> queue;  // waiting, in the order of dispatch
   struct Running {
     AttemptKey attempt;
+    PackTraits traits;
     Progress progress;
     bool revoked = false;  // how it ends concerns nobody, only that it has
   };
@@ -65,7 +66,8 @@ struct Agent::Impl {
   bool under_way = false;        // they have made progress at all
   bool may_be_disturbed = true;  // nobody compares their times
   bool said_hello = false;
-  bool hello_waits = false;  // for what runs to end
+  bool awaits_welcome = false;  // the answer to the last Hello
+  bool hello_waits = false;     // for what runs to end
   std::map<AttemptKey, Finished> unacknowledged;
   bool stopping = false, ended = false;
   Clock::time_point heard = Clock::now();  // when the coordinator last gave a sign of life
@@ -113,6 +115,7 @@ struct Agent::Impl {
 
   void receive(const Welcome& message) {
     welcome = message;
+    awaits_welcome = false;
     beat();
   }
 
@@ -166,6 +169,9 @@ struct Agent::Impl {
   }
 
   void receive(const Rejoin&) {
+    // A Hello is on its way: with two of them the stay that the first one begins would be over before it is known
+    // here, and what it is given would run though it is taken for ended.
+    if (awaits_welcome) return;
     queue.clear();
     unacknowledged.clear();
     const bool concerned_somebody = concerns_somebody();
@@ -192,7 +198,7 @@ struct Agent::Impl {
   }
 
   void say_hello() {
-    said_hello = true;
+    said_hello = awaits_welcome = true;
     send(options.hello);
   }
 
@@ -211,7 +217,7 @@ struct Agent::Impl {
     queue.pop_front();
     may_be_disturbed = true;
     for (const Assignment& assignment : pack) {
-      running.push_back({key_of(assignment), {}, false});
+      running.push_back({key_of(assignment), assignment.traits, {}, false});
       may_be_disturbed &= !assignment.job.isolate && assignment.job.kind != StepKind::benchmark;
     }
     moved = Clock::now();
@@ -219,6 +225,35 @@ struct Agent::Impl {
     runner.start(execute_of(pack));
     crash_point("worker.started");
     prepare_next();
+  }
+
+  /// Those of the next pack that fit beside what still runs of this one, once half of it is free.
+  std::vector<Execute::Member> let_join() {
+    if (!welcome || stopping || queue.empty() || running.empty() || !concerns_somebody()) return {};
+    const int key = running.front().traits.key;
+    PackFill fill(welcome->most_pack_jobs, options.hello.memory_mb);
+    for (const Running& member : running) fill.add(member.traits);
+    if (key < 0 || fill.fullness() > 0.5) return {};
+    Pack& waiting = queue.front();
+    auto stays = waiting.begin();
+    while (stays != waiting.end() && stays->traits.key == key && fill.admits(stays->traits))
+      fill.add((stays++)->traits);
+    if (stays == waiting.begin()) return {};
+
+    PackGrew grew{welcome->worker, {}, {}};
+    for (const Running& member : running) grew.pack.push_back(member.attempt);
+    const storage::RunDirectory directory(welcome->run_directory);
+    std::vector<Execute::Member> members;
+    for (auto joins = waiting.begin(); joins != stays; ++joins) {
+      members.push_back(member_of(*joins, directory));
+      running.push_back({key_of(*joins), joins->traits, {}, false});
+      grew.joined.push_back(key_of(*joins));
+    }
+    waiting.erase(waiting.begin(), stays);
+    if (waiting.empty()) queue.pop_front();
+    send(grew);
+    prepare_next();
+    return members;
   }
 
   /// The first that waits.
@@ -326,10 +361,10 @@ struct Agent::Impl {
 
 Agent::Agent(boost::asio::io_context& io, CoordinatorLink& link, JobRunner& runner, Options options)
     : impl_(std::make_unique<Impl>(io, link, runner, std::move(options))) {
-  runner.set_callbacks(
-      {[this](const Json& device) { impl_->on_ready(device); },
-       [this](const AttemptKey& a, const Progress& p) { impl_->on_progress(a, p); },
-       [this](const AttemptKey& a, Outcome o, bool c) { impl_->on_finished(a, std::move(o), c); }});
+  runner.set_callbacks({[this](const Json& device) { impl_->on_ready(device); },
+                        [this](const AttemptKey& a, const Progress& p) { impl_->on_progress(a, p); },
+                        [this](const AttemptKey& a, Outcome o, bool c) { impl_->on_finished(a, std::move(o), c); },
+                        [this] { return impl_->let_join(); }});
 }
 
 Agent::~Agent() = default;

@@ -18,6 +18,9 @@ class JobRunner {
     std::function<void(const AttemptKey&, const Progress&)> progress;
     /// Exactly once for every member of a start(). `crashed`: the process died under it.
     std::function<void(const AttemptKey&, Outcome, bool crashed)> finished;
+    /// Some of the pack have finished, and the others would share the device: who runs with them from now on, as
+    /// though they had been members from the start. Maybe nobody.
+    std::function<std::vector<Execute::Member>()> has_room = {};
   };
   virtual ~JobRunner() = default;
   virtual void set_callbacks(Callbacks callbacks) = 0;

@@ -351,11 +351,23 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
         callbacks.progress(progress->attempt, progress->progress);
     } else if (auto* executed = std::get_if<Executed>(&message)) {
       if (is_running(executed->attempt)) take_result(rank, std::move(*executed));
+    } else if (std::holds_alternative<HasRoom>(message) && rank == 0) {
+      let_join();
     } else if (std::holds_alternative<Pulse>(message) && !members.empty()) {
       members[rank].pulses = true;
     } else if (auto* ready = std::get_if<RunnerReady>(&message); ready && rank == 0) {
       describe(ready->device);
     }
+  }
+
+  void let_join() {
+    ExecuteMore more;
+    if (callbacks.has_room && !running.empty() && members.empty()) more.pack = callbacks.has_room();
+    for (const auto& member : more.pack) {
+      running.push_back(member.key());
+      if (std::find(prepared.begin(), prepared.end(), member.key()) != prepared.end()) drop_spare();
+    }
+    active->send(more);
   }
 
   bool is_running(const AttemptKey& attempt) const {

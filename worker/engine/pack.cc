@@ -46,9 +46,9 @@ std::string common_settings(const Job& job) {
       .dump();
 }
 
-void run_all(std::vector<WaitingMember> waiting, const MemberEnded& ended);
+void run_all(std::vector<WaitingMember> waiting, const MemberEnded& ended, const WhoJoins& who_joins = {});
 
-void run_pack(std::vector<WaitingMember> waiting, const MemberEnded& ended) {
+void run_pack(std::vector<WaitingMember> waiting, const MemberEnded& ended, const WhoJoins& who_joins) {
   const auto device = find_device(waiting.front().request.device);
   if (!device) {
     for (const WaitingMember& one : waiting)
@@ -60,8 +60,9 @@ void run_pack(std::vector<WaitingMember> waiting, const MemberEnded& ended) {
   bool broken = false;
   {
     const bool trains = waiting.front().request.job.kind == StepKind::finetune;
-    const std::unique_ptr<PackWork> pack =
-        (trains ? make_training_pack : make_evaluation_pack)(std::move(waiting), ended, *device);
+    const std::unique_ptr<PackWork> pack = trains
+                                               ? make_training_pack(std::move(waiting), ended, *device, who_joins)
+                                               : make_evaluation_pack(std::move(waiting), ended, *device);
     try {
       pack->run();
     } catch (...) {
@@ -71,7 +72,7 @@ void run_pack(std::vector<WaitingMember> waiting, const MemberEnded& ended) {
     }
     remaining = pack->remaining();
   }
-  if (!broken) return run_all(std::move(remaining), ended);
+  if (!broken) return run_all(std::move(remaining), ended, who_joins);
   release_cached_memory(*device);
   const auto half = remaining.begin() + static_cast<std::ptrdiff_t>((remaining.size() + 1) / 2);
   run_all({remaining.begin(), half}, ended);
@@ -79,17 +80,27 @@ void run_pack(std::vector<WaitingMember> waiting, const MemberEnded& ended) {
 }
 
 /// Those that may run together do; one group after the other.
-void run_all(std::vector<WaitingMember> waiting, const MemberEnded& ended) {
+void run_all(std::vector<WaitingMember> waiting, const MemberEnded& ended, const WhoJoins& who_joins) {
   while (!waiting.empty()) {
     const std::string common = common_settings(waiting.front().request.job);
-    const auto others = std::stable_partition(waiting.begin() + 1, waiting.end(), [&](const WaitingMember& one) {
-      return !common.empty() && common_settings(one.request.job) == common &&
-             one.request.device == waiting.front().request.device;
-    });
+    const auto goes_along = [&common, device = waiting.front().request.device](const WaitingMember& one) {
+      return !common.empty() && common_settings(one.request.job) == common && one.request.device == device;
+    };
+    const auto others = std::stable_partition(waiting.begin() + 1, waiting.end(), goes_along);
     std::vector<WaitingMember> together(waiting.begin(), others);
     waiting.erase(waiting.begin(), others);
+    WhoJoins who_joins_these;
+    if (who_joins) {
+      who_joins_these = [&] {
+        std::vector<WaitingMember> joined = who_joins();
+        const auto later = std::stable_partition(joined.begin(), joined.end(), goes_along);
+        waiting.insert(waiting.end(), later, joined.end());
+        joined.erase(later, joined.end());
+        return joined;
+      };
+    }
     if (together.size() > 1) {
-      run_pack(std::move(together), ended);
+      run_pack(std::move(together), ended, who_joins_these);
     } else {
       const WaitingMember& one = together.front();
       ended(one.number, execute(one.request, *one.control));
@@ -99,10 +110,17 @@ void run_all(std::vector<WaitingMember> waiting, const MemberEnded& ended) {
 
 }  // namespace
 
-void execute_pack(const std::vector<PackMember>& members, const std::function<void(std::size_t, Outcome)>& ended) {
-  std::vector<WaitingMember> waiting;
-  for (std::size_t i = 0; i < members.size(); ++i) waiting.push_back({i, members[i].request, members[i].control});
-  run_all(std::move(waiting), ended);
+void execute_pack(const std::vector<PackMember>& members, const std::function<void(std::size_t, Outcome)>& ended,
+                  const std::function<std::vector<PackMember>()>& who_joins) {
+  std::size_t numbered = 0;
+  const auto number = [&](const std::vector<PackMember>& some) {
+    std::vector<WaitingMember> waiting;
+    for (const PackMember& member : some) waiting.push_back({numbered++, member.request, member.control});
+    return waiting;
+  };
+  WhoJoins joining;
+  if (who_joins) joining = [&] { return number(who_joins()); };
+  run_all(number(members), ended, joining);
 }
 
 }  // namespace finesweep::worker

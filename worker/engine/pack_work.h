@@ -23,6 +23,7 @@ struct WaitingMember {
 
 /// execute_pack's.
 using MemberEnded = std::function<void(std::size_t, Outcome)>;
+using WhoJoins = std::function<std::vector<WaitingMember>()>;
 
 /// Jobs of one kind that run together (engine/pack.cc), until the last of them has ended.
 class PackWork {
@@ -55,9 +56,10 @@ class PackWork {
 /// to blame for.
 std::optional<Outcome> guarded_member(const std::function<std::optional<Outcome>()>& work);
 
-/// Trainings of adapters, which hold the members' steps in checkpoints.
+/// Trainings of adapters, which hold the members' steps in checkpoints. `who_joins` may be empty; it must outlive
+/// it.
 std::unique_ptr<PackWork> make_training_pack(std::vector<WaitingMember> members, const MemberEnded& ended,
-                                             c10::Device device);
+                                             c10::Device device, const WhoJoins& who_joins);
 /// Evaluations of adapters by what passes give, without generated text. Who is to be run again begins anew.
 std::unique_ptr<PackWork> make_evaluation_pack(std::vector<WaitingMember> members, const MemberEnded& ended,
                                                c10::Device device);

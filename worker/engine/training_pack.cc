@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdio>
+#include <deque>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -19,20 +20,27 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Who joins makes the others wait until its data and adapter are there, about as long as so many of their steps
+// take.
+constexpr std::int64_t kStepsWorthJoining = 100;
+
 /// Jobs that train together, until the last of them has ended.
 class TrainingPack final : public PackWork {
  public:
-  TrainingPack(std::vector<WaitingMember> waiting, const MemberEnded& ended, c10::Device device)
-      : PackWork(ended, device) {
-    for (WaitingMember& one : waiting) members_.push_back({std::move(one), {}, {}, {}, State::active});
+  TrainingPack(std::vector<WaitingMember> waiting, const MemberEnded& ended, c10::Device device,
+               const WhoJoins& who_joins)
+      : PackWork(ended, device), who_joins_(who_joins) {
+    add(std::move(waiting));
   }
 
   void run() override {
     for (Member& member : members_) prepare(member);
-    keep_those_that_fit();
+    load_base();
+    keep_those_that_fit(active());
     rehearse();
     for (Member* member : active()) member->run->await_turn(/*alone=*/trainer_ == nullptr);
-    while (!active().empty()) {
+    for (bool first = true; !active().empty(); first = false) {
+      if (!first) let_join();
       const std::vector<Member*> together = active();
       if (together.size() == 1) {
         end(*together.front(), together.front()->run->train());
@@ -86,6 +94,14 @@ class TrainingPack final : public PackWork {
     State state = State::active;
   };
 
+  /// Those at the end of members_.
+  std::vector<Member*> add(std::vector<WaitingMember> waiting) {
+    std::vector<Member*> added;
+    for (WaitingMember& one : waiting)
+      added.push_back(&members_.emplace_back(Member{std::move(one), {}, {}, {}, State::active}));
+    return added;
+  }
+
   std::vector<Member*> active() {
     std::vector<Member*> all;
     for (Member& member : members_) {
@@ -118,9 +134,8 @@ class TrainingPack final : public PackWork {
     }
   }
 
-  /// The first member's base is the pack's. It stays in any case, alone where it cannot be packed: so those that do
-  /// not fit come to an end when they are put together again.
-  void keep_those_that_fit() {
+  /// The first member's base is the pack's.
+  void load_base() {
     const std::vector<Member*> together = active();
     if (together.size() < 2) return;
     const TrainingRun& first = *together.front()->run;
@@ -131,15 +146,21 @@ class TrainingPack final : public PackWork {
     } else {
       std::fprintf(stderr, "jobs are not packed: %s\n", host.error().message.c_str());
     }
-    Status first_fits = host ? Status() : Status(Error{"there is no base"});
-    for (Member* member : together) {
-      Status fits = first_fits;
-      if (fits) fits = check_trainable_in_pack(*host_.model, member->run->model(), member->run->parameters());
-      if (fits) continue;
-      if (member == together.front()) {
-        first_fits = fits;
-        continue;
-      }
+  }
+
+  Status fits(Member& member) {
+    if (!host_.model) return Error{"there is no base"};
+    return check_trainable_in_pack(*host_.model, member.run->model(), member.run->parameters());
+  }
+
+  /// The pack's first member stays in any case, alone where it cannot be packed: so those that do not fit come to
+  /// an end when they are put together again.
+  void keep_those_that_fit(const std::vector<Member*>& some) {
+    Member* const first = active().empty() ? nullptr : active().front();
+    const Status first_fits = first ? fits(*first) : Status();
+    for (Member* member : some) {
+      const Status fits = first_fits ? this->fits(*member) : first_fits;
+      if (fits || member == first) continue;
       std::fprintf(stderr, "job %s is not packed: %s\n", member->waiting.request.job.id.hex().c_str(),
                    fits.error().message.c_str());
       member->state = State::does_not_fit;
@@ -171,6 +192,22 @@ class TrainingPack final : public PackWork {
     if (!describe_exception().out_of_memory) throw;
     trainer_.reset();
     release_cached_memory(device_);
+  }
+
+  /// Others take the place of those that have left, while somebody has a while to go.
+  void let_join() {
+    const std::vector<Member*> together = active();
+    const bool goes_on = std::any_of(together.begin(), together.end(), [](const Member* member) {
+      return member->run->steps_left() >= kStepsWorthJoining && !member->waiting.control->stop_requested();
+    });
+    if (!who_joins_ || !goes_on || !host_.model) return;
+    std::vector<Member*> joined = add(who_joins_());
+    for (Member* member : joined) prepare(*member);
+    std::erase_if(joined, [](const Member* member) { return member->state != State::active; });
+    keep_those_that_fit(joined);
+    for (Member* member : joined) {
+      if (member->state == State::active) member->run->await_turn(/*alone=*/false);
+    }
   }
 
   /// Until somebody leaves.
@@ -266,7 +303,8 @@ class TrainingPack final : public PackWork {
   }
 
   JobModel host_;  // goes after those that are packed
-  std::vector<Member> members_;
+  const WhoJoins& who_joins_;
+  std::deque<Member> members_;
   bool spoilt_ = false;                   // the last step, by somebody who is left out
   std::unique_ptr<PackTrainer> trainer_;  // of those that are active, made ready
 };
@@ -274,8 +312,8 @@ class TrainingPack final : public PackWork {
 }  // namespace
 
 std::unique_ptr<PackWork> make_training_pack(std::vector<WaitingMember> members, const MemberEnded& ended,
-                                             c10::Device device) {
-  return std::make_unique<TrainingPack>(std::move(members), ended, device);
+                                             c10::Device device, const WhoJoins& who_joins) {
+  return std::make_unique<TrainingPack>(std::move(members), ended, device, who_joins);
 }
 
 }  // namespace finesweep::worker

@@ -84,6 +84,14 @@ class Channel {
     return has_turn_;
   }
 
+  /// Who runs with the pack from now on.
+  std::vector<Execute::Member> ask_who_joins() {
+    send(HasRoom{});
+    std::unique_lock lock(mutex_);
+    arrived_.wait(lock, [this] { return more_.has_value(); });
+    return std::move(std::exchange(more_, std::nullopt)->pack);
+  }
+
   bool stop_requested(const AttemptKey& attempt) {
     if (!any_stop_) return false;
     std::lock_guard lock(mutex_);
@@ -140,6 +148,10 @@ class Channel {
         has_turn_ = !execute->ahead;
         execute_ = std::move(*execute);
         arrived_.notify_one();
+      } else if (auto* more = std::get_if<ExecuteMore>(&*message)) {
+        std::lock_guard lock(mutex_);
+        more_ = std::move(*more);
+        arrived_.notify_one();
       } else if (std::holds_alternative<Begin>(*message)) {
         std::lock_guard lock(mutex_);
         has_turn_ = true;
@@ -185,6 +197,7 @@ class Channel {
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::optional<Execute> execute_;
+  std::optional<ExecuteMore> more_;
   bool has_turn_ = false, lets_go_ = false;
   std::atomic<bool> any_stop_{false};  // asked at every step, so without the lock
   bool stop_all_ = false;
@@ -215,6 +228,7 @@ class Control final : public ExecutionControl {
   bool stop_requested() override { return channel_.stop_requested(attempt_); }
   void peer_lost() override { has_lost_peer_ = true; }
   bool has_lost_peer() const { return has_lost_peer_; }
+  const AttemptKey& attempt() const { return attempt_; }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -251,6 +265,15 @@ int open_log(const std::string& log) {
   return open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 }
 
+/// Says in the job's log that its pack prints to that of the first one.
+void point_to(const Execute::Member& first, const Execute::Member& member, const std::string& pack) {
+  const int log = open_log(member.log);
+  if (log < 0) return;
+  const std::string name = std::filesystem::path(first.log).filename();
+  dprintf(log, "%s, which prints to %s\n", pack.c_str(), name.c_str());
+  close(log);
+}
+
 /// What a job prints, libraries' warnings too, goes to its own log. Of a pack nobody can tell whose it is: it goes
 /// to the first one's, and the others' say so.
 void redirect_output(const std::vector<Execute::Member>& pack) {
@@ -259,13 +282,8 @@ void redirect_output(const std::vector<Execute::Member>& pack) {
   dup2(fd, STDOUT_FILENO);
   dup2(fd, STDERR_FILENO);
   close(fd);
-  const std::string first = std::filesystem::path(pack.front().log).filename();
-  for (std::size_t i = 1; i < pack.size(); ++i) {
-    const int other = open_log(pack[i].log);
-    if (other < 0) continue;
-    dprintf(other, "in a pack of %zu jobs, which prints to %s\n", pack.size(), first.c_str());
-    close(other);
-  }
+  const std::string together = "in a pack of " + std::to_string(pack.size()) + " jobs";
+  for (std::size_t i = 1; i < pack.size(); ++i) point_to(pack.front(), pack[i], together);
 }
 
 /// One build serves machines with and without a GPU: libtorch's CUDA half is loaded where it is wanted.
@@ -292,14 +310,24 @@ Status load_cuda() {
     redirect_output(message.pack);
     crash_point("runner.before_job");
     std::deque<Control> controls;
-    std::vector<PackMember> members;
-    for (const Execute::Member& member : message.pack)
-      members.push_back({to_request(member, message, device), &controls.emplace_back(channel, member.key())});
+    const auto members_of = [&](const std::vector<Execute::Member>& pack) {
+      std::vector<PackMember> members;
+      for (const Execute::Member& member : pack)
+        members.push_back({to_request(member, message, device), &controls.emplace_back(channel, member.key())});
+      return members;
+    };
+    const std::vector<PackMember> members = members_of(message.pack);
+    const auto who_joins = [&] {
+      const std::vector<Execute::Member> more = channel.ask_who_joins();
+      for (const Execute::Member& member : more)
+        point_to(message.pack.front(), member, "in a pack that ran already");
+      return members_of(more);
+    };
     const auto ended = [&](std::size_t member, Outcome outcome) {
       channel.await_turn();
       crash_point("runner.before_result");
       channel.end_pulse();
-      channel.send(Executed{message.pack[member].key(), std::move(outcome), controls[member].has_lost_peer(),
+      channel.send(Executed{controls[member].attempt(), std::move(outcome), controls[member].has_lost_peer(),
                             cuda ? memory_share(device) : 1});
     };
     if (message.devices.size() > 1) channel.begin_pulse();
@@ -317,7 +345,7 @@ Status load_cuda() {
       }
       ended(0, std::move(outcome));
     } else {
-      execute_pack(members, ended);
+      execute_pack(members, ended, who_joins);
     }
   }
 }
