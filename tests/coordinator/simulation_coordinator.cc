@@ -148,6 +148,10 @@ void World::answer_cancellations() {
     if (!reactor_ || ended_) return;
     request.taken_in_life = life_;
   }
+  if (!cancel_requests_.empty() && !pending_.empty()) {
+    flush();
+    if (!reactor_ || ended_) return;
+  }
   std::erase_if(cancel_requests_, [this](const CancelRequest& request) {
     for (const JobId& job : request.jobs)
       if (reactor_->view(job).phase == JobPhase::publishing) return false;
