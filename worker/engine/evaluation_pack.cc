@@ -2,7 +2,6 @@
 #include <ATen/ops/isfinite.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -38,16 +37,27 @@ Status check_finite(const Adapter& adapter) {
   return {};
 }
 
-class EvaluationPack final : public PackWork {
+struct EvaluationMember : PackedMember {
+  std::optional<ModelSource> source;
+  std::unique_ptr<EvaluationJob> job;
+  std::unique_ptr<EvaluationPasses> passes;
+  std::optional<Batch> batch;  // that is out
+};
+
+class EvaluationPack final : public PackOf<EvaluationMember> {
  public:
   EvaluationPack(std::vector<WaitingMember> waiting, const MemberEnded& ended, c10::Device device)
-      : PackWork(ended, device) {
-    for (WaitingMember& one : waiting) members_.emplace_back().waiting = std::move(one);
+      : PackOf(ended, device) {
+    add(std::move(waiting));
   }
 
   void run() override {
     for (Member& member : members_) prepare(member);
-    keep_those_that_fit();
+    load_base();
+    keep_those_that_fit(active(), [this](const Member& member) { return check_fits(member, *active().front()); });
+    for (Member& member : members_) {
+      if (member.state == State::does_not_fit) member.job.reset();
+    }
     const std::vector<Member*> together = active();
     if (together.empty()) return;
     if (together.size() == 1) return evaluate_alone(*together.front());
@@ -63,29 +73,7 @@ class EvaluationPack final : public PackWork {
   }
 
  private:
-  enum class State { active, ended, does_not_fit };
-  struct Member {
-    WaitingMember waiting;
-    std::optional<JobContext> context;
-    std::optional<ModelSource> source;
-    std::unique_ptr<EvaluationJob> job;
-    std::unique_ptr<EvaluationPasses> passes;
-    std::optional<Batch> batch;  // that is out
-    State state = State::active;
-  };
-
-  std::vector<Member*> active() {
-    std::vector<Member*> all;
-    for (Member& member : members_) {
-      if (member.state == State::active) all.push_back(&member);
-    }
-    return all;
-  }
-
-  void end(Member& member, Outcome outcome) {
-    member.state = State::ended;
-    PackWork::end(member.waiting, std::move(outcome));
-  }
+  using Member = EvaluationMember;
 
   void prepare(Member& member) {
     auto failed = guarded_member([&]() -> std::optional<Outcome> {
@@ -115,6 +103,7 @@ class EvaluationPack final : public PackWork {
   }
 
   Status check_fits(const Member& member, const Member& first) const {
+    if (!host_.model) return Error{"there is no base"};
     if (member.job->adapter() == nullptr) return Error{"it has no adapter"};
     if (!same_kind_of_head(member.job->head(), first.job->head()) ||
         member.passes->output() != first.passes->output()) {
@@ -126,24 +115,12 @@ class EvaluationPack final : public PackWork {
     return check_finite(*member.job->adapter());
   }
 
-  /// The first member's base is the pack's. It stays in any case, alone where it cannot be packed: so those that do
-  /// not fit come to an end when they are put together again.
-  void keep_those_that_fit() {
+  /// The first member's base is the pack's.
+  void load_base() {
     const std::vector<Member*> together = active();
     if (together.size() < 2) return;
     const Member& first = *together.front();
-    auto host = load_host(*first.source, first.job->head(), first.job->settings().precision, {}, device_);
-    if (host) host_ = std::move(*host);
-    Status first_fits = host ? check_fits(first, first) : Status(host.error());
-    for (Member* member : together) {
-      const Status fits = first_fits ? check_fits(*member, first) : first_fits;
-      if (fits) continue;
-      std::fprintf(stderr, "job %s is not packed: %s\n", member->waiting.request.job.id.hex().c_str(),
-                   fits.error().message.c_str());
-      if (member == together.front()) continue;
-      member->state = State::does_not_fit;
-      member->job.reset();
-    }
+    take_base(load_host(*first.source, first.job->head(), first.job->settings().precision, {}, device_));
   }
 
   void evaluate_alone(Member& member) {
@@ -238,9 +215,6 @@ class EvaluationPack final : public PackWork {
       if (together[j]->batch) together[j]->passes->take(given[j]);
     }
   }
-
-  JobModel host_;  // goes after those that are packed
-  std::vector<Member> members_;
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "worker/engine/pack_work.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 
 namespace finesweep::worker {
@@ -13,6 +14,10 @@ void PackWork::end(const WaitingMember& member, Outcome outcome) {
   if (outcome.environment.empty()) outcome.environment = job_environment(member.request);
   if (packed_ > 1) outcome.environment["pack"] = outcome.environment.value("pack", packed_);
   ended_(member.number, reported(member.request, std::move(outcome)));
+}
+
+void PackWork::say_not_packed(const JobId& job, const Error& why) {
+  std::fprintf(stderr, "job %s is not packed: %s\n", job.hex().c_str(), why.message.c_str());
 }
 
 std::optional<Outcome> guarded_member(const std::function<std::optional<Outcome>()>& work) {

@@ -4,11 +4,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
+#include "worker/engine/job_model.h"
 #include "worker/engine/steps.h"
 #include "worker/executor.h"
 
@@ -44,12 +48,80 @@ class PackWork {
   void run_together(std::size_t members);
   /// The end of a member.
   void end(const WaitingMember& member, Outcome outcome);
+  static void say_not_packed(const JobId& job, const Error& why);
 
   const c10::Device device_;
 
  private:
   const MemberEnded& ended_;
   std::int64_t packed_ = 1;  // the most that ran together
+};
+
+/// What the members of a pack have in common. left_out: it has ended as failed, and its rows stay in the batches
+/// until the pack is formed anew. does_not_fit: runs by itself, behind the pack.
+struct PackedMember {
+  enum class State { active, left_out, ended, does_not_fit };
+  WaitingMember waiting;
+  State state = State::active;
+  std::optional<JobContext> context;
+};
+
+/// A pack of such members; Member is what one kind of job makes of PackedMember.
+template <typename Member>
+class PackOf : public PackWork {
+ protected:
+  using State = PackedMember::State;
+  using PackWork::PackWork;
+
+  /// Those at the end of members_, which stay where they are.
+  std::vector<Member*> add(std::vector<WaitingMember> waiting) {
+    std::vector<Member*> added;
+    for (WaitingMember& one : waiting) {
+      added.push_back(&members_.emplace_back());
+      added.back()->waiting = std::move(one);
+    }
+    return added;
+  }
+
+  std::vector<Member*> active() {
+    std::vector<Member*> all;
+    for (Member& member : members_) {
+      if (member.state == State::active) all.push_back(&member);
+    }
+    return all;
+  }
+
+  void end(Member& member, Outcome outcome) {
+    member.state = State::ended;
+    PackWork::end(member.waiting, std::move(outcome));
+  }
+
+  /// The pack's first member stays in any case, alone where it cannot be packed: so those that do not fit come to
+  /// an end when they are put together again. `fits` is asked of each of `some`, and of the first.
+  template <typename Fits>
+  void keep_those_that_fit(const std::vector<Member*>& some, Fits fits) {
+    const std::vector<Member*> together = active();
+    if (together.size() < 2) return;
+    const Status first_fits = fits(*together.front());
+    for (Member* member : some) {
+      const Status its = first_fits ? fits(*member) : first_fits;
+      if (its) continue;
+      say_not_packed(member->waiting.request.job.id, its.error());
+      if (member != together.front()) member->state = State::does_not_fit;
+    }
+  }
+
+  /// The frozen model that the batches go through; without one nobody fits.
+  void take_base(Result<JobModel> base) {
+    if (base) {
+      host_ = std::move(*base);
+    } else {
+      std::fprintf(stderr, "jobs are not packed: %s\n", base.error().message.c_str());
+    }
+  }
+
+  JobModel host_;  // goes after those that are packed
+  std::deque<Member> members_;
 };
 
 /// What a member's own work gives. What it throws is its own failure, but for a lack of memory, which the pack is

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstdio>
-#include <deque>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -24,12 +23,17 @@ namespace fs = std::filesystem;
 // take.
 constexpr std::int64_t kStepsWorthJoining = 100;
 
+struct TrainingMember : PackedMember {
+  std::optional<FinetuneRecipe> recipe;
+  std::unique_ptr<TrainingRun> run;
+};
+
 /// Jobs that train together, until the last of them has ended.
-class TrainingPack final : public PackWork {
+class TrainingPack final : public PackOf<TrainingMember> {
  public:
   TrainingPack(std::vector<WaitingMember> waiting, const MemberEnded& ended, c10::Device device,
                const WhoJoins& who_joins)
-      : PackWork(ended, device), who_joins_(who_joins) {
+      : PackOf(ended, device), who_joins_(who_joins) {
     add(std::move(waiting));
   }
 
@@ -84,36 +88,7 @@ class TrainingPack final : public PackWork {
   }
 
  private:
-  /// left_out: it has ended as failed, and its rows stay in the batches until the pack is formed anew.
-  enum class State { active, left_out, ended, does_not_fit };
-  struct Member {
-    WaitingMember waiting;
-    std::optional<JobContext> context;
-    std::optional<FinetuneRecipe> recipe;
-    std::unique_ptr<TrainingRun> run;
-    State state = State::active;
-  };
-
-  /// Those at the end of members_.
-  std::vector<Member*> add(std::vector<WaitingMember> waiting) {
-    std::vector<Member*> added;
-    for (WaitingMember& one : waiting)
-      added.push_back(&members_.emplace_back(Member{std::move(one), {}, {}, {}, State::active}));
-    return added;
-  }
-
-  std::vector<Member*> active() {
-    std::vector<Member*> all;
-    for (Member& member : members_) {
-      if (member.state == State::active) all.push_back(&member);
-    }
-    return all;
-  }
-
-  void end(Member& member, Outcome outcome) {
-    member.state = State::ended;
-    PackWork::end(member.waiting, std::move(outcome));
-  }
+  using Member = TrainingMember;
 
   void prepare(Member& member) {
     const auto failed = guarded_member([&]() -> std::optional<Outcome> {
@@ -140,12 +115,7 @@ class TrainingPack final : public PackWork {
     if (together.size() < 2) return;
     const TrainingRun& first = *together.front()->run;
     const TrainingSettings& of_first = together.front()->recipe->training();
-    auto host = load_host(first.source(), first.head(), of_first.precision, of_first.model_dropout, device_);
-    if (host) {
-      host_ = std::move(*host);
-    } else {
-      std::fprintf(stderr, "jobs are not packed: %s\n", host.error().message.c_str());
-    }
+    take_base(load_host(first.source(), first.head(), of_first.precision, of_first.model_dropout, device_));
   }
 
   Status fits(Member& member) {
@@ -153,18 +123,10 @@ class TrainingPack final : public PackWork {
     return check_trainable_in_pack(*host_.model, member.run->model(), member.run->parameters());
   }
 
-  /// The pack's first member stays in any case, alone where it cannot be packed: so those that do not fit come to
-  /// an end when they are put together again.
   void keep_those_that_fit(const std::vector<Member*>& some) {
-    Member* const first = active().empty() ? nullptr : active().front();
-    const Status first_fits = first ? fits(*first) : Status();
+    PackOf::keep_those_that_fit(some, [this](Member& member) { return fits(member); });
     for (Member* member : some) {
-      const Status fits = first_fits ? this->fits(*member) : first_fits;
-      if (fits || member == first) continue;
-      std::fprintf(stderr, "job %s is not packed: %s\n", member->waiting.request.job.id.hex().c_str(),
-                   fits.error().message.c_str());
-      member->state = State::does_not_fit;
-      member->run.reset();
+      if (member->state == State::does_not_fit) member->run.reset();
     }
   }
 
@@ -302,9 +264,7 @@ class TrainingPack final : public PackWork {
     return true;
   }
 
-  JobModel host_;  // goes after those that are packed
   const WhoJoins& who_joins_;
-  std::deque<Member> members_;
   bool spoilt_ = false;                   // the last step, by somebody who is left out
   std::unique_ptr<PackTrainer> trainer_;  // of those that are active, made ready
 };
