@@ -105,7 +105,23 @@ INSTANTIATE_TEST_SUITE_P(Every, CrashingAt, ::testing::ValuesIn(kCrashPoints), [
   return name;
 });
 
-class CrashLoops : public Crashing {};
+/// Every second loop is one of a sweep in packs, of which some are joined while they run.
+class CrashLoops : public Crashing {
+ protected:
+  static void SetUpTestSuite() {
+    Crashing::SetUpTestSuite();
+    packed_ = workspace_->make_joining_sweep(20, 140);
+    sweep_ = workspace_->make_quick_sweep();
+    Process run({finesweep_program(), "run", packed_, "--out", *workspace_ / "undisturbed_packs", "--workers", "1"},
+                workspace_->path());
+    ASSERT_EQ(run.wait(120s), 0) << run.output();
+    undisturbed_packs_ = results_of(*workspace_ / "undisturbed_packs");
+    ASSERT_NE(read_text(*workspace_ / "undisturbed_packs/events.jsonl").find("attempt_joined"), std::string::npos);
+  }
+
+  static inline fs::path packed_;
+  static inline std::string undisturbed_packs_;
+};
 
 /// FINESWEEP_KILL_LOOPS: how many (default 3); FINESWEEP_KILL_SEED: the first one's seed.
 TEST_F(CrashLoops, kills_at_random_times_and_random_points_lose_nothing) {
@@ -132,8 +148,10 @@ TEST_F(CrashLoops, kills_at_random_times_and_random_points_lose_nothing) {
       options.kill_after = std::chrono::milliseconds(random() % 4000);
     }
     SCOPED_TRACE("FINESWEEP_KILL_SEED=" + std::to_string(seed) + " " + options.crash_at);
+    const bool packs = seed % 2 == 0;
     const auto fired =
-        InterruptedSweep(*workspace_, sweep_, undisturbed_).run("loop" + std::to_string(seed), options);
+        InterruptedSweep(*workspace_, packs ? packed_ : sweep_, packs ? undisturbed_packs_ : undisturbed_)
+            .run("loop" + std::to_string(seed), options);
     ++(options.kill_after ? at_times : fired.empty() ? beyond : at_points);
     if (HasFailure()) return;
     if ((seed - first) % 10 == 9)

@@ -24,6 +24,7 @@ class Packing : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     workspace_ = new Workspace();
+    workspace_->make_joining_sweep(20, 300);
     workspace_->make_small_sweep(kSteps);
     std::string text = read_text(*workspace_ / "sweep.yaml");
     const std::string axes = "axes:\n    - finetune.method: [lora, full]\n  repeats: 2";
@@ -31,10 +32,6 @@ class Packing : public ::testing::Test {
                  "axes:\n    - finetune.rank: [2, 4, 8, 16]\n"
                  "  include:\n    - {label: full, finetune.method: full}");
     workspace_->write("sweep.yaml", text + "resources: {threads: 1}\n");
-    // Two short trainings and two long ones: in packs of two each long one is left with a free place.
-    const std::string ranks = "[2, 4, 8, 16]\n  include:\n    - {label: full, finetune.method: full}";
-    text.replace(text.find(ranks), ranks.size(), "[2, 4]\n    - finetune.steps: [20, 300]");
-    workspace_->write("joining.yaml", text + "resources: {threads: 1}\n");
     Process alone(command("alone", "off"), workspace_->path());
     ASSERT_EQ(alone.wait(kDeadline), 0) << alone.output();
     alone_ = results_of(*workspace_ / "alone");

@@ -135,6 +135,16 @@ fs::path Workspace::make_quick_sweep() const {
   return path_ / "sweep.yaml";
 }
 
+fs::path Workspace::make_joining_sweep(int short_steps, int long_steps) const {
+  std::string text = read_text(make_small_sweep(long_steps));
+  const std::string axes = "finetune.method: [lora, full]\n  repeats: 2";
+  text.replace(text.find(axes), axes.size(),
+               "finetune.rank: [2, 4]\n    - finetune.steps: [" + std::to_string(short_steps) + ", " +
+                   std::to_string(long_steps) + "]");
+  write("joining.yaml", text + "resources: {threads: 1, pack: 2}\n");
+  return path_ / "joining.yaml";
+}
+
 Process::Process(const std::vector<std::string>& command, const fs::path& folder,
                  const std::vector<std::string>& environment) {
   static int counter = 0;

@@ -25,6 +25,9 @@ class Workspace {
   std::filesystem::path make_small_sweep(int steps = 300, const std::string& extra = "") const;
   /// For what is run many times: two trials of two jobs, a checkpoint every few steps.
   std::filesystem::path make_quick_sweep() const;
+  /// Two short trainings and two long ones: in packs of two each long one is left with a free place, which one that
+  /// waits takes. Writes the small sweep too.
+  std::filesystem::path make_joining_sweep(int short_steps, int long_steps) const;
 
  private:
   std::filesystem::path path_;
