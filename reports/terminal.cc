@@ -14,6 +14,7 @@ using Role = ComparisonTable::Role;
 constexpr std::size_t kGap = 2;
 constexpr std::size_t kMinLabel = 24;
 constexpr std::size_t kMinWords = 16;  // of the best use case, which wraps
+constexpr std::size_t kMaxRows = 50;
 
 /// What goes first where there is no room for all.
 constexpr Role kDispensable[] = {Role::benchmark,     Role::companion, Role::size,       Role::chosen_by,
@@ -115,6 +116,8 @@ std::string lines_of(const std::vector<std::vector<std::string>>& cells, const C
 std::string terminal_table(const RunData& data, std::size_t width) {
   const Analysis analysis = analyze(data);
   ComparisonTable table = compare(analysis);
+  const std::size_t configurations = table.rows.size();
+  table.rows.resize(std::min(configurations, kMaxRows));
   align_labels(table);
   const std::vector<std::size_t> widths = fit(table, width);
 
@@ -142,6 +145,9 @@ std::string terminal_table(const RunData& data, std::size_t width) {
   }
   text += "\n";
   std::vector<std::string> sentences;
+  if (configurations > kMaxRows)
+    sentences.push_back("The first " + std::to_string(kMaxRows) + " of " + std::to_string(configurations) +
+                        " configurations; all are in summary.csv.");
   if (has_best) sentences.push_back("* best in its column.");
   std::ranges::copy(notes_of(analysis, table), std::back_inserter(sentences));
   if (const std::string best = best_sentence(analysis); !best.empty()) sentences.push_back(best);

@@ -104,6 +104,21 @@ TEST(Terminal, fits_the_width_it_is_given) {
   }
 }
 
+TEST(Terminal, shows_the_best_of_many_configurations) {
+  RunBuilder run;
+  run.report().metric = "test.accuracy";
+  for (int i = 0; i < 120; ++i) {
+    const std::string name = "configuration " + std::to_string(i);
+    run.trial(name, name, 0, {Json(i), Json()},
+              {{"test", StepKind::evaluate, name, JobState::succeeded, {{"accuracy", i / 200.0}}}});
+  }
+  const std::string table = terminal_table(run.data());
+  EXPECT_THAT(table, HasSubstr("configuration 119 "));
+  EXPECT_THAT(table, HasSubstr("configuration 70 "));
+  EXPECT_THAT(table, Not(HasSubstr("configuration 69 ")));
+  EXPECT_THAT(table, HasSubstr("The first 50 of 120 configurations; all are in summary.csv."));
+}
+
 TEST(Reports, are_written_as_files_and_only_those_asked_for) {
   storage::TemporaryFolder folder;
   const RunData data = mixed_run();
