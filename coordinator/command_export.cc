@@ -146,6 +146,9 @@ int export_command(const ExportOptions& options) {
   }
   std::cout << (is_adapter && !options.merge ? "adapter" : "model") << " written to " << options.to.string()
             << "\n";
+  if (is_adapter && !options.merge && model->manifest.model.value("base", Json::object()).contains("job"))
+    std::cout << "its base was made by this sweep: " << base_of(*model, run).string()
+              << "\n(take it along, or export with --merge)\n";
   return 0;
 }
 

@@ -129,6 +129,8 @@ class RecordReader {
  public:
   explicit RecordReader(Console& console) : console_(console) {}
 
+  /// The coordinator has begun: it hears signals.
+  bool has_begun() const { return has_begun_; }
   /// The exit code of a coordinator that could not even begin.
   std::optional<int> gave_up() const { return gave_up_; }
 
@@ -140,6 +142,7 @@ class RecordReader {
       begin = end + 1;
       while (!line.empty() && line.back() == '\r') line.pop_back();
       Json record = Json::parse(line, nullptr, false);
+      has_begun_ |= record.is_object();
       if (record.is_object() && record.value("event", "") == "gave_up") {
         std::fprintf(stderr, "finesweep: %s\n", record.value("message", "").c_str());
         gave_up_ = record.value("exit_code", 4);
@@ -155,12 +158,13 @@ class RecordReader {
   Console& console_;
   std::string text_;
   std::optional<int> gave_up_;
+  bool has_begun_ = false;
 };
 
 /// Shows what comes until mpirun has ended, and passes signals on meanwhile.
 void attend(const Launched& launched, RecordReader& reader, Console& console, int& interrupts_passed,
             bool& stop_passed) {
-  bool open = true;
+  bool open = true, was_early = false;
   std::chrono::steady_clock::time_point kill_at{};
   while (true) {
     if ((interrupts > 0 || stop_gently) && !stop_passed) {
@@ -168,6 +172,12 @@ void attend(const Launched& launched, RecordReader& reader, Console& console, in
       if (interrupts > 0) interrupts_passed = 1;
       console.show({{"event", "text"}, {"text", "stopping: running jobs write a checkpoint (again: stop now)"}});
       kill(launched.pid, SIGUSR1);
+      was_early = !reader.has_begun();
+    }
+    // A signal that comes while mpirun still starts its processes reaches none of them.
+    if (was_early && reader.has_begun()) {
+      kill(launched.pid, SIGUSR1);
+      was_early = false;
     }
     if (interrupts > 1 && interrupts_passed < 2) {
       interrupts_passed = 2;

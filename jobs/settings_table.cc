@@ -81,7 +81,8 @@ constexpr Setting kTable[] = {
      .doc = "Field with the class. Default for `classification`: `label`."},
     {.sections = only(data), .key = "labels", .type = text_list, .use = Use::classification,
      .doc = "The classes in the order of their numbers. Default: integers as given, else the names in the "
-            "training rows sorted by code point."},
+            "training rows sorted by code point. Numbers of which one has a fraction make a regression, which is "
+            "measured by `metrics: [loss]`."},
     {.sections = only(data), .key = "limit.train", .type = integer, .minimum = 1, .maximum = kLargeCount,
      .unit = "rows", .doc = "Keep the first rows after a shuffle seeded by `sweep.seed`."},
     {.sections = only(data), .key = "limit.validation", .type = integer, .minimum = 1, .maximum = kLargeCount,
@@ -113,7 +114,7 @@ constexpr Setting kTable[] = {
 
     {.sections = only(report), .key = "select", .type = text,
      .doc = "`step.metric` that chooses the best configuration. Default: `metric`, on the validation split where "
-            "an evaluation of it yields the same."},
+            "an evaluation of the same model yields the same."},
     {.sections = only(report), .key = "metric", .type = text,
      .doc = "`step.metric` that is shown. Default: the main metric of the last evaluation, of the test split "
             "where there is one."},

@@ -261,8 +261,11 @@ void mark(Analysis& analysis) {
       analysis.best = i;
   }
   std::vector<std::string> dimensions;
+  // What only few have (memory, where most jobs ran in packs) would leave the others out of the comparison.
+  const std::size_t enough = coverage(analysis, analysis.quality) / 2;
   for (const std::string& metric : {analysis.quality, analysis.memory, analysis.time})
-    if (!metric.empty() && coverage(analysis, metric) > 0) dimensions.push_back(metric);
+    if (!metric.empty() && coverage(analysis, metric) > (metric == analysis.quality ? 0 : enough))
+      dimensions.push_back(metric);
   const bool has_quality = !dimensions.empty() && dimensions[0] == analysis.quality;
   if (!has_quality) return;
   if (coverage(analysis, analysis.quality) >= 2 && dimensions.size() >= 2)

@@ -36,11 +36,12 @@ class Checker {
     if (!is_given("task")) return;  // reported; everything else depends on it
     check_fields();
     bool quantized = false, adapter = false;
+    const ResolvedStep* training = nullptr;  // of the adapter
     const ModelInfo* info = resolved_.info;
     for (std::size_t i = 0; i < resolved_.steps.size(); ++i) {
       const ResolvedStep& step = resolved_.steps[i];
       check_splits(step);
-      for (const StepProblem& problem : problems_after({adapter, quantized}, step))
+      for (const StepProblem& problem : problems_after({adapter, quantized, training}, step))
         error_at_step(step, problem.key, problem.message);
       switch (step.kind) {
         case StepKind::distill:
@@ -52,6 +53,7 @@ class Checker {
           check_method(step, info);
           check_training(step, info);
           adapter = step.facts.method != "full";
+          training = adapter ? &step : nullptr;
           quantized = quantized || step.facts.method == "qlora";
           break;
         case StepKind::prune:

@@ -2,6 +2,27 @@
 
 namespace finesweep::sweeps {
 
+namespace {
+
+/// An adapter that is trained further stays what it is. What a step leaves to the model's family is not compared.
+void check_same_adapter(const ResolvedStep& before, const ResolvedStep& step, std::vector<StepProblem>& problems) {
+  const bool lora[] = {before.facts.method != "ia3", step.facts.method != "ia3"};
+  const auto differs = [&](const std::string& key) {
+    problems.push_back(
+        {key, "the adapter of the step '" + before.name + "' has another " + key +
+                  ", and is trained further as it is; give both the same, or put '- merge' in between "
+                  "to train a new one"});
+  };
+  if (lora[0] != lora[1]) return differs("method");
+  for (const char* key : {"rank", "alpha", "dropout", "rslora", "targets"}) {
+    const auto there = before.settings.find(key), asked = step.settings.find(key);
+    if (there == before.settings.end() || asked == step.settings.end() || *there == *asked) continue;
+    differs(key);
+  }
+}
+
+}  // namespace
+
 std::vector<StepProblem> problems_after(const LeftBehind& before, const ResolvedStep& step) {
   std::vector<StepProblem> problems;
   switch (step.kind) {
@@ -24,6 +45,8 @@ std::vector<StepProblem> problems_after(const LeftBehind& before, const Resolved
         problems.push_back({"method",
                             "an adapter of the step before is trained further with its own method; to train "
                             "something else on top of it, put '- merge' in between"});
+      else if (before.adapter && before.training != nullptr && step.facts.method != "full")
+        check_same_adapter(*before.training, step, problems);
       break;
     case StepKind::prune:
       if (!before.adapter && step.settings.at("target") == "adapter")

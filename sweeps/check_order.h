@@ -11,6 +11,8 @@ namespace finesweep::sweeps {
 struct LeftBehind {
   bool adapter = false;    // unmerged
   bool quantized = false;  // weights, in INT8 or NF4
+  /// The step that trained the adapter; null where there is none.
+  const ResolvedStep* training = nullptr;
 };
 
 struct StepProblem {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <set>
 
 #include "sweeps/planner.h"
 
@@ -15,6 +16,27 @@ std::string main_metric(Task task, const std::vector<std::string>& yielded) {
   for (const std::string& wish : wishes)
     if (std::find(yielded.begin(), yielded.end(), wish) != yielded.end()) return wish;
   return "";
+}
+
+std::string step_of(const std::string& metric) {
+  return metric.substr(0, metric.find('.'));
+}
+
+/// The steps that look at the model which this one looks at: no step between them changes it.
+std::set<std::string> steps_on_same_model(const SweepDeclaration& declaration, const std::string& step) {
+  const auto looks = [](StepKind kind) { return kind == StepKind::evaluate || kind == StepKind::benchmark; };
+  std::set<std::string> together;
+  bool has_it = false;
+  for (const auto& each : declaration.steps) {
+    if (!looks(each.kind)) {
+      if (has_it) break;
+      together.clear();
+      continue;
+    }
+    together.insert(each.name);
+    has_it |= each.name == step;
+  }
+  return together;
 }
 
 }  // namespace
@@ -82,8 +104,9 @@ ReportSettings report_settings(const SweepDeclaration& declaration,
     report.select = report.metric;
     if (split_of(report.metric) == "test") {
       const std::string metric = report.metric.substr(report.metric.find('.'));
+      const std::set<std::string> same_model = steps_on_same_model(declaration, step_of(report.metric));
       for (const auto& [name, split] : yields)
-        if (split == "validation" && name.ends_with(metric) && name.find('.') + metric.size() == name.size())
+        if (split == "validation" && name == step_of(name) + metric && same_model.contains(step_of(name)))
           report.select = name;
     }
   }

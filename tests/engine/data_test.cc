@@ -156,6 +156,26 @@ TEST_F(Data, labels_are_integers_as_given_else_names_in_the_order_of_code_points
   EXPECT_EQ(*labels->number_of(Cell(1.25)), 1.25);
 }
 
+TEST_F(Data, labels_mean_the_same_in_csv_as_in_json_lines) {
+  const auto of_csv = [&](const std::vector<std::string>& labels) {
+    std::string text = "text,label\n";
+    for (const std::string& label : labels) text += "a," + label + "\n";
+    DataContext data;
+    data.train = folder_.write("train.csv", text);
+    const auto examples = read_split(data, "train");
+    return Labels::find(data, *examples, *data.train);
+  };
+  EXPECT_FALSE(of_csv({"1.0", "0.0"})->is_regression());
+  EXPECT_EQ(of_csv({"1.0", "3", "0"})->count(), 4);
+  EXPECT_EQ(*of_csv({"1.0", "3", "0"})->number_of(Cell(std::string("2.00"))), 2);
+  EXPECT_TRUE(of_csv({"1.0", "2.5"})->is_regression());
+  EXPECT_THAT(of_csv({"1.", "b"})->names(), ElementsAre("1.", "b"));
+  EXPECT_THAT(of_csv({"inf", "b"})->names(), ElementsAre("b", "inf"));
+  EXPECT_THAT(of_csv({"0.5", "1.5", ""}).error().message, HasSubstr("train.csv:4: the label is empty"));
+  EXPECT_THAT(of_csv({"a", "", "b"}).error().message, HasSubstr("train.csv:3: the label is empty"));
+  EXPECT_THAT(of_csv({"0", "1", "nan"}).error().message, HasSubstr("train.csv:4: the label nan is no number"));
+}
+
 TEST_F(Data, labels_of_the_sweep_file_name_numbers_too) {
   DataContext data = context(R"({"text": "a", "label": 1})"
                              "\n"
@@ -290,6 +310,25 @@ TEST_F(Data, a_batch_is_padded_to_its_longest_row) {
   EXPECT_THAT(values(batch.token_type_ids), ElementsAre(0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0));
   EXPECT_THAT(values(batch.labels), ElementsAre(0, 1));
   EXPECT_THAT(batch.row_indices, ElementsAre(1, 0));
+}
+
+TEST_F(Data, what_a_row_ends_in_is_left_off_where_it_is_taken_for_padding) {
+  ClassificationRows rows;
+  for (const std::vector<TokenId>& ids : {std::vector<TokenId>{7, 0, 4, 0, 0}, {0, 0}, {5}}) {
+    rows.tokens.add(ids);
+    rows.labels.push_back(1);
+  }
+  TokenizerTraits traits;
+  traits.gives_type_ids = false;
+  ClassificationDataset dataset(rows, false, traits);
+  EXPECT_EQ(dataset.tokens_in_row(0), 5);
+  dataset.leave_off_at_end(0);
+  EXPECT_EQ(dataset.tokens_in_row(0), 3) << "not what stands between";
+  EXPECT_EQ(dataset.tokens_in_row(1), 1) << "the first one stays";
+  const std::int64_t both[] = {0, 2};
+  const Batch batch = dataset.batch(both);
+  EXPECT_TRUE(at::equal(batch.input_ids, at::tensor({7, 0, 4, 5, 0, 0}, at::kLong).view({2, 3})));
+  EXPECT_TRUE(at::equal(batch.attention_mask, at::tensor({1, 1, 1, 1, 0, 0}, at::kLong).view({2, 3})));
 }
 
 }  // namespace

@@ -209,6 +209,9 @@ TEST_P(EachTask, an_adapter_over_a_trained_model_is_measured_over_that_model) {
   const Outcome measured = bench_.run(measuring);
   ASSERT_EQ(measured.kind, OutcomeKind::succeeded) << measured.error;
   EXPECT_EQ(measured.metrics.at("loss"), trained.metrics.at("validation_loss"));
+  // PEFT is to load it on that model too, not on the one that was there at first.
+  const Json config = Json::parse(read_bytes(bench_.artifact(adapter) / "adapter/adapter_config.json"));
+  EXPECT_EQ(config.at("base_model_name_or_path"), (bench_.artifact(whole) / "model").string());
 }
 
 class Further : public ::testing::TestWithParam<std::string> {};

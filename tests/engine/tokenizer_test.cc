@@ -290,6 +290,37 @@ TEST_F(Bpe, hostile_files_are_errors_and_not_crashes) {
   EXPECT_THAT(load_tokenizer(folder_.path()).error().message, HasSubstr("not valid JSON"));
 }
 
+/// As transformers 5.17 reads them.
+TEST_F(Bpe, what_the_settings_may_say_beside_tokenizer_json) {
+  const auto ids_with = [&](bool prefix_space, const json& settings) {
+    const json tokenizer = {
+        {"model", {{"type", "BPE"}, {"vocab", {{"a", 0}, {"Ġ", 1}, {"<s>", 2}}}, {"merges", json::array()}}},
+        {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", prefix_space}}},
+        {"decoder", {{"type", "ByteLevel"}}},
+        {"added_tokens", {{{"id", 2}, {"content", "<s>"}, {"special", true}}}},
+        {"post_processor",
+         {{"type", "TemplateProcessing"},
+          {"single",
+           {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+          {"pair", json::array()},
+          {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {2}}, {"tokens", {"<s>"}}}}}}}}};
+    folder_.write("tokenizer.json", tokenizer.dump());
+    folder_.write("tokenizer_config.json", settings.dump());
+    auto loaded = load_tokenizer(folder_.path());
+    EXPECT_TRUE(loaded.ok()) << loaded.error().message;
+    return loaded.ok() ? (*loaded)->encode("a", {})->ids : std::vector<TokenId>();
+  };
+  const std::vector<TokenId> bare{2, 0}, spaced{2, 1, 0};
+  EXPECT_EQ(ids_with(false, json::object()), bare);
+  EXPECT_EQ(ids_with(true, json::object()), spaced);
+  EXPECT_EQ(ids_with(false, {{"add_bos_token", false}, {"add_eos_token", true}}), bare)
+      << "the file's template counts";
+  EXPECT_EQ(ids_with(false, {{"add_prefix_space", true}, {"tokenizer_class", "PreTrainedTokenizerFast"}}), bare);
+  EXPECT_EQ(ids_with(true, {{"add_prefix_space", false}, {"tokenizer_class", "PreTrainedTokenizerFast"}}), spaced);
+  EXPECT_EQ(ids_with(false, {{"add_prefix_space", true}, {"tokenizer_class", "GPT2Tokenizer"}}), spaced);
+  EXPECT_EQ(ids_with(true, {{"tokenizer_class", "GPT2Tokenizer"}}), bare) << "the class's own default";
+}
+
 TEST_F(Bpe, a_pattern_that_would_take_for_ever_ends) {
   folder_.write(
       "tokenizer.json",

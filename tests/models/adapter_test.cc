@@ -176,6 +176,12 @@ TEST(Adapters, an_expression_chooses_by_whole_paths) {
   EXPECT_THAT(error_of(fixture("bert"), options), HasSubstr("names no linear module"));
   options.target_expression = "(";
   EXPECT_THAT(error_of(fixture("bert"), options), HasSubstr("is not a regular expression"));
+  for (const char* pythons : {R"(.*query\Z)", R"(\A.*query)", ".*[]q]uery", ".*[^]x]uery"}) {
+    options.target_expression = pythons;
+    EXPECT_THAT(error_of(fixture("bert"), options), HasSubstr("is not a regular expression")) << pythons;
+  }
+  options.target_expression = R"(.*[qk]uer[\]y]|.*\\Zoo)";  // a bracket and a backslash that are meant
+  EXPECT_TRUE(worker::make_adapter(*model, options, 1).ok());
   options.target_expression = ".*(query|word_embeddings)";
   EXPECT_THAT(error_of(fixture("bert"), options),
               HasSubstr("matches the embedding bert.embeddings.word_embeddings"));

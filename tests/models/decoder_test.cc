@@ -145,6 +145,8 @@ TEST(DecoderFiles, a_config_that_is_not_supported_says_which_key) {
               HasSubstr("not one for each of the \"num_layers\" 4"));
   EXPECT_THAT(error_with("gpt_neo", "attention_types", types(R"([[["global", "sparse"], 2]])")),
               HasSubstr("\"sparse\" is not supported"));
+  EXPECT_THAT(error_with("gpt_neo", "attention_types", types(R"([[["local"], 4]])")),
+              HasSubstr("\"attention_types\" and \"attention_layers\" contradict each other"));
   EXPECT_THAT(error_with("gpt_neo", "attention_types", "local"), HasSubstr("\"attention_types\" must be a list"));
   EXPECT_THAT(error_with("gpt_neo", "attention_types", types("[[[], 1000000000]]")),
               HasSubstr("\"attention_types\""));

@@ -83,6 +83,21 @@ TEST(Analysis, a_dominated_configuration_is_not_pareto_optimal) {
   EXPECT_THAT(marks, ElementsAre(true, true, false, true, true));
 }
 
+TEST(Analysis, what_only_few_configurations_have_leaves_the_others_comparable) {
+  RunBuilder run;
+  run.report().metric = "test.accuracy";
+  const auto packed = [](const std::string& job, double seconds) {
+    return RunBuilder::StepResult{"finetune", StepKind::finetune, job, JobState::succeeded, {{"seconds", seconds}}};
+  };
+  run.trial("a", "A", 0, {}, {packed("fa", 10), evaluated("ea", 0.9)});
+  run.trial("b", "B", 0, {}, {packed("fb", 20), evaluated("eb", 0.8)});
+  run.trial("c", "C", 0, {}, {trained("fc", 50, 5), evaluated("ec", 0.5)});
+  const Analysis analysis = analyze(run.data());
+  std::vector<bool> marks;
+  for (const Configuration& configuration : analysis.configurations) marks.push_back(configuration.pareto);
+  EXPECT_THAT(marks, ElementsAre(true, false, true)) << "by accuracy and time";
+}
+
 TEST(Analysis, best_use_cases_name_the_ends_and_the_balance) {
   RunBuilder run;
   run.report().metric = "test.accuracy";

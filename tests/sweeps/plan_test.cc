@@ -367,6 +367,21 @@ TEST(PlanTest, a_pruned_base_is_the_base_of_the_adapter_on_it) {
   }
 }
 
+TEST(PlanTest, the_best_is_chosen_by_the_validation_of_the_model_that_is_shown) {
+  EXPECT_EQ(plan_of(sweep_file("")).report.select, "validation.accuracy");
+  const std::string pruned = R"(pipeline:
+  - finetune: {method: lora, rank: 4, epochs: 2, sequence_length: 32}
+  - evaluate: {name: dense, split: validation}
+  - prune: {target: adapter, amount: 0.5}
+)";
+  const Plan without = plan_of(sweep_file("", pruned + "  - evaluate: {name: test, split: test}\n"));
+  EXPECT_EQ(without.report.select, "test.accuracy") << "dense looks at another model";
+  EXPECT_TRUE(without.report.selects_on_test);
+  const Plan with = plan_of(sweep_file(
+      "", pruned + "  - evaluate: {name: test, split: test}\n  - evaluate: {name: sparse, split: validation}\n"));
+  EXPECT_EQ(with.report.select, "sparse.accuracy");
+}
+
 TEST(PlanTest, what_was_brought_to_fp16_is_computed_with_in_fp16) {
   const Plan plan = plan_of(sweep_file("", kCompression));
   const auto ids = ids_by_step(plan);

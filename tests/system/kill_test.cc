@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <random>
+#include <thread>
 
 #include "jobs/json.h"
 #include "tests/system/sweep_process.h"
@@ -192,6 +193,21 @@ TEST_F(Killing, ctrl_c_stops_with_exit_code_3_and_the_next_run_goes_on_from_the_
   EXPECT_TRUE(has_checkpoint(out));
   const int interrupted = count_events(out, "\"reason\":\"interrupted\"");
   EXPECT_GE(interrupted, 1) << read_text(out / "events.jsonl");
+  finish_and_compare(out);
+}
+
+TEST_F(Killing, ctrl_c_while_the_processes_are_still_being_started_is_not_lost) {
+  const fs::path out = *workspace_ / "ctrl-c-early";
+  for (const int after_ms : {0, 10, 20, 30, 40, 55, 70}) {
+    SCOPED_TRACE(after_ms);
+    Process run(run_command(out), workspace_->path());
+    ASSERT_TRUE(wait_for([&] { return member(run, "mpirun -n", "exec-with-lifeline") > 0; }, 20s)) << run.output();
+    std::this_thread::sleep_for(std::chrono::milliseconds(after_ms));
+    run.signal(SIGINT);
+    EXPECT_EQ(run.wait(30s), 3) << run.output();
+    EXPECT_TRUE(run.wait_until_gone(5s).empty());
+    ASSERT_FALSE(HasFailure());
+  }
   finish_and_compare(out);
 }
 

@@ -7,7 +7,22 @@
 namespace finesweep::worker {
 namespace {
 
+/// Python's syntax that std::regex reads as something else: \A and \Z, and a class that begins with ].
+bool is_pythons_alone(const std::string& expression) {
+  for (std::size_t i = 0; i + 1 < expression.size(); ++i) {
+    if (expression[i] == '\\') {
+      if (expression[i + 1] == 'A' || expression[i + 1] == 'Z') return true;
+      ++i;
+    } else if (expression[i] == '[' &&
+               (expression.compare(i + 1, 1, "]") == 0 || expression.compare(i + 1, 2, "^]") == 0)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 Result<bool> matches_whole(const std::string& expression, const std::string& path) try {
+  if (is_pythons_alone(expression)) throw std::regex_error(std::regex_constants::error_escape);
   return std::regex_match(path, std::regex(expression));
 } catch (const std::regex_error&) {
   return Error{"\"" + expression + "\" is not a regular expression that is understood here"};

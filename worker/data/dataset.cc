@@ -40,6 +40,13 @@ ClassificationDataset::ClassificationDataset(ClassificationRows rows, bool regre
       pad_type_(traits.pad_type_id),
       padding_side_(traits.padding_side) {}
 
+std::int64_t ClassificationDataset::tokens_in_row(std::int64_t row) const {
+  const TokenId* const first = rows_.tokens.ids.data() + rows_.tokens.begins[static_cast<std::size_t>(row)];
+  std::int64_t tokens = rows_.tokens.length(row);
+  while (left_off_ && tokens > 1 && first[tokens - 1] == *left_off_) --tokens;
+  return tokens;
+}
+
 Batch ClassificationDataset::batch(std::span<const std::int64_t> rows, const LengthBuckets& buckets) const {
   const ProfileScope scope("batch", OperatorGroup::data);
   const auto count = static_cast<std::int64_t>(rows.size());

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -33,8 +34,12 @@ class ClassificationDataset {
   ClassificationDataset(ClassificationRows rows, bool regression, const TokenizerTraits& traits);
 
   std::int64_t rows() const { return rows_.tokens.count(); }
-  std::int64_t tokens_in_row(std::int64_t row) const { return rows_.tokens.length(row); }
+  std::int64_t tokens_in_row(std::int64_t row) const;
   double label(std::int64_t row) const { return rows_.labels[static_cast<std::size_t>(row)]; }
+
+  /// Tokens like this at the end of a row are left off, but for a row's first token: a decoder that pools the last
+  /// token takes them for padding (transformers, GenericForSequenceClassification).
+  void leave_off_at_end(TokenId token) { left_off_ = token; }
 
   /// The rows, padded to the longest of them (or its bucket) on the tokenizer's side.
   Batch batch(std::span<const std::int64_t> rows, const LengthBuckets& buckets = {}) const;
@@ -44,6 +49,7 @@ class ClassificationDataset {
   bool regression_, has_type_ids_;
   TokenId pad_, pad_type_;
   Side padding_side_;
+  std::optional<TokenId> left_off_;
 };
 
 /// How the rows of a split are cut into optimiser steps. The order of an epoch is a permutation that follows from

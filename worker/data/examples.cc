@@ -11,7 +11,8 @@ namespace {
 // A head of more classes than this is a column of ids taken for labels.
 constexpr std::int64_t max_classes = 100'000;
 
-/// The label as a whole number: one, a fraction without fractional part, a truth value, or text that spells one.
+/// The label as a whole number: one, a fraction without fractional part, a truth value, or text that spells one of
+/// these numbers as JSON would (so that CSV and JSON Lines mean the same).
 std::optional<std::int64_t> as_integer(const Cell& label) {
   if (const auto* value = std::get_if<std::int64_t>(&label)) return *value;
   if (const auto* value = std::get_if<bool>(&label)) return *value ? 1 : 0;
@@ -22,9 +23,22 @@ std::optional<std::int64_t> as_integer(const Cell& label) {
   if (const auto* text = std::get_if<std::string>(&label)) {
     std::int64_t value = 0;
     const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
-    if (error == std::errc() && end == text->data() + text->size() && std::to_string(value) == *text) return value;
+    const char* const last = text->data() + text->size();
+    if (error != std::errc()) return std::nullopt;
+    const bool is_fraction =
+        end + 1 < last && *end == '.' && std::all_of(end + 1, last, [](char c) { return c == '0'; });
+    if ((end == last || is_fraction) && text->starts_with(std::to_string(value))) return value;
   }
   return std::nullopt;
+}
+
+/// Text such as nan, which is no name among labels that are numbers.
+bool spells_no_number(const Cell& label) {
+  const auto* text = std::get_if<std::string>(&label);
+  if (text == nullptr) return false;
+  double value = 0;
+  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
+  return error == std::errc() && end == text->data() + text->size() && !std::isfinite(value);
 }
 
 std::optional<double> as_number(const Cell& label) {
@@ -66,17 +80,30 @@ Result<Labels> Labels::find(const DataContext& data, const std::vector<Example>&
 
   bool all_whole = true, all_numbers = true;
   std::int64_t greatest = 0;
-  const Example* negative = nullptr;
+  const Example *negative = nullptr, *no_number = nullptr;
   std::set<std::string> names;
   for (const Example& example : train) {
     if (std::holds_alternative<std::monostate>(example.label))
       return at_line(train_path, example.line, "the label is null");
+    if (const auto* text = std::get_if<std::string>(&example.label); text != nullptr && text->empty())
+      return at_line(train_path, example.line, "the label is empty");
+    if (spells_no_number(example.label)) {
+      if (no_number == nullptr) no_number = &example;
+      continue;
+    }
     const auto whole = as_integer(example.label);
     all_whole &= whole.has_value();
     all_numbers &= as_number(example.label).has_value();
     if (whole) greatest = std::max(greatest, *whole);
     if (whole && *whole < 0 && negative == nullptr) negative = &example;
     if (names.size() <= static_cast<std::size_t>(max_classes)) names.insert(text_of(example.label));
+  }
+  if (no_number != nullptr) {
+    if (all_numbers)
+      return at_line(train_path, no_number->line, "the label " + text_of(no_number->label) + " is no number");
+    for (const Example& example : train)
+      if (spells_no_number(example.label)) names.insert(text_of(example.label));
+    all_whole = all_numbers = false;
   }
   if (all_whole) {
     if (negative != nullptr) {

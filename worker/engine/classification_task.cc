@@ -105,8 +105,9 @@ class ClassificationData final : public TaskData {
 class ClassificationTask final : public JobTask {
  public:
   ClassificationTask(const DataContext& data, const std::optional<ModelManifest>& manifest, Pooling pooling,
-                     std::unique_ptr<Tokenizer> tokenizer, const RowCache& cache)
-      : data_(data), tokenizer_(std::move(tokenizer)), cache_(cache), pooling_(pooling) {
+                     std::optional<TokenId> end_padding, std::unique_ptr<Tokenizer> tokenizer,
+                     const RowCache& cache)
+      : data_(data), tokenizer_(std::move(tokenizer)), cache_(cache), pooling_(pooling), end_padding_(end_padding) {
     if (!manifest || !manifest->head) return;
     labels_ = manifest->head->labels;
     pooling_ = manifest->head->pooling;
@@ -135,6 +136,7 @@ class ClassificationTask final : public JobTask {
     };
     auto rows = load_or_tokenize(data_, split, examples, *labels_, sequence_length, *tokenizer_, cache_);
     if (!rows) return rows.error();
+    if (end_padding_ && pooling_ != Pooling::mean) rows->leave_off_at_end(*end_padding_);
     return std::shared_ptr<const TaskData>(std::make_shared<ClassificationData>(std::move(*rows), *labels_));
   }
 
@@ -156,6 +158,7 @@ class ClassificationTask final : public JobTask {
   std::unique_ptr<Tokenizer> tokenizer_;
   const RowCache cache_;
   Pooling pooling_;
+  std::optional<TokenId> end_padding_;
   std::optional<Labels> labels_;
 };
 
@@ -163,8 +166,9 @@ class ClassificationTask final : public JobTask {
 
 std::unique_ptr<JobTask> make_classification_task(const DataContext& data,
                                                   const std::optional<ModelManifest>& manifest, Pooling pooling,
+                                                  std::optional<TokenId> end_padding,
                                                   std::unique_ptr<Tokenizer> tokenizer, const RowCache& cache) {
-  return std::make_unique<ClassificationTask>(data, manifest, pooling, std::move(tokenizer), cache);
+  return std::make_unique<ClassificationTask>(data, manifest, pooling, end_padding, std::move(tokenizer), cache);
 }
 
 }  // namespace finesweep::worker

@@ -66,9 +66,9 @@ Status write_model_artifact(const ExecutionRequest& request, const JobModel& mad
   const fs::path folder = request.staging / "artifact";
   if (made.adapter) {
     fs::create_directories(folder / "adapter");
-    if (Status written = write_adapter(*made.adapter, description.base_model, folder / "adapter"); !written) {
-      return written;
-    }
+    // What PEFT is to load it on: a base that an earlier step has made stands with that step's artifact.
+    const std::string base = description.base_job ? source.model.string() : description.base_model;
+    if (Status written = write_adapter(*made.adapter, base, folder / "adapter"); !written) return written;
   } else {
     fs::create_directories(folder / "model");
     if (Status written = save_pretrained(*made.model, folder / "model"); !written) return written;

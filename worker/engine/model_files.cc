@@ -104,6 +104,17 @@ std::string family_of(const fs::path& model) {
   return type.is_string() ? type.get<std::string>() : "";
 }
 
+std::optional<TokenId> end_padding_of(const fs::path& model) {
+  const std::string family = family_of(model);
+  if (family != "gpt2" && family != "gpt_neo" && family != "llama") return std::nullopt;
+  std::error_code ignored;
+  if (!fs::is_directory(model, ignored)) return std::nullopt;
+  const Json config = read_json(model / "config.json");
+  const auto id = config.find("pad_token_id");
+  if (id == config.end() || !id->is_number_unsigned()) return std::nullopt;
+  return id->get<TokenId>();
+}
+
 Result<std::unique_ptr<Tokenizer>> load_model_tokenizer(const fs::path& model) {
   std::error_code ignored;
   if (!fs::is_regular_file(model, ignored)) return load_tokenizer(model);

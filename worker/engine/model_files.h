@@ -23,6 +23,9 @@ bool holds_quantized_weights(const std::filesystem::path& model);
 
 /// "bert", …, as config.json says; of a GGUF file "llama".
 std::string family_of(const std::filesystem::path& model);
+/// The pad_token_id of a decoder, which pools the last token that is another one; nullopt of other families, and
+/// where there is none.
+std::optional<TokenId> end_padding_of(const std::filesystem::path& model);
 
 /// Of a Hugging Face directory, or from the metadata of a GGUF file.
 Result<std::unique_ptr<Tokenizer>> load_model_tokenizer(const std::filesystem::path& model);

@@ -58,7 +58,8 @@ Result<std::unique_ptr<JobTask>> make_task(const JobContext& context, const Mode
     rows.tokenizer_digest = std::move(*digest);
   }
   if (context.task == Task::classification) {
-    return make_classification_task(context.data, source.manifest, pooling, std::move(*tokenizer), rows);
+    return make_classification_task(context.data, source.manifest, pooling, end_padding_of(source.model),
+                                    std::move(*tokenizer), rows);
   }
   return make_language_task(context, source, std::move(*tokenizer), rows);
 }
@@ -160,7 +161,8 @@ Status check_metrics(const EvaluateSettings& settings, const std::vector<std::st
     if (std::find(known.begin(), known.end(), metric) != known.end()) continue;
     std::string names;
     for (const std::string& name : known) names += (names.empty() ? "" : ", ") + name;
-    return Error{"evaluate.metrics: '" + metric + "' is no metric of " + of + "; it has: " + names + "."};
+    return Error{"evaluate.metrics: '" + metric + "' is no metric of " + of + "; it has: " + names +
+                 ". Set evaluate.metrics to these."};
   }
   return {};
 }

@@ -70,6 +70,9 @@ Result<std::vector<Json>> attention_layers(const Json& config, std::size_t layer
       return Error{"\"attention_types\": " + kind.dump() + " is not supported; global and local are"};
     }
   }
+  if (written_out.is_array() && written_out != Json(kinds)) {
+    return Error{"\"attention_types\" and \"attention_layers\" contradict each other; leave one of them out"};
+  }
   return kinds;
 }
 

@@ -117,6 +117,13 @@ double turning_index(double turns, const Asked& asked, double original) {
          (2 * std::log(asked.theta));
 }
 
+/// 0 where it is absent.
+Result<double> number_or_zero(const Asked& asked, const char* key) {
+  const auto found = asked.parameters.find(key);
+  if (found != asked.parameters.end() && found->is_number() && found->get<double>() == 0) return 0.0;
+  return number(asked, key, 0);
+}
+
 double yarn_magnitude(double factor, double scale) {
   return factor <= 1 ? 1 : 0.1 * scale * std::log(factor) + 1;
 }
@@ -126,7 +133,7 @@ Result<RotaryFrequencies> yarn(const Json& config, const Asked& asked) {
   if (!original) return Error{original.error()};
   const Result<double> factor = number(asked, "factor", static_cast<double>(asked.positions) / *original),
                        fast = number(asked, "beta_fast", 32), slow = number(asked, "beta_slow", 1),
-                       scale = number(asked, "mscale", 0), scale_all = number(asked, "mscale_all_dim", 0),
+                       scale = number_or_zero(asked, "mscale"), scale_all = number_or_zero(asked, "mscale_all_dim"),
                        given = number(asked, "attention_factor", 0);
   for (const auto* value : {&factor, &fast, &slow, &scale, &scale_all, &given}) {
     if (!*value) return Error{value->error()};

@@ -94,6 +94,16 @@ Status use_usual_components(const TokenizerFiles& files, bool roberta, TextPipel
   return {};
 }
 
+/// What tokenizer_config.json says of a space before the text, in place of tokenizer.json: in transformers some
+/// classes of tokenizers do not look at the latter for it, and the general one does not look at the former.
+std::optional<bool> prefix_space_of_class(const TokenizerFiles& files) {
+  const std::string name = files.tokenizer_class();
+  if (name.empty() || name == "TokenizersBackend" || name == "PreTrainedTokenizer") return std::nullopt;
+  const Json& given = member(files.config, "add_prefix_space");
+  if (given.is_boolean()) return given.get<bool>();
+  return name.starts_with("GPT2") || name.starts_with("Roberta") ? std::optional(false) : std::nullopt;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Tokenizer>> load_bpe(const TokenizerFiles& files) {
@@ -110,11 +120,7 @@ Result<std::unique_ptr<Tokenizer>> load_bpe(const TokenizerFiles& files) {
   TokenizerTraits traits = read_traits(files, read_roles(files, usual), model.vocabulary, pipeline.added_tokens);
   traits.gives_type_ids = says_type_ids(files.config).value_or(false);
   if (files.has_json()) {
-    // What tokenizer_config.json says explicitly wins, as in the transformers package.
-    const Json& prefix_space = member(files.config, "add_prefix_space");
-    auto splitting =
-        read_pre_tokenizer(member(files.json, "pre_tokenizer"),
-                           prefix_space.is_boolean() ? std::optional(prefix_space.get<bool>()) : std::nullopt);
+    auto splitting = read_pre_tokenizer(member(files.json, "pre_tokenizer"), prefix_space_of_class(files));
     pipeline.normalizer = read_normalizer(member(files.json, "normalizer"));
     pipeline.pre_tokenizer = std::move(splitting.pre_tokenizer);
     pipeline.decoder = read_decoder(member(files.json, "decoder"));
@@ -123,7 +129,9 @@ Result<std::unique_ptr<Tokenizer>> load_bpe(const TokenizerFiles& files) {
   } else if (auto status = use_usual_components(files, roberta, pipeline, traits); !status) {
     return status.error();
   }
-  if (!roberta && (files.config.contains("add_bos_token") || files.config.contains("add_eos_token"))) {
+  // Where tokenizer.json says what surrounds a text, transformers passes these over.
+  if (!roberta && !files.has_json() &&
+      (files.config.contains("add_bos_token") || files.config.contains("add_eos_token"))) {
     traits.sequence_template =
         causal_template(boolean(files.config, "add_bos_token", false) ? traits.begin : std::nullopt,
                         boolean(files.config, "add_eos_token", false) ? traits.end : std::nullopt);
