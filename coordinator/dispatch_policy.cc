@@ -11,6 +11,9 @@ namespace {
 constexpr double kMeanOver = 16;
 // Queues that theft() looks at, longest first.
 constexpr int kTheftCandidates = 8;
+// Packs of a queue whose running one others are sent to join.
+constexpr std::size_t kQueueOfJoiners = 4;
+constexpr double kHalfEmpty = 0.5;
 }  // namespace
 
 DispatchPolicy::DispatchPolicy(DispatchOptions options, std::vector<JobTraits> jobs)
@@ -43,6 +46,7 @@ void DispatchPolicy::remove_worker(int worker) {
   if (removed.leader >= 0) workers_.at(removed.leader).lent.erase(worker);
   const int host = removed.host;
   by_load_.erase({0, worker});
+  if (removed.roomy_for >= 0) roomy_.erase({removed.roomy_for, worker});
   workers_.erase(worker);
   hosts_[host].workers.erase(worker);
   relist_host(host);
@@ -96,6 +100,53 @@ void DispatchPolicy::relist(int number) {
     open_[device].insert({load, number});
     open_by_model_[device][worker.model].insert({load, number});
   }
+  relist_room(number);
+}
+
+/// The pack key of ready jobs that could join what the worker runs; negative: none could.
+int DispatchPolicy::room_for(const Worker& worker) const {
+  const bool takes_more =
+      !worker.leaving && hosts_[worker.host].reserved_for < 0 && worker.claimed_for < 0 && worker.leader < 0;
+  if (!takes_more || max_pack_jobs(worker.on_cpu) < 2 || worker.packs.empty() ||
+      worker.packs.size() > kQueueOfJoiners)
+    return -1;
+  const std::vector<int>& head = packs_.at(*worker.packs.begin()).jobs;
+  const int key = joining_traits(head.front()).key;
+  if (key < 0) return -1;
+  for (auto waiting = std::next(worker.packs.begin()); waiting != worker.packs.end(); ++waiting)
+    if (joining_traits(packs_.at(*waiting).jobs.front()).key == key) return -1;
+  PackFill fill(max_pack_jobs(worker.on_cpu), worker.memory_mb);
+  for (int job : head) fill.add(jobs_[job].pack);
+  return fill.fullness() <= kHalfEmpty ? key : -1;
+}
+
+void DispatchPolicy::relist_room(int number) {
+  Worker& worker = workers_.at(number);
+  if (worker.roomy_for >= 0) roomy_.erase({worker.roomy_for, number});
+  worker.roomy_for = room_for(worker);
+  if (worker.roomy_for >= 0) roomy_.insert({worker.roomy_for, number});
+}
+
+std::optional<DispatchPolicy::Choice> DispatchPolicy::send_joiners(Instant now) {
+  for (const ByLoad& open : open_)
+    if (!open.empty() && open.begin()->first == 0) return std::nullopt;
+  for (auto [key, number] : roomy_) {
+    const auto ready = ready_by_group_.find({0, key});
+    if (ready == ready_by_group_.end()) continue;
+    const Worker& worker = workers_.at(number);
+    PackFill fill(max_pack_jobs(worker.on_cpu), worker.memory_mb);
+    for (int job : packs_.at(*worker.packs.begin()).jobs) fill.add(jobs_[job].pack);
+    std::vector<int> joiners;
+    for (int job : ready->second) {
+      if (joining_traits(job).key != key || !fill.admits(jobs_[job].pack)) break;
+      fill.add(jobs_[job].pack);
+      joiners.push_back(job);
+    }
+    if (joiners.empty()) continue;
+    for (int job : joiners) erase_ready(job);
+    return place(number, std::move(joiners), now);
+  }
+  return std::nullopt;
 }
 
 void DispatchPolicy::relist_host(int number) {
@@ -262,6 +313,7 @@ std::optional<DispatchPolicy::Choice> DispatchPolicy::next(Instant now) {
     const auto gang = first_gang();
     if (gang && (ready_.empty() || *gang < *ready_.begin()) && claim(*gang)) continue;
     if (ready_.empty()) return std::nullopt;
+    if (auto joiners = send_joiners(now)) return joiners;
     const int job = *ready_.begin();
     const bool isolate = jobs_[job].isolate;
     if (const auto worker = pick_worker(job)) {
@@ -472,8 +524,10 @@ std::optional<DispatchPolicy::Choice> DispatchPolicy::theft(Instant now) const {
 DispatchPolicy::PackNumber DispatchPolicy::leave(int job, Instant now) {
   const PackNumber number = placed_.at(job);
   placed_.erase(job);
+  const int worker = packs_.at(number).worker;
   std::erase(packs_.at(number).jobs, job);
-  --workers_.at(packs_.at(number).worker).jobs;
+  --workers_.at(worker).jobs;
+  if (!packs_.at(number).jobs.empty()) relist_room(worker);
   return number;
 }
 
@@ -530,6 +584,7 @@ bool DispatchPolicy::join(int job, int member, Instant now) {
   pack.jobs.insert(std::lower_bound(pack.jobs.begin(), pack.jobs.end(), job), job);
   placed_[job] = to;
   ++workers_.at(pack.worker).jobs;
+  relist_room(pack.worker);
   return true;
 }
 
@@ -590,6 +645,9 @@ void DispatchPolicy::sanity_check() const {
       jobs += packs_.at(pack).jobs.size();
     }
     require(jobs == worker.jobs, "a worker's jobs are miscounted");
+    require(worker.roomy_for == room_for(worker), "room in a worker's pack is not noted");
+    require(worker.roomy_for < 0 || roomy_.contains({worker.roomy_for, number}),
+            "a worker with room is not listed");
   }
   require(active == active_workers_, "workers are miscounted");
   require(by_load_.size() == workers_.size() && open_[0].size() + open_[1].size() == open,

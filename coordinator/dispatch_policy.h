@@ -50,6 +50,8 @@ struct JobTraits {
 /// - A queue grows beyond its first pack only as far as the ready jobs last for all workers alike (ready ÷
 /// workers).
 ///   When nothing is ready and a worker is idle, the last pack of the longest queue may be taken back (theft).
+/// - Where the pack at the head of a queue is half empty and no job that waits there could join it, ready jobs that
+///   could go there, beyond what the queue holds otherwise, unless an idle worker could begin them at once.
 /// - A job with `isolate` on a CPU: when it is the first ready job, the host with the least work is reserved for
 /// it.
 ///   A reserved host gets no new work; once it has run empty the job goes there, and the host opens again when
@@ -159,6 +161,7 @@ class DispatchPolicy {
     std::optional<double> mean_ns;
     // How it stands in the ordered sets below.
     bool open = false;
+    int roomy_for = -1;
     std::size_t listed_load = 0;
     int listed_model = -1;
   };
@@ -185,6 +188,9 @@ class DispatchPolicy {
   void release(int host);
   std::optional<int> pick_worker(int job) const;
   std::optional<Choice> start_isolated(Instant now);
+  int room_for(const Worker& worker) const;
+  void relist_room(int worker);
+  std::optional<Choice> send_joiners(Instant now);
   void relist_sizes(int host);
   bool is_idle(const Worker& worker) const;
   std::optional<int> first_gang() const;
@@ -223,6 +229,7 @@ class DispatchPolicy {
   ByLoad by_load_;          // every worker
   ByLoad open_[2];          // those with room, on a CPU [0] and on a GPU [1]
   std::map<int, ByLoad> open_by_model_[2];
+  std::set<std::pair<int, int>> roomy_;  // (pack key, worker): the pack at its head could be joined by such jobs
   std::set<std::tuple<int, std::size_t, int>> reservable_;  // (busy, workers, host)
   std::set<int> drained_;                                   // reserved hosts that have run empty
 };

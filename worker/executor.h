@@ -69,9 +69,8 @@ struct PackMember {
 /// runs by itself behind them. A pack that runs out of memory is split in halves, which run one after the other
 /// from their checkpoints: a member fails for it only when it runs alone.
 ///
-/// Where some trainings have ended and others have a while to go, it asks between two steps who joins them, if
-/// anybody: `who_joins` gives members that are numbered on from the last one. Nobody is asked for once memory
-/// lacked.
+/// While a training of a pack has a while to go, it asks now and then, and when one ends, who joins, if anybody:
+/// `who_joins` gives members that are numbered on from the last one. Nobody is asked for once memory lacked.
 ///
 /// Who ran beside others has the number of jobs as outcome.environment["pack"], and no metric peak_memory_mb.
 void execute_pack(const std::vector<PackMember>& members, const std::function<void(std::size_t, Outcome)>& ended,

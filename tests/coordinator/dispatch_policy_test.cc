@@ -405,6 +405,38 @@ TEST_F(DispatchPolicyTest, a_job_that_waits_joins_the_pack_that_runs_at_its_work
   EXPECT_THAT(policy_->pack_of(1), ElementsAre(1, 2, 3));
 }
 
+TEST_F(DispatchPolicyTest, a_pack_that_is_half_empty_is_sent_jobs_that_may_join_it_whatever_waits_there) {
+  DispatchOptions options;
+  options.max_pack_jobs = 2;
+  // Two that run together, others of another kind that come first in the plan, and one that could join.
+  start({packable(1), packable(1), packable(2), packable(2), packable(2), packable(2), packable(1), packable(1)},
+        options);
+  policy_->add_worker(0, "a", false);
+  place_all();
+  ASSERT_THAT(policy_->queue(0), ElementsAre(0, 1, 2, 3));
+  policy_->finished(0, now_);
+  const auto joiners = policy_->next(now_);
+  ASSERT_TRUE(joiners);
+  EXPECT_THAT(joiners->jobs, ElementsAre(6)) << "as many as fit";
+  policy_->sanity_check();
+  EXPECT_FALSE(policy_->next(now_)) << "one that may join waits there now";
+  EXPECT_TRUE(policy_->join(6, 1, now_));
+  policy_->sanity_check();
+  EXPECT_FALSE(policy_->next(now_)) << "the pack is full again";
+  policy_->finished(1, now_);
+  policy_->sanity_check();
+  EXPECT_THAT(policy_->next(now_)->jobs, ElementsAre(7));
+
+  // An idle worker gets what it could begin at once.
+  policy_->withdraw(7, now_);
+  policy_->add_ready(7);
+  policy_->add_worker(1, "b", false);
+  const auto idle = policy_->next(now_);
+  EXPECT_EQ(idle->worker, 1);
+  EXPECT_THAT(idle->jobs, ElementsAre(4, 5));
+  policy_->sanity_check();
+}
+
 TEST_F(DispatchPolicyTest, nobody_joins_a_part_of_a_crashed_pack_or_another_worker_s) {
   DispatchOptions options;
   options.max_pack_jobs = 1;

@@ -227,14 +227,17 @@ struct Agent::Impl {
     prepare_next();
   }
 
-  /// Those of the next pack that fit beside what still runs of this one, once half of it is free.
+  /// Those of the next pack of such jobs that fit beside what still runs of this one, once half of it is free.
   std::vector<Execute::Member> let_join() {
     if (!welcome || stopping || queue.empty() || running.empty() || !concerns_somebody()) return {};
     const int key = running.front().traits.key;
     PackFill fill(welcome->most_pack_jobs, options.hello.memory_mb);
     for (const Running& member : running) fill.add(member.traits);
     if (key < 0 || fill.fullness() > 0.5) return {};
-    Pack& waiting = queue.front();
+    const auto found =
+        std::ranges::find_if(queue, [key](const Pack& pack) { return pack.front().traits.key == key; });
+    if (found == queue.end()) return {};
+    Pack& waiting = *found;
     auto stays = waiting.begin();
     while (stays != waiting.end() && stays->traits.key == key && fill.admits(stays->traits))
       fill.add((stays++)->traits);
@@ -250,7 +253,7 @@ struct Agent::Impl {
       grew.joined.push_back(key_of(*joins));
     }
     waiting.erase(waiting.begin(), stays);
-    if (waiting.empty()) queue.pop_front();
+    if (waiting.empty()) queue.erase(found);
     send(grew);
     prepare_next();
     return members;

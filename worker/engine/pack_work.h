@@ -46,6 +46,7 @@ class PackWork {
 
   /// So many members run together from now on.
   void run_together(std::size_t members);
+  bool has_run_together() const { return packed_ > 1; }
   /// The end of a member.
   void end(const WaitingMember& member, Outcome outcome);
   static void say_not_packed(const JobId& job, const Error& why);

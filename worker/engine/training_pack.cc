@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -22,6 +23,7 @@ namespace fs = std::filesystem;
 // Who joins makes the others wait until its data and adapter are there, about as long as so many of their steps
 // take.
 constexpr std::int64_t kStepsWorthJoining = 100;
+constexpr std::chrono::milliseconds kAsksEvery{500};
 
 struct TrainingMember : PackedMember {
   std::optional<FinetuneRecipe> recipe;
@@ -46,7 +48,9 @@ class TrainingPack final : public PackOf<TrainingMember> {
     for (bool first = true; !active().empty(); first = false) {
       if (!first) let_join();
       const std::vector<Member*> together = active();
-      if (together.size() == 1) {
+      // One that others may still join is stepped as a pack.
+      const bool may_be_joined = has_run_together() && may_join();
+      if (together.size() == 1 && !may_be_joined) {
         end(*together.front(), together.front()->run->train());
       } else {
         train(together);
@@ -72,7 +76,7 @@ class TrainingPack final : public PackOf<TrainingMember> {
 
   /// From their checkpoints.
   std::vector<WaitingMember> remaining() const override {
-    std::vector<WaitingMember> all;
+    std::vector<WaitingMember> all = joining_;
     for (const Member& member : members_) {
       if (member.state != State::active && member.state != State::does_not_fit) continue;
       WaitingMember& one = all.emplace_back(member.waiting);
@@ -156,14 +160,26 @@ class TrainingPack final : public PackOf<TrainingMember> {
     release_cached_memory(device_);
   }
 
-  /// Others take the place of those that have left, while somebody has a while to go.
-  void let_join() {
+  /// While somebody has a while to go.
+  bool may_join() {
+    if (!who_joins_ || !host_.model) return false;
     const std::vector<Member*> together = active();
-    const bool goes_on = std::any_of(together.begin(), together.end(), [](const Member* member) {
+    return std::any_of(together.begin(), together.end(), [](const Member* member) {
       return member->run->steps_left() >= kStepsWorthJoining && !member->waiting.control->stop_requested();
     });
-    if (!who_joins_ || !goes_on || !host_.model) return;
-    std::vector<Member*> joined = add(who_joins_());
+  }
+
+  /// True where somebody comes: then the pack is to be formed anew.
+  bool ask_who_joins() {
+    asked_ = Clock::now();
+    if (may_join()) joining_ = who_joins_();
+    return !joining_.empty();
+  }
+
+  /// Others take the places of those that have left.
+  void let_join() {
+    if (joining_.empty() && !ask_who_joins()) return;
+    std::vector<Member*> joined = add(std::exchange(joining_, {}));
     for (Member* member : joined) prepare(*member);
     std::erase_if(joined, [](const Member* member) { return member->state != State::active; });
     keep_those_that_fit(joined);
@@ -213,6 +229,8 @@ class TrainingPack final : public PackOf<TrainingMember> {
       // Rows that are computed for nothing stay no longer than until now.
       if (left || active().size() < together.size()) return false;
     }
+    // Who could come now may not have been there when the last one left.
+    if (Clock::now() - asked_ >= kAsksEvery && ask_who_joins()) return false;
     std::vector<std::vector<Batch>> batches;
     for (Member* member : together) {
       const Training& training = member->run->training();
@@ -264,7 +282,10 @@ class TrainingPack final : public PackOf<TrainingMember> {
     return true;
   }
 
+  using Clock = std::chrono::steady_clock;
   const WhoJoins& who_joins_;
+  Clock::time_point asked_ = Clock::now();
+  std::vector<WaitingMember> joining_;    // who has come, and is not a member yet
   bool spoilt_ = false;                   // the last step, by somebody who is left out
   std::unique_ptr<PackTrainer> trainer_;  // of those that are active, made ready
 };
