@@ -23,7 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 
 /// Raised where the same inputs give other rows, or the file holds them otherwise.
-constexpr int format_version = 2;
+constexpr int format_version = 3;
 
 /// Shares the memory of `values`. Nothing where there are none: safetensors knows no tensor without values.
 template <typename T>
