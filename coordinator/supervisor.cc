@@ -15,6 +15,7 @@
 #include <optional>
 #include <thread>
 
+#include "coordinator/stale_segments.h"
 #include "coordinator/unix_time.h"
 #include "jobs/crash_point.h"
 #include "storage/run_directory.h"
@@ -238,6 +239,7 @@ void settle() {
 
 int supervise(const SupervisorOptions& options, Console& console) {
   watch_signals();
+  remove_stale_segments();
   const storage::RunDirectory run(options.run_directory);
   int lives_without_progress = 0, interrupts_passed = 0;
   bool stop_passed = false;
