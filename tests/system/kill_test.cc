@@ -198,7 +198,7 @@ TEST_F(Killing, ctrl_c_stops_with_exit_code_3_and_the_next_run_goes_on_from_the_
 
 TEST_F(Killing, ctrl_c_while_the_processes_are_still_being_started_is_not_lost) {
   const fs::path out = *workspace_ / "ctrl-c-early";
-  for (const int after_ms : {0, 10, 20, 30, 40, 55, 70}) {
+  for (const int after_ms : {15, 30, 40, 55}) {
     SCOPED_TRACE(after_ms);
     Process run(run_command(out), workspace_->path());
     ASSERT_TRUE(wait_for([&] { return member(run, "mpirun -n", "exec-with-lifeline") > 0; }, 20s)) << run.output();

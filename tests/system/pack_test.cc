@@ -24,7 +24,7 @@ class Packing : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     workspace_ = new Workspace();
-    workspace_->make_joining_sweep(20, 300);
+    workspace_->make_joining_sweep(20, 200);
     workspace_->make_small_sweep(kSteps);
     std::string text = read_text(*workspace_ / "sweep.yaml");
     const std::string axes = "axes:\n    - finetune.method: [lora, full]\n  repeats: 2";

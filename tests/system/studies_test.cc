@@ -66,8 +66,9 @@ class Study : public ::testing::Test {
 };
 
 TEST_F(Study, gpt_neo_summarisation) {
-  ASSERT_NO_FATAL_FAILURE(
-      run("gpt-neo-summarisation", {"data.limit.train=32", "data.limit.test=8", "finetune.steps=8"}));
+  ASSERT_NO_FATAL_FAILURE(run(
+      "gpt-neo-summarisation",
+      {"data.limit.train=32", "data.limit.test=8", "finetune.steps=8", "evaluate.generation.max_new_tokens=6"}));
   if (IsSkipped()) return;
   const auto rows = table();
   expect_report({"Baseline", "LoRA r8", "LoRA r16", "FP16 quantisation", "LoRA r8 + FP16 quantisation"});
@@ -125,7 +126,8 @@ TEST_F(Study, gpt2_t5_adapters) {
 }
 
 TEST_F(Study, tinybert_paraphrase) {
-  ASSERT_NO_FATAL_FAILURE(run("tinybert-paraphrase", {"data.limit.validation=60", "data.limit.test=120"}));
+  ASSERT_NO_FATAL_FAILURE(run("tinybert-paraphrase", {"data.limit.validation=30", "data.limit.test=120",
+                                                      "benchmark.iterations=3", "benchmark.warmup=1"}));
   if (IsSkipped()) return;
   const auto rows = table();
   std::vector<std::string> labels;
