@@ -13,7 +13,6 @@ constexpr double kMeanOver = 16;
 constexpr int kTheftCandidates = 8;
 // Packs of a queue whose running one others are sent to join.
 constexpr std::size_t kQueueOfJoiners = 4;
-constexpr double kHalfEmpty = 0.5;
 }  // namespace
 
 DispatchPolicy::DispatchPolicy(DispatchOptions options, std::vector<JobTraits> jobs)
@@ -117,7 +116,7 @@ int DispatchPolicy::room_for(const Worker& worker) const {
     if (joining_traits(packs_.at(*waiting).jobs.front()).key == key) return -1;
   PackFill fill(max_pack_jobs(worker.on_cpu), worker.memory_mb);
   for (int job : head) fill.add(jobs_[job].pack);
-  return fill.fullness() <= kHalfEmpty ? key : -1;
+  return fill.has_room() ? key : -1;
 }
 
 void DispatchPolicy::relist_room(int number) {

@@ -150,8 +150,8 @@ struct Execute {
   bool ahead = false;
 };
 
-/// Some of the pack have left, and those that go on have work for a while: others may take their place. Answered by
-/// ExecuteMore, for which the runner waits.
+/// The pack has work for a while: others may join it, if it has room. Asked when a member leaves, and twice a
+/// second; answered by ExecuteMore, for which the runner waits.
 struct HasRoom {};
 
 /// These run with the pack that runs. Nobody, where nobody waits that fits.

@@ -37,6 +37,8 @@ class PackFill {
   /// How far it is filled, between 0 and 1, by that of its limits which is nearest; what a pack holds once does not
   /// count.
   double fullness() const;
+  /// Others may join it while it runs: so much of it is free that forming it anew is worth it.
+  bool has_room() const { return fullness() <= 0.5; }
 
  private:
   int most_jobs_;

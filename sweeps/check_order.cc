@@ -1,5 +1,7 @@
 #include "sweeps/check_order.h"
 
+#include <algorithm>
+
 namespace finesweep::sweeps {
 
 namespace {
@@ -15,9 +17,11 @@ void check_same_adapter(const ResolvedStep& before, const ResolvedStep& step, st
   };
   if (lora[0] != lora[1]) return differs("method");
   for (const char* key : {"rank", "alpha", "dropout", "rslora", "targets"}) {
-    const auto there = before.settings.find(key), asked = step.settings.find(key);
-    if (there == before.settings.end() || asked == step.settings.end() || *there == *asked) continue;
-    differs(key);
+    Json there = before.settings.value(key, Json()), asked = step.settings.value(key, Json());
+    if (there.is_null() || asked.is_null()) continue;
+    for (Json* list : {&there, &asked})
+      if (list->is_array()) std::sort(list->begin(), list->end());  // of targets the order means nothing
+    if (there != asked) differs(key);
   }
 }
 

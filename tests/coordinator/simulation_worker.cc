@@ -171,7 +171,7 @@ void World::let_join(int rank) {
     fill.add(joining_.at(runs_[run].attempt));
   }
   const int key = joining_.at(joined.pack.front()).key;
-  if (key < 0 || fill.fullness() > 0.5) return;
+  if (key < 0 || !fill.has_room()) return;
   auto& waiting = worker.queue.front();
   while (!waiting.empty()) {
     const PackTraits& next = joining_.at(waiting.front());

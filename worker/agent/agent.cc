@@ -233,7 +233,7 @@ struct Agent::Impl {
     const int key = running.front().traits.key;
     PackFill fill(welcome->most_pack_jobs, options.hello.memory_mb);
     for (const Running& member : running) fill.add(member.traits);
-    if (key < 0 || fill.fullness() > 0.5) return {};
+    if (key < 0 || !fill.has_room()) return {};
     const auto found =
         std::ranges::find_if(queue, [key](const Pack& pack) { return pack.front().traits.key == key; });
     if (found == queue.end()) return {};

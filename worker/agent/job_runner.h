@@ -18,8 +18,8 @@ class JobRunner {
     std::function<void(const AttemptKey&, const Progress&)> progress;
     /// Exactly once for every member of a start(). `crashed`: the process died under it.
     std::function<void(const AttemptKey&, Outcome, bool crashed)> finished;
-    /// Some of the pack have finished, and the others would share the device: who runs with them from now on, as
-    /// though they had been members from the start. Maybe nobody.
+    /// The pack has work for a while and would share the device, if there is room: who runs with it from now on, as
+    /// though they had been members from the start. Mostly nobody.
     std::function<std::vector<Execute::Member>()> has_room = {};
   };
   virtual ~JobRunner() = default;

@@ -6,6 +6,7 @@
 
 #include "storage/files.h"
 #include "worker/formats/gguf_llama.h"
+#include "worker/models/family.h"
 #include "worker/tokenizers/bpe.h"
 
 namespace finesweep::worker {
@@ -105,8 +106,8 @@ std::string family_of(const fs::path& model) {
 }
 
 std::optional<TokenId> end_padding_of(const fs::path& model) {
-  const std::string family = family_of(model);
-  if (family != "gpt2" && family != "gpt_neo" && family != "llama") return std::nullopt;
+  const Family* const family = find_family(family_of(model));
+  if (family == nullptr || !family->pools_last_token) return std::nullopt;
   std::error_code ignored;
   if (!fs::is_directory(model, ignored)) return std::nullopt;
   const Json config = read_json(model / "config.json");

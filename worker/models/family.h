@@ -25,6 +25,8 @@ struct Family {
   std::string (*canonical_name)(std::string_view file_name, const Json& config);
   /// The Error says which option does not fit the model, a head that the family does not have, say.
   Result<std::unique_ptr<Model>> (*make)(std::shared_ptr<const Pretrained>, const ModelOptions&);
+  /// A classification's head reads the last token that is not the config's pad_token_id.
+  bool pools_last_token = false;
 };
 
 /// Null where there is no such family.

@@ -46,7 +46,8 @@ const Family gpt2_family = {"gpt2", [](const Json& config) { return decoder_weig
                             gpt2_canonical_name,
                             [](std::shared_ptr<const Pretrained> pretrained, const ModelOptions& options) {
                               return make_decoder(kGpt2Family, std::move(pretrained), options);
-                            }};
+                            },
+                            /*pools_last_token=*/true};
 
 Result<DecoderConfig> read_gpt2_config(const Json& json) {
   ConfigReader reader(json);

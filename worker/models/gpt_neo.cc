@@ -82,7 +82,8 @@ const Family gpt_neo_family = {"gpt_neo", [](const Json& config) { return decode
                                gpt_neo_canonical_name,
                                [](std::shared_ptr<const Pretrained> pretrained, const ModelOptions& options) {
                                  return make_decoder(kGptNeoFamily, std::move(pretrained), options);
-                               }};
+                               },
+                               /*pools_last_token=*/true};
 
 Result<DecoderConfig> read_gpt_neo_config(const Json& json) {
   ConfigReader reader(json);

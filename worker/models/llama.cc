@@ -53,7 +53,8 @@ const Family llama_family = {"llama", [](const Json& config) { return decoder_we
                              canonical_name,
                              [](std::shared_ptr<const Pretrained> pretrained, const ModelOptions& options) {
                                return make_decoder(kFamily, std::move(pretrained), options);
-                             }};
+                             },
+                             /*pools_last_token=*/true};
 
 Result<DecoderConfig> read_llama_config(const Json& json) {
   ConfigReader reader(json);
