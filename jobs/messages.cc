@@ -57,6 +57,8 @@ template <>
 constexpr std::uint16_t kType<HasRoom> = 40;
 template <>
 constexpr std::uint16_t kType<ExecuteMore> = 41;
+template <>
+constexpr std::uint16_t kType<Computed> = 42;
 
 Json write(const Hello& m) {
   return {{"host", m.host},
@@ -264,6 +266,10 @@ Json write(const HasRoom&) {
   return Json::object();
 }
 void read(const Json&, HasRoom&) {}
+Json write(const Computed&) {
+  return Json::object();
+}
+void read(const Json&, Computed&) {}
 Json write(const ExecuteMore& m) {
   return {{"pack", write(m.pack)}};
 }

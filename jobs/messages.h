@@ -162,6 +162,10 @@ struct ExecuteMore {
 /// The pack that was given ahead has the device now.
 struct Begin {};
 
+/// The pack that runs has computed its last: what follows are files and results, and the device is free for the
+/// next.
+struct Computed {};
+
 /// Another process has the device: nothing large stays on it until the next Execute.
 struct LetGo {};
 
@@ -190,7 +194,7 @@ struct StopExecution {
 
 using Message = std::variant<Hello, Heartbeat, Finished, Revoked, Goodbye, PackGrew, Welcome, Dispatch, Acknowledge,
                              Revoke, Stop, Rejoin, Alive, Lend, RunnerReady, Execute, ExecuteProgress, Executed,
-                             StopExecution, Pulse, Begin, LetGo, HasRoom, ExecuteMore>;
+                             StopExecution, Pulse, Begin, LetGo, HasRoom, ExecuteMore, Computed>;
 
 Bytes encode(const Message& message);
 

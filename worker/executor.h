@@ -50,6 +50,9 @@ class ExecutionControl {
   virtual void await_turn() {}
   /// Whether await_turn() would return at once.
   virtual bool has_turn() { return true; }
+  /// At the end, at most once: what is still to be done are files, and needs little of the device. Another job may
+  /// have it from here on.
+  virtual void computed() {}
 };
 
 /// Runs the job to its end on the calling thread. Never throws: a library's exception, an out-of-memory or a

@@ -93,8 +93,9 @@ TEST_F(RunnerPoolTest, one_that_ends_by_itself_tells_how) {
 }
 
 TEST_F(RunnerPoolTest, one_that_is_killed_for_a_reason_ends_with_that_reason_though_it_ignores_signals) {
-  const auto ended = run("trap '' TERM INT HUP; while :; do sleep 1; done",
-                         [](RunnerPool& pool) { pool.kill("made no progress for 7 s"); });
+  const auto ended = run("trap '' TERM INT HUP; while :; do sleep 1; done", [](RunnerPool& pool) {
+    pool.kill({JobId(), 3}, "made no progress for 7 s");
+  });
   ASSERT_TRUE(ended.has_value());
   EXPECT_TRUE(ended->crashed);
   EXPECT_EQ(ended->outcome.error, "made no progress for 7 s");
@@ -237,12 +238,49 @@ exec sleep 100
     io.run_for(std::chrono::seconds(20));
     return ended;
   }
+  /// The same as an agent does it: each is made ready while the one before it runs, and begins once that has
+  /// computed.
+  std::vector<JobId> run_handing_over(const std::vector<Execute>& packs) {
+    pool.emplace(io, RunnerPool::Options{(folder / "runner").string(), "cuda:0"});
+    for (int i = 0; i < 1000 && !is_there(1); ++i) usleep(10000);
+    std::vector<JobId> ended;
+    std::size_t begun = 0;
+    std::vector<AttemptKey> running;
+    const auto prepare_next = [&] {
+      if (begun < packs.size()) pool->prepare(packs[begun], true);
+    };
+    const auto start_next = [&] {
+      if (begun == packs.size()) return;
+      running = {packs[begun].pack.front().key()};
+      pool->start(packs[begun++]);
+    };
+    pool->set_callbacks({{},
+                         [](const AttemptKey&, const Progress&) {},
+                         [&](const AttemptKey& attempt, const Outcome&, bool has_crashed) {
+                           ended.push_back(attempt.job);
+                           if (has_crashed) crashed.push_back(attempt.job);
+                           if (ended.size() == packs.size()) return io.stop();
+                           if (std::erase(running, attempt) > 0) start_next();
+                           prepare_next();
+                         },
+                         {},
+                         [&] {
+                           ++handed_over;
+                           start_next();
+                         }});
+    start_next();
+    boost::asio::post(io, prepare_next);
+    io.run_for(std::chrono::seconds(20));
+    return ended;
+  }
   void wait_until_told(int number, std::size_t size) {
     for (int i = 0; i < 500 && told(number).size() < size; ++i) usleep(10000);
   }
 
   boost::asio::io_context io;
   std::optional<RunnerPool> pool;
+  int handed_over = 0;
+  std::vector<JobId> crashed;
 };
 
 TEST_F(PreparedRunnersTest, it_begins_in_the_process_that_made_it_ready_and_the_other_lets_go) {
@@ -283,6 +321,40 @@ TEST_F(PreparedRunnersTest, where_the_process_died_over_it_another_runs_it) {
     if (done == 0) boost::asio::post(io, [&] { pool->prepare(b, true); });
   });
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
+}
+
+TEST_F(PreparedRunnersTest, the_next_pack_begins_while_the_last_one_is_written_and_the_writer_takes_the_one_after) {
+  const auto a = pack_of("a"), b = pack_of("b"), c = pack_of("c"), c_ahead = pack_of("c", true);
+  const auto b_ahead = pack_of("b", true);
+  script(1, "while [ ! -s in.2 ]; do sleep 0.01; done\n" + printed(Computed{}) +
+                "\nwait_for_begun() { while [ \"$(cat " + "in.2 | wc -c)\" -lt " +
+                std::to_string(bytes({b_ahead, Begin{}}).size()) + " ]; do sleep 0.01; done; }\nwait_for_begun\n" +
+                printed(done("a")) + "\n" + answers({a, LetGo{}, c_ahead, Begin{}}, done("c")));
+  script(2, "while [ \"$(cat in.1 | wc -c)\" -lt " + std::to_string(bytes({a, LetGo{}, c_ahead}).size()) +
+                " ]; do sleep 0.01; done\n" + printed(done("b")));
+  const std::vector<JobId> ended = run_handing_over({a, b, c});
+  EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b"), JobId::of("c")));
+  EXPECT_EQ(told(1), bytes({a, LetGo{}, c_ahead, Begin{}}));
+  EXPECT_TRUE(is_there(1) && is_there(2) && !is_there(3));
+}
+
+TEST_F(PreparedRunnersTest, a_writer_that_dies_crashes_its_own_pack_alone) {
+  const auto a = pack_of("a"), b = pack_of("b"), b_ahead = pack_of("b", true);
+  script(1, "while [ ! -s in.2 ]; do sleep 0.01; done\n" + printed(Computed{}) +
+                "\nwhile [ \"$(cat in.2 | wc -c)\" -lt " + std::to_string(bytes({b_ahead, Begin{}}).size()) +
+                " ]; do sleep 0.01; done; kill -KILL $reader $$");
+  script(2, "while kill -0 $(cat pid.1) 2>/dev/null; do sleep 0.01; done; sleep 0.1\n" + printed(done("b")));
+  const std::vector<JobId> ended = run_handing_over({a, b});
+  EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
+  EXPECT_THAT(crashed, testing::ElementsAre(JobId::of("a")));
+}
+
+TEST_F(PreparedRunnersTest, where_nothing_is_ready_the_device_is_not_handed_over) {
+  const auto a = pack_of("a");
+  script(1, printed(Computed{}) + "\nsleep 0.1\n" + printed(done("a")));
+  const std::vector<JobId> ended = run_handing_over({a});
+  EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a")));
+  EXPECT_EQ(handed_over, 0);
 }
 
 // ---- one job, several processes

@@ -120,6 +120,10 @@ Result<std::unique_ptr<Adapter>> read_adapter(Model& model, const std::filesyste
 /// adapter_config.json and adapter_model.safetensors, as PEFT writes and loads them. `base_model` is what
 /// base_model_name_or_path says.
 Status write_adapter(const Adapter& adapter, const std::string& base_model, const std::filesystem::path& folder);
+/// The same with `tensors` in place of adapter.tensors(), copies of them say. Nothing of the adapter's device is
+/// used.
+Status write_adapter(const Adapter& adapter, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                     const std::string& base_model, const std::filesystem::path& folder);
 
 /// Puts the adapter into the weights of its model, which become the model's own; the model computes the same and
 /// without the adapter's work. What is merged outlives the adapter. The Error names a weight that cannot hold it:

@@ -120,10 +120,14 @@ Result<std::unique_ptr<Adapter>> read_adapter(Model& model, const std::filesyste
   return Error{folder.string() + ": cannot read the adapter: " + error.what()};
 }
 
-Status write_adapter(const Adapter& adapter, const std::string& base_model,
-                     const std::filesystem::path& folder) try {
+Status write_adapter(const Adapter& adapter, const std::string& base_model, const std::filesystem::path& folder) {
+  return write_adapter(adapter, adapter.tensors(), base_model, folder);
+}
+
+Status write_adapter(const Adapter& adapter, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                     const std::string& base_model, const std::filesystem::path& folder) try {
   std::filesystem::create_directories(folder);
-  if (Status written = write_safetensors(folder / kWeightsFile, adapter.tensors(), {{"format", "pt"}}); !written) {
+  if (Status written = write_safetensors(folder / kWeightsFile, tensors, {{"format", "pt"}}); !written) {
     return written;
   }
   return storage::write_file_atomically(folder / kConfigFile, peft_config(adapter, base_model).dump(2) + "\n");

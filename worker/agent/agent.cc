@@ -55,16 +55,29 @@ struct Agent::Impl {
   std::optional<Welcome> welcome;  // absent until the coordinator has answered Hello
   using Pack = std::vector<Assignment>;
   std::deque<Pack> queue;  // waiting, in the order of dispatch
-  struct Running {
+  struct Member {
     AttemptKey attempt;
     PackTraits traits;
     Progress progress;
     bool revoked = false;  // how it ends concerns nobody, only that it has
   };
-  std::vector<Running> running;  // members of the pack that the runner has; those that are done have left
-  Clock::time_point moved;       // when one of them last made progress
-  bool under_way = false;        // they have made progress at all
-  bool may_be_disturbed = true;  // nobody compares their times
+  struct RunningPack {
+    std::vector<Member> members;   // those that are done have left
+    Clock::time_point moved;       // when one of them last made progress
+    bool under_way = false;        // they have made progress at all
+    bool may_be_disturbed = true;  // nobody compares their times
+
+    bool empty() const { return members.empty(); }
+    bool concerns_somebody() const {
+      return std::any_of(members.begin(), members.end(), [](const Member& member) { return !member.revoked; });
+    }
+    Member* find(const AttemptKey& attempt) {
+      const auto found = std::ranges::find(members, attempt, &Member::attempt);
+      return found == members.end() ? nullptr : &*found;
+    }
+  };
+  RunningPack running;  // has the device
+  RunningPack written;  // has computed: only its results are still to come
   bool said_hello = false;
   bool awaits_welcome = false;  // the answer to the last Hello
   bool hello_waits = false;     // for what runs to end
@@ -138,17 +151,29 @@ struct Agent::Impl {
       std::erase_if(pack, [&](const Assignment& waiting) { return key_of(waiting) == message.attempt; });
     std::erase_if(queue, [](const Pack& pack) { return pack.empty(); });
     unacknowledged.erase(message.attempt);
-    const auto member = find_running(message.attempt);
-    if (member == running.end()) {
+    RunningPack* pack = pack_of(message.attempt);
+    if (!pack) {
       say_revoked(message.attempt);
       return finish_stopping();
     }
-    if (member->revoked) return;
-    member->revoked = true;
-    if (concerns_somebody())
+    Member& member = *pack->find(message.attempt);
+    if (member.revoked) return;
+    member.revoked = true;
+    if (pack->concerns_somebody())
       runner.request_stop({message.attempt});  // the others go on
     else
-      runner.kill("revoked");
+      kill(*pack, "revoked");
+  }
+
+  RunningPack* pack_of(const AttemptKey& attempt) {
+    for (RunningPack* pack : {&running, &written})
+      if (pack->find(attempt)) return pack;
+    return nullptr;
+  }
+  bool is_idle() const { return running.empty() && written.empty(); }
+
+  void kill(const RunningPack& pack, const std::string& reason) {
+    runner.kill(pack.members.front().attempt, reason);
   }
 
   void say_revoked(const AttemptKey& attempt) {
@@ -156,7 +181,7 @@ struct Agent::Impl {
   }
 
   void receive(const Lend&) {
-    if (running.empty()) runner.release_device();
+    if (is_idle()) runner.release_device();
   }
 
   void receive(const Stop&) { stop(); }
@@ -174,27 +199,21 @@ struct Agent::Impl {
     if (awaits_welcome) return;
     queue.clear();
     unacknowledged.clear();
-    const bool concerned_somebody = concerns_somebody();
-    for (Running& member : running) member.revoked = true;
-    if (concerned_somebody) runner.kill("this worker had been given up");
+    for (RunningPack* pack : {&running, &written}) {
+      if (!pack->concerns_somebody()) continue;
+      for (Member& member : pack->members) member.revoked = true;
+      kill(*pack, "this worker had been given up");
+    }
     welcome.reset();
     if (stopping) return finish_stopping();
     // The device is not free before that.
-    hello_waits = !running.empty();
+    hello_waits = !is_idle();
     if (!hello_waits) say_hello();
   }
 
   template <typename Other>
   void receive(const Other&) {
     spdlog::warn("a message that is not for a worker was refused");
-  }
-
-  std::vector<Running>::iterator find_running(const AttemptKey& attempt) {
-    return std::find_if(running.begin(), running.end(),
-                        [&](const Running& member) { return member.attempt == attempt; });
-  }
-  bool concerns_somebody() const {
-    return std::any_of(running.begin(), running.end(), [](const Running& member) { return !member.revoked; });
   }
 
   void say_hello() {
@@ -215,24 +234,36 @@ struct Agent::Impl {
     if (!running.empty() || queue.empty() || !welcome || stopping) return;
     const Pack pack = std::move(queue.front());
     queue.pop_front();
-    may_be_disturbed = true;
-    for (const Assignment& assignment : pack) {
-      running.push_back({key_of(assignment), assignment.traits, {}, false});
-      may_be_disturbed &= !assignment.job.isolate && assignment.job.kind != StepKind::benchmark;
-    }
-    moved = Clock::now();
-    under_way = false;
+    running.may_be_disturbed = may_be_disturbed(pack);
+    for (const Assignment& assignment : pack)
+      running.members.push_back({key_of(assignment), assignment.traits, {}});
+    running.moved = Clock::now();
+    running.under_way = false;
     runner.start(execute_of(pack));
     crash_point("worker.started");
     prepare_next();
   }
 
+  static bool may_be_disturbed(const Pack& pack) {
+    return std::ranges::none_of(pack, [](const Assignment& assignment) {
+      return assignment.job.isolate || assignment.job.kind == StepKind::benchmark;
+    });
+  }
+
+  /// The next pack begins while this one's results are written.
+  void on_computed() {
+    if (!written.empty() || stopping || !welcome || queue.empty() || !may_be_disturbed(queue.front())) return;
+    written = std::exchange(running, {});
+    written.moved = Clock::now();
+    run_next();
+  }
+
   /// Those of the next pack of such jobs that fit beside what still runs of this one, once half of it is free.
   std::vector<Execute::Member> let_join() {
-    if (!welcome || stopping || queue.empty() || running.empty() || !concerns_somebody()) return {};
-    const int key = running.front().traits.key;
+    if (!welcome || stopping || queue.empty() || !running.concerns_somebody()) return {};
+    const int key = running.members.front().traits.key;
     PackFill fill(welcome->most_pack_jobs, options.hello.memory_mb);
-    for (const Running& member : running) fill.add(member.traits);
+    for (const Member& member : running.members) fill.add(member.traits);
     if (key < 0 || !fill.has_room()) return {};
     const auto found =
         std::ranges::find_if(queue, [key](const Pack& pack) { return pack.front().traits.key == key; });
@@ -244,12 +275,12 @@ struct Agent::Impl {
     if (stays == waiting.begin()) return {};
 
     PackGrew grew{welcome->worker, {}, {}};
-    for (const Running& member : running) grew.pack.push_back(member.attempt);
+    for (const Member& member : running.members) grew.pack.push_back(member.attempt);
     const storage::RunDirectory directory(welcome->run_directory);
     std::vector<Execute::Member> members;
     for (auto joins = waiting.begin(); joins != stays; ++joins) {
       members.push_back(member_of(*joins, directory));
-      running.push_back({key_of(*joins), joins->traits, {}, false});
+      running.members.push_back({key_of(*joins), joins->traits, {}});
       grew.joined.push_back(key_of(*joins));
     }
     waiting.erase(waiting.begin(), stays);
@@ -261,8 +292,8 @@ struct Agent::Impl {
 
   /// The first that waits.
   void prepare_next() {
-    if (!running.empty() && may_be_disturbed && !queue.empty() && !stopping)
-      runner.prepare(execute_of(queue.front()), under_way);
+    if (!running.empty() && running.may_be_disturbed && !queue.empty() && !stopping)
+      runner.prepare(execute_of(queue.front()), running.under_way);
   }
 
   Execute execute_of(const Pack& pack) const {
@@ -295,20 +326,23 @@ struct Agent::Impl {
   }
 
   void on_progress(const AttemptKey& attempt, const Progress& progress) {
-    const auto member = find_running(attempt);
-    if (member == running.end()) return;
-    if (progress.done != member->progress.done || progress.phase != member->progress.phase) moved = Clock::now();
+    Member* member = running.find(attempt);
+    if (!member) return;
+    if (progress.done != member->progress.done || progress.phase != member->progress.phase)
+      running.moved = Clock::now();
     member->progress = progress;
-    if (progress.done == 0 || std::exchange(under_way, true)) return;
+    if (progress.done == 0 || std::exchange(running.under_way, true)) return;
     prepare_next();
   }
 
   void on_finished(const AttemptKey& attempt, Outcome outcome, bool crashed) {
-    const auto member = find_running(attempt);
-    const bool was_revoked = member != running.end() && member->revoked;
-    const bool concerns_us = member != running.end() && !member->revoked && welcome;
-    if (member != running.end()) running.erase(member);
-    moved = Clock::now();
+    RunningPack* pack = pack_of(attempt);
+    const bool was_revoked = pack && pack->find(attempt)->revoked;
+    const bool concerns_us = pack && !was_revoked && welcome;
+    if (pack) {
+      std::erase_if(pack->members, [&](const Member& member) { return member.attempt == attempt; });
+      pack->moved = Clock::now();
+    }
     if (concerns_us) {
       Finished finished{welcome->worker, attempt, std::move(outcome), crashed};
       crash_point("worker.before_result");
@@ -317,20 +351,21 @@ struct Agent::Impl {
       unacknowledged.emplace(attempt, std::move(finished));
     }
     if (was_revoked) say_revoked(attempt);
-    if (running.empty() && std::exchange(hello_waits, false) && !stopping) say_hello();
-    if (!running.empty() && !concerns_somebody() && !crashed) runner.kill("revoked");
+    if (is_idle() && std::exchange(hello_waits, false) && !stopping) say_hello();
+    if (pack && !pack->empty() && !pack->concerns_somebody() && !crashed) kill(*pack, "revoked");
     run_next();
+    prepare_next();
     finish_stopping();
   }
 
   void beat() {
     if (welcome) {
       Heartbeat heartbeat{welcome->worker, {}};
-      for (const Running& member : running) heartbeat.held.push_back({member.attempt, member.progress});
-      if (!heartbeat.held.empty()) {
-        const std::chrono::duration<double> still = Clock::now() - moved;
-        if (still.count() > welcome->no_progress_s)
-          runner.kill("made no progress for " + std::to_string(static_cast<int>(welcome->no_progress_s)) + " s");
+      for (const RunningPack* pack : {&running, &written}) {
+        for (const Member& member : pack->members) heartbeat.held.push_back({member.attempt, member.progress});
+        const std::chrono::duration<double> still = Clock::now() - pack->moved;
+        if (!pack->empty() && still.count() > welcome->no_progress_s)
+          kill(*pack, "made no progress for " + std::to_string(static_cast<int>(welcome->no_progress_s)) + " s");
       }
       for (const Pack& pack : queue)
         for (const Assignment& waiting : pack) heartbeat.held.push_back({key_of(waiting), {}});
@@ -348,7 +383,7 @@ struct Agent::Impl {
   }
 
   void finish_stopping() {
-    if (!stopping || ended || !running.empty() || !unacknowledged.empty()) return;
+    if (!stopping || ended || !is_idle() || !unacknowledged.empty()) return;
     ended = true;
     crash_point("worker.before_goodbye");
     if (welcome) send(Goodbye{welcome->worker});
@@ -367,7 +402,7 @@ Agent::Agent(boost::asio::io_context& io, CoordinatorLink& link, JobRunner& runn
   runner.set_callbacks({[this](const Json& device) { impl_->on_ready(device); },
                         [this](const AttemptKey& a, const Progress& p) { impl_->on_progress(a, p); },
                         [this](const AttemptKey& a, Outcome o, bool c) { impl_->on_finished(a, std::move(o), c); },
-                        [this] { return impl_->let_join(); }});
+                        [this] { return impl_->let_join(); }, [this] { impl_->on_computed(); }});
 }
 
 Agent::~Agent() = default;

@@ -8,8 +8,8 @@
 
 namespace finesweep::worker {
 
-/// Runs one pack at a time for the agent: in the program a child process (runner_pool.h). All calls and callbacks
-/// are on the thread of the agent's event loop.
+/// Runs one pack after the other for the agent: in the program a child process (runner_pool.h). All calls and
+/// callbacks are on the thread of the agent's event loop.
 class JobRunner {
  public:
   struct Callbacks {
@@ -21,11 +21,14 @@ class JobRunner {
     /// The pack has work for a while and would share the device, if there is room: who runs with it from now on, as
     /// though they had been members from the start. Mostly nobody.
     std::function<std::vector<Execute::Member>()> has_room = {};
+    /// Of the pack that runs only results are still to come, and what prepare() was last called with is ready: it
+    /// may be started now, beside them.
+    std::function<void()> computed = {};
   };
   virtual ~JobRunner() = default;
   virtual void set_callbacks(Callbacks callbacks) = 0;
-  /// Not called again before every member has `finished`. Where the job names several devices (it is then alone in
-  /// its pack), a process works on each, and all end where one does.
+  /// Not called again before every member has `finished`, or all have `computed`. Where the job names several
+  /// devices (it is then alone in its pack), a process works on each, and all end where one does.
   virtual void start(const Execute& execute) = 0;
   /// What start() will probably be called with next: on a GPU it may be made ready beside the pack that runs.
   /// Called again with something else, that takes its place. `under_way`: the running pack has worked for a while,
@@ -33,8 +36,8 @@ class JobRunner {
   virtual void prepare(const Execute& execute, bool under_way) = 0;
   /// Ask these members (none named: all) to write a checkpoint and finish as interrupted.
   virtual void request_stop(const std::vector<AttemptKey>& attempts) = 0;
-  /// End the running pack at once; what is not done finishes as crashed, with `reason` for the user.
-  virtual void kill(const std::string& reason) = 0;
+  /// End the pack of this attempt at once; what is not done finishes as crashed, with `reason` for the user.
+  virtual void kill(const AttemptKey& attempt, const std::string& reason) = 0;
   /// Another worker needs the device: let go of what an idle process keeps on it.
   virtual void release_device() = 0;
   /// Nothing more will be started: let go of idle processes.

@@ -197,8 +197,10 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   Callbacks callbacks;
   std::shared_ptr<RunnerProcess> active;  // runs, or will run, a pack
   std::shared_ptr<RunnerProcess> spare;   // of the next pack
-  std::vector<AttemptKey> running;        // of the pack, those that are not done
+  std::vector<AttemptKey> running;        // of the active's pack, those that are not done
   std::vector<AttemptKey> prepared;       // the pack that the spare makes ready; empty: none
+  std::shared_ptr<RunnerProcess> writer;  // has computed its pack, and writes
+  std::vector<AttemptKey> written;        // of the writer's pack, those that are not done
   double memory_share = 1;                // of the device, that the last pack took
   std::string killed_because;
   bool described = false;  // the device, or that nobody can
@@ -248,6 +250,11 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     process->on_end = [this, rank](std::string why) { ended(rank, std::move(why)); };
   }
 
+  static void ignore(RunnerProcess& process) {
+    process.on_message = nullptr;
+    process.on_end = nullptr;
+  }
+
   void describe(const Json& device) {
     if (!std::exchange(described, true) && callbacks.ready) callbacks.ready(device);
   }
@@ -290,14 +297,54 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     std::swap(active, spare);
     listen(active, 0);
     active->send(Begin{});
-    if (is_alive(spare)) {
-      spare->on_message = nullptr;
-      spare->on_end = nullptr;
-      spare->send(LetGo{});
+    if (is_alive(spare)) let_go(*spare);
+  }
+
+  /// It waits for another pack, and has not the device.
+  static void let_go(RunnerProcess& process) {
+    ignore(process);
+    process.send(LetGo{});
+  }
+
+  /// The device is free for the next pack, if that is ready.
+  void hand_over() {
+    if (running.empty() || writer || prepared.empty() || !is_alive(spare)) return;
+    writer = std::exchange(active, nullptr);
+    written = std::exchange(running, {});
+    writer->on_message = [this](Message message) {
+      if (auto* executed = std::get_if<Executed>(&message))
+        finish_written(executed->attempt, std::move(executed->outcome), false);
+    };
+    writer->on_end = [this](std::string why) { crash_written(why); };
+    if (callbacks.computed) callbacks.computed();
+  }
+
+  void finish_written(const AttemptKey& attempt, Outcome outcome, bool crashed) {
+    if (std::erase(written, attempt) == 0) return;
+    if (written.empty()) end_writing();
+    if (callbacks.finished) callbacks.finished(attempt, std::move(outcome), crashed);
+  }
+
+  void crash_written(const std::string& why) {
+    for (const AttemptKey& attempt : std::vector(written)) finish_written(attempt, crashed_because(why), true);
+  }
+
+  void end_writing() {
+    const auto process = std::exchange(writer, nullptr);
+    if (!is_alive(process)) return;
+    if (!is_alive(active)) {
+      active = process;
+      listen(active, 0);
+    } else if (!is_alive(spare)) {
+      spare = process;
+      let_go(*spare);
+    } else {
+      process->dismiss();
     }
   }
 
   void prepare(const Execute& execute, bool under_way) {
+    if (writer) return;  // is the next spare
     const std::vector<AttemptKey> keys = keys_of(execute);
     if (!under_way && memory_share > kLittleMemory) return;
     if (one_pack_each() || closed || execute.devices.size() > 1 || (prepared == keys && is_alive(spare))) return;
@@ -324,11 +371,13 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
 
   /// The process is gone, or was never there: what is not done has crashed.
   void crash(const std::string& why) {
-    for (const AttemptKey& attempt : std::vector(running)) {
-      Outcome outcome;
-      outcome.error = why;
-      finish(attempt, std::move(outcome), true);
-    }
+    for (const AttemptKey& attempt : std::vector(running)) finish(attempt, crashed_because(why), true);
+  }
+
+  static Outcome crashed_because(const std::string& why) {
+    Outcome outcome;
+    outcome.error = why;
+    return outcome;
   }
 
   void finish(const AttemptKey& attempt, Outcome outcome, bool crashed) {
@@ -353,6 +402,8 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
       if (is_running(executed->attempt)) take_result(rank, std::move(*executed));
     } else if (std::holds_alternative<HasRoom>(message) && rank == 0) {
       let_join();
+    } else if (std::holds_alternative<Computed>(message) && members.empty()) {
+      hand_over();
     } else if (std::holds_alternative<Pulse>(message) && !members.empty()) {
       members[rank].pulses = true;
     } else if (auto* ready = std::get_if<RunnerReady>(&message); ready && rank == 0) {
@@ -444,8 +495,12 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     });
   }
 
-  void kill(const std::string& reason) {
-    if (!active || running.empty()) return;
+  void kill(const AttemptKey& attempt, const std::string& reason) {
+    if (writer && std::find(written.begin(), written.end(), attempt) != written.end()) {
+      writer->on_message = nullptr;
+      boost::asio::post(io, [process = writer, reason] { process->gone(reason); });
+    }
+    if (!active || !is_running(attempt)) return;
     killed_because = reason;
     active->on_message = nullptr;  // or the last result would begin the next pack in a process that is about to end
     auto process = active;
@@ -453,7 +508,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   }
 
   void release_device() {
-    if (!running.empty() || one_pack_each()) return;
+    if (!running.empty() || writer || one_pack_each()) return;
     drop_spare();
     if (active) active->dismiss();
     active.reset();
@@ -480,8 +535,8 @@ void RunnerPool::prepare(const Execute& execute, bool under_way) {
 void RunnerPool::request_stop(const std::vector<AttemptKey>& attempts) {
   if (impl_->active && !impl_->running.empty()) impl_->active->send(StopExecution{attempts});
 }
-void RunnerPool::kill(const std::string& reason) {
-  impl_->kill(reason);
+void RunnerPool::kill(const AttemptKey& attempt, const std::string& reason) {
+  impl_->kill(attempt, reason);
 }
 void RunnerPool::release_device() {
   impl_->release_device();
@@ -489,8 +544,9 @@ void RunnerPool::release_device() {
 void RunnerPool::shut_down() {
   impl_->closed = true;
   impl_->running.clear();
+  impl_->written.clear();
   impl_->dismiss_helpers();
-  for (auto* process : {&impl_->active, &impl_->spare}) {
+  for (auto* process : {&impl_->active, &impl_->spare, &impl_->writer}) {
     if (*process) (*process)->dismiss();
     process->reset();
   }

@@ -5,6 +5,7 @@
 #include "storage/artifact.h"
 #include "worker/engine/masks.h"
 #include "worker/engine/model_files.h"
+#include "worker/formats/host_copies.h"
 
 namespace finesweep::worker {
 namespace {
@@ -63,19 +64,35 @@ ModelManifest describe_source(const ModelSource& source, const JobContext& conte
 
 Status write_model_artifact(const ExecutionRequest& request, const JobModel& made, const ModelSource& source,
                             const ModelManifest& description, const Outcome& outcome) {
-  const fs::path folder = request.staging / "artifact";
+  return model_artifact_writer(request, made, source, description, outcome)();
+}
+
+std::function<Status()> model_artifact_writer(const ExecutionRequest& request, const JobModel& made,
+                                              const ModelSource& source, ModelManifest description,
+                                              Outcome outcome) {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  NamedMasks masks = named(made.masks);
   if (made.adapter) {
-    fs::create_directories(folder / "adapter");
-    // What PEFT is to load it on: a base that an earlier step has made stands with that step's artifact.
-    const std::string base = description.base_job ? source.model.string() : description.base_model;
-    if (Status written = write_adapter(*made.adapter, base, folder / "adapter"); !written) return written;
-  } else {
-    fs::create_directories(folder / "model");
-    if (Status written = save_pretrained(*made.model, folder / "model"); !written) return written;
-    if (Status copied = copy_model_files(source.tokenizer, folder / "model"); !copied) return copied;
+    tensors = copies_on_host(made.adapter->tensors());
+    masks = copies_on_host(masks);
   }
-  if (Status written = write_masks(named(made.masks), folder); !written) return written;
-  return seal_model_artifact(request, description, outcome);
+  return [&, tensors = std::move(tensors), masks = std::move(masks), description = std::move(description),
+          outcome = std::move(outcome)]() -> Status {
+    const fs::path folder = request.staging / "artifact";
+    if (made.adapter) {
+      fs::create_directories(folder / "adapter");
+      // What PEFT is to load it on: a base that an earlier step has made stands with that step's artifact.
+      const std::string base = description.base_job ? source.model.string() : description.base_model;
+      const Status written = write_adapter(*made.adapter, tensors, base, folder / "adapter");
+      if (!written) return written;
+    } else {
+      fs::create_directories(folder / "model");
+      if (Status written = save_pretrained(*made.model, folder / "model"); !written) return written;
+      if (Status copied = copy_model_files(source.tokenizer, folder / "model"); !copied) return copied;
+    }
+    if (Status written = write_masks(masks, folder); !written) return written;
+    return seal_model_artifact(request, description, outcome);
+  };
 }
 
 Status seal_model_artifact(const ExecutionRequest& request, const ModelManifest& description,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 
 #include "jobs/result.h"
@@ -23,6 +24,12 @@ ModelManifest describe_source(const ModelSource& source, const JobContext& conte
 /// sealed too.
 Status write_model_artifact(const ExecutionRequest& request, const JobModel& made, const ModelSource& source,
                             const ModelManifest& description, const Outcome& outcome);
+
+/// The same later, and on any thread: of an adapter copies are taken now, so that its device is not needed any
+/// more; the rest must stay as it is until then. The first three must outlive what is returned.
+std::function<Status()> model_artifact_writer(const ExecutionRequest& request, const JobModel& made,
+                                              const ModelSource& source, ModelManifest description,
+                                              Outcome outcome);
 
 /// Seals what lies in the attempt's artifact folder.
 Status seal_model_artifact(const ExecutionRequest& request, const ModelManifest& description,

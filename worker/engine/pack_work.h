@@ -59,9 +59,10 @@ class PackWork {
 };
 
 /// What the members of a pack have in common. left_out: it has ended as failed, and its rows stay in the batches
-/// until the pack is formed anew. does_not_fit: runs by itself, behind the pack.
+/// until the pack is formed anew. written: it has computed, and its files are written beside what the others do.
+/// does_not_fit: runs by itself, behind the pack.
 struct PackedMember {
-  enum class State { active, left_out, ended, does_not_fit };
+  enum class State { active, left_out, written, ended, does_not_fit };
   WaitingMember waiting;
   State state = State::active;
   std::optional<JobContext> context;

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,6 +29,7 @@ constexpr std::chrono::milliseconds kAsksEvery{500};
 struct TrainingMember : PackedMember {
   std::optional<FinetuneRecipe> recipe;
   std::unique_ptr<TrainingRun> run;
+  std::future<Outcome> outcome;  // once its files are written
 };
 
 /// Jobs that train together, until the last of them has ended.
@@ -39,26 +41,12 @@ class TrainingPack final : public PackOf<TrainingMember> {
     add(std::move(waiting));
   }
 
-  void run() override {
-    for (Member& member : members_) prepare(member);
-    load_base();
-    keep_those_that_fit(active());
-    rehearse();
-    for (Member* member : active()) member->run->await_turn(/*alone=*/trainer_ == nullptr);
-    for (bool first = true; !active().empty(); first = false) {
-      if (!first) let_join();
-      const std::vector<Member*> together = active();
-      // One that others may still join is stepped as a pack.
-      const bool may_be_joined = has_run_together() && may_join();
-      if (together.size() == 1 && !may_be_joined) {
-        end(*together.front(), together.front()->run->train());
-      } else {
-        train(together);
-      }
-      for (Member& member : members_) {
-        if (member.state != State::active) member.run.reset();
-      }
-    }
+  void run() override try {
+    train_all();
+    tell_written(/*all=*/true);
+  } catch (...) {
+    tell_written(/*all=*/true);
+    throw;
   }
 
   void save() noexcept override {
@@ -93,6 +81,47 @@ class TrainingPack final : public PackOf<TrainingMember> {
 
  private:
   using Member = TrainingMember;
+
+  void train_all() {
+    for (Member& member : members_) prepare(member);
+    load_base();
+    keep_those_that_fit(active());
+    rehearse();
+    for (Member* member : active()) member->run->await_turn(/*alone=*/trainer_ == nullptr);
+    for (bool first = true; !active().empty(); first = false) {
+      if (!first) let_join();
+      const std::vector<Member*> together = active();
+      // One that others may still join is stepped as a pack.
+      const bool may_be_joined = has_run_together() && may_join();
+      if (together.size() == 1 && !may_be_joined) {
+        tell_written(/*all=*/true);
+        end(*together.front(), together.front()->run->train());
+      } else {
+        train(together);
+      }
+      for (Member& member : members_) {
+        if (member.state != State::active && member.state != State::written) member.run.reset();
+      }
+    }
+  }
+
+  using PackOf::end;
+  void end(Member& member, Ending ending) {
+    if (!ending.write) return end(member, std::move(ending.outcome));
+    member.state = State::written;
+    member.outcome =
+        std::async(std::launch::async, [ending = std::move(ending)]() mutable { return ending.written(); });
+  }
+
+  /// Tells of those whose files are written, or waits for all of them.
+  void tell_written(bool all) {
+    for (Member& member : members_) {
+      if (member.state != State::written) continue;
+      if (!all && member.outcome.wait_for(std::chrono::seconds(0)) != std::future_status::ready) continue;
+      end(member, member.outcome.get());
+      member.run.reset();
+    }
+  }
 
   void prepare(Member& member) {
     const auto failed = guarded_member([&]() -> std::optional<Outcome> {
@@ -213,6 +242,7 @@ class TrainingPack final : public PackOf<TrainingMember> {
 
   /// False where the pack is to be formed anew.
   bool step(PackTrainer& trainer, const std::vector<Member*>& together) {
+    tell_written(/*all=*/false);
     std::vector<Member*> due;
     for (Member* member : together) {
       if (member->state == State::active && member->run->is_due()) due.push_back(member);
@@ -222,7 +252,12 @@ class TrainingPack final : public PackOf<TrainingMember> {
       trainer.settle();
       bool left = false;
       for (Member* member : due) {
-        auto ended = guarded_member([&] { return member->run->rest(); });
+        std::optional<Ending> ended;
+        auto failed = guarded_member([&]() -> std::optional<Outcome> {
+          ended = member->run->rest();
+          return std::nullopt;
+        });
+        if (failed) ended.emplace(std::move(*failed));
         left |= ended.has_value();
         if (ended) end(*member, std::move(*ended));
       }

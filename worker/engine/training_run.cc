@@ -8,6 +8,7 @@
 #include "worker/engine/device.h"
 #include "worker/engine/model_artifact.h"
 #include "worker/engine/training_state.h"
+#include "worker/formats/host_copies.h"
 
 namespace finesweep::worker {
 namespace {
@@ -98,7 +99,7 @@ Outcome TrainingRun::train() {
     // Who looks at weights waits for the steps that are under way.
     if (is_due()) {
       if (auto failed = finish_steps(0)) return std::move(*failed);
-      if (auto ended = rest()) return std::move(*ended);
+      if (auto ended = rest()) return ended->written();
     }
     const auto batches = next_batches();
     if (!batches) return failed_for_good(batches.error().message);
@@ -163,7 +164,7 @@ bool TrainingRun::is_due() {
   return wish() != Wish::none || steps == total_steps_ || is_evaluated_at(steps);
 }
 
-std::optional<Outcome> TrainingRun::rest() {
+std::optional<Ending> TrainingRun::rest() {
   if (evaluation_is_due()) {
     auto went_on = evaluate_validation();
     if (!went_on) return failed_for_good(went_on.error().message);
@@ -324,7 +325,7 @@ Outcome TrainingRun::stop() {
   return outcome;
 }
 
-Outcome TrainingRun::finish() {
+Ending TrainingRun::finish() {
   take_measures();
   Outcome outcome;
   outcome.kind = OutcomeKind::succeeded;
@@ -337,18 +338,39 @@ Outcome TrainingRun::finish() {
   outcome.metrics = progress_.metrics();
   outcome.metrics["trainable_parameters"] = static_cast<double>(count_values(parameters_));
   report_progress("saving", Progress::no_loss, 0);
-  if (Status written = write_artifact(outcome); !written) return failed_this_time(written.error().message);
-  return outcome;
+  Ending ending = outcome;
+  ending.write = artifact_writer(outcome);
+  control_.computed();
+  return ending;
 }
 
-Status TrainingRun::write_artifact(const Outcome& outcome) {
+std::function<Status()> TrainingRun::artifact_writer(const Outcome& outcome) {
   ModelManifest description = describe_model(loaded_, source_, task_->head(), context_, recipe_.method());
+  std::function<Status()> write_training;
   if (request_.job.keep_training_state) {
     description.training = to_json(progress_);
-    const Status written = write_training_tensors(training(), request_.staging / "artifact" / "training");
-    if (!written) return written;
+    auto state = training().state();
+    if (loaded_.adapter) state = copies_on_host(state);
+    write_training = [this, state = std::move(state)] {
+      return write_training_tensors(state, request_.staging / "artifact" / "training");
+    };
   }
-  return write_model_artifact(request_, loaded_, source_, description, outcome);
+  return [write_training = std::move(write_training),
+          write_model =
+              model_artifact_writer(request_, loaded_, source_, std::move(description), outcome)]() -> Status {
+    if (write_training) {
+      if (Status written = write_training(); !written) return written;
+    }
+    return write_model();
+  };
+}
+
+Outcome Ending::written() try {
+  if (!write) return std::move(outcome);
+  if (Status done = write(); !done) return failed_this_time(done.error().message);
+  return std::move(outcome);
+} catch (...) {
+  return describe_exception().outcome;
 }
 
 }  // namespace finesweep::worker

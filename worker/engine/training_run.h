@@ -5,9 +5,11 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "jobs/result.h"
@@ -43,6 +45,18 @@ class TrainingRecipe {
   }
 };
 
+/// How a training ended, and what is left to be done for it.
+struct Ending {
+  Ending(Outcome how) : outcome(std::move(how)) {}
+  Outcome outcome;
+  /// Writes and seals the artifact, where there is one: once, on any thread, while the TrainingRun is there. Of an
+  /// adapter nothing of its device is used.
+  std::function<Status()> write;
+
+  /// With the artifact written: what the job comes to. Throws nothing.
+  Outcome written();
+};
+
 /// A training from its data to its artifact: steps, evaluations, checkpoints, metrics. Whatever the recipe is, it
 /// can be stopped between two steps and goes on bit for bit as if it had not been. Where several processes do the
 /// job (ExecutionRequest::ranks), the leader evaluates, writes checkpoints and leaves the artifact.
@@ -67,9 +81,9 @@ class TrainingRun {
   Outcome train();
 
   /// Whether something is to be done before the next step: the end, a stop, an evaluation, a checkpoint. Then steps
-  /// that are under way are to end first, and rest() does it. An Outcome: with that it ended.
+  /// that are under way are to end first, and rest() does it. An Ending: with that it ended.
   bool is_due();
-  std::optional<Outcome> rest();
+  std::optional<Ending> rest();
   /// The batches of the next step, to look at; none where there is none, or where they do not fit the model.
   std::vector<Batch> coming_batches();
   /// The batches of the next step, which now begins. The Error: one that does not fit the model.
@@ -131,8 +145,8 @@ class TrainingRun {
   Status checkpoint();
   Status write_checkpoint();
   Outcome stop();
-  Outcome finish();
-  Status write_artifact(const Outcome& outcome);
+  Ending finish();
+  std::function<Status()> artifact_writer(const Outcome& outcome);
 
   const ExecutionRequest& request_;
   const JobContext& context_;

@@ -69,9 +69,10 @@ Status write_training_checkpoint(const ExecutionRequest& request, const Training
       [&](const fs::path& folder) { return write_safetensors(folder / state_file, training.state()); });
 }
 
-Status write_training_tensors(const Training& training, const fs::path& folder) {
+Status write_training_tensors(const std::vector<std::pair<std::string, at::Tensor>>& state,
+                              const fs::path& folder) {
   fs::create_directories(folder);
-  return write_safetensors(folder / state_file, training.state());
+  return write_safetensors(folder / state_file, state);
 }
 
 }  // namespace finesweep::worker

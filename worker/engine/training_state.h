@@ -1,6 +1,9 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "jobs/result.h"
 #include "worker/engine/training_progress.h"
@@ -20,7 +23,9 @@ Status restore_training(const ExecutionRequest& request, Training& training, Tra
 Status write_training_checkpoint(const ExecutionRequest& request, const Training& training,
                                  const TrainingProgress& progress);
 
-/// Writes the tensors alone into `folder`, which is made: for an artifact that keeps the training state.
-Status write_training_tensors(const Training& training, const std::filesystem::path& folder);
+/// Writes the tensors alone, Training::state(), into `folder`, which is made: for an artifact that keeps the
+/// training state.
+Status write_training_tensors(const std::vector<std::pair<std::string, at::Tensor>>& state,
+                              const std::filesystem::path& folder);
 
 }  // namespace finesweep::worker

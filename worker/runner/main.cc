@@ -36,6 +36,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "jobs/crash_point.h"
@@ -204,10 +205,27 @@ class Channel {
   std::set<AttemptKey> stopped_;
 };
 
+/// Of a pack, how many still compute; says when nobody does.
+class Computing {
+ public:
+  explicit Computing(Channel& channel) : channel_(channel) {}
+  void one_more() { ++members_; }
+  void one_less() {
+    if (--members_ == 0) channel_.send(Computed{});
+  }
+
+ private:
+  Channel& channel_;
+  std::size_t members_ = 0;
+};
+
 /// Sends progress a few times a second at most, and whenever the phase changes; the log has when that was.
 class Control final : public ExecutionControl {
  public:
-  Control(Channel& channel, AttemptKey attempt) : channel_(channel), attempt_(attempt) {}
+  Control(Channel& channel, Computing& computing, AttemptKey attempt)
+      : channel_(channel), computing_(computing), attempt_(attempt) {
+    computing_.one_more();
+  }
 
   void progress(const Progress& progress) override {
     const auto now = Clock::now();
@@ -219,9 +237,14 @@ class Control final : public ExecutionControl {
   }
 
   void await_turn() override {
-    const auto ready = Clock::now();
+    if (channel_.has_turn()) return;
+    note("ready");
     channel_.await_turn();
-    if (Clock::now() - ready > std::chrono::milliseconds(1)) note("its turn");
+    note("its turn");
+  }
+
+  void computed() override {
+    if (!std::exchange(has_computed_, true)) computing_.one_less();
   }
 
   bool has_turn() override { return channel_.has_turn(); }
@@ -238,6 +261,8 @@ class Control final : public ExecutionControl {
   }
 
   Channel& channel_;
+  Computing& computing_;
+  bool has_computed_ = false;
   AttemptKey attempt_;
   const Clock::time_point begin_ = Clock::now();
   Clock::time_point sent_{};
@@ -309,11 +334,13 @@ Status load_cuda() {
     const Execute& message = *work;
     redirect_output(message.pack);
     crash_point("runner.before_job");
+    Computing computing(channel);
     std::deque<Control> controls;
     const auto members_of = [&](const std::vector<Execute::Member>& pack) {
       std::vector<PackMember> members;
       for (const Execute::Member& member : pack)
-        members.push_back({to_request(member, message, device), &controls.emplace_back(channel, member.key())});
+        members.push_back(
+            {to_request(member, message, device), &controls.emplace_back(channel, computing, member.key())});
       return members;
     };
     const std::vector<PackMember> members = members_of(message.pack);
@@ -327,6 +354,7 @@ Status load_cuda() {
       channel.await_turn();
       crash_point("runner.before_result");
       channel.end_pulse();
+      controls[member].computed();
       channel.send(Executed{controls[member].attempt(), std::move(outcome), controls[member].has_lost_peer(),
                             cuda ? memory_share(device) : 1});
     };
