@@ -9,6 +9,7 @@
 
 #include "worker/kernels/cuda/module.h"
 #include "worker/kernels/gpu/float_type.h"
+#include "worker/kernels/gpu/kernels.h"
 
 namespace finesweep::worker::gpu {
 namespace {
