@@ -1,8 +1,8 @@
 // New tokens a second: greedy generation after a prompt of random ids, or drawn.
 //
 //   engine_generate_bench MODEL [--threads N] [--rows N] [--prompt N] [--new N] [--times N] [--bf16 | --fp16]
-//                         [--no-cache] [--gpu] [--sample]
-//   engine_generate_bench --gpu        the cases of the GPU's table
+//                         [--no-cache] [--gpu] [--sample] [--profile]
+//   engine_generate_bench --gpu        the cases of the GPU's table; --profile: and what the GPU was busy with
 //
 // MODEL is a Hugging Face directory or a GGUF file of a decoder-only model, or random:gpt2, random:gpt-neo-1.3b or
 // random:smollm2-135m: random weights of its shapes. The peers are `tests/bench/peers/hf_lm.py generate` with the
@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/bench/device_profile.h"
 #include "tests/bench/random_model.h"
 #include "worker/generation/generate.h"
 #include "worker/models/pretrained.h"
@@ -43,7 +44,7 @@ struct Case {
   int threads = 2, times = 5;
   std::int64_t rows = 1, prompt = 32, fresh = 32;
   Precision precision = Precision::fp32;
-  bool kv_cache = true, on_gpu = false, sample = false;
+  bool kv_cache = true, on_gpu = false, sample = false, profile = false;
   double peer = 0;  // tokens a second of Hugging Face on an H100; 0: not known
 };
 
@@ -107,6 +108,7 @@ int measure(const Case& what) {
   if (what.peer > 0) std::printf("; Hugging Face %.0f tokens/s", what.peer);
   std::printf("\n");
   std::fflush(stdout);
+  if (what.profile && what.on_gpu) print_device_profile([&] { require(generator.generate(prompts, options)); }, 1);
   return 0;
 }
 
@@ -160,6 +162,8 @@ int main(int argc, char** argv) {
       what.on_gpu = true;
     } else if (std::strcmp(argv[i], "--sample") == 0) {
       what.sample = true;
+    } else if (std::strcmp(argv[i], "--profile") == 0) {
+      what.profile = true;
     } else if (std::strcmp(argv[i], "--no-cache") == 0) {
       what.kv_cache = false;
     } else {
@@ -174,7 +178,7 @@ int main(int argc, char** argv) {
   if (what.model.empty() || what.times < 1 || what.rows < 1 || what.prompt < 1 || what.fresh < 2) {
     std::fprintf(stderr,
                  "usage: %s MODEL [--threads N] [--rows N] [--prompt N] [--new N] [--times N] [--bf16 | --fp16] "
-                 "[--no-cache] [--gpu] [--sample]\n",
+                 "[--no-cache] [--gpu] [--sample] [--profile]\n",
                  argv[0]);
     return 2;
   }

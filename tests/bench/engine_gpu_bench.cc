@@ -17,7 +17,6 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <dlfcn.h>
-#include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <algorithm>
 #include <chrono>
@@ -32,6 +31,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/bench/device_profile.h"
 #include "tests/bench/random_model.h"
 #include "worker/adapters/adapter.h"
 #include "worker/engine/device.h"
@@ -182,39 +182,6 @@ Built build(const Case& what, const Options& options, std::shared_ptr<const Pret
   return built;
 }
 
-/// Device time by kernel, over `count` calls.
-void profile(const std::function<void()>& work, int count) {
-  namespace profiler = torch::autograd::profiler;
-  using torch::profiler::impl::ActivityType;
-  const profiler::ProfilerConfig config(torch::profiler::impl::ProfilerState::KINETO);
-  const std::set<ActivityType> activities = {ActivityType::CPU, ActivityType::CUDA};
-  profiler::prepareProfiler(config, activities);
-  profiler::enableProfiler(config, activities);
-  for (int i = 0; i < count; ++i) work();
-  synchronize(kDevice);
-  const auto result = profiler::disableProfiler();
-  std::map<std::string, std::pair<double, int>> by_name;
-  double total = 0;
-  int launches = 0;
-  for (const auto& event : result->events()) {
-    if (event.deviceType() != c10::DeviceType::CUDA) continue;
-    const double us = static_cast<double>(event.durationNs()) / 1e3 / count;
-    by_name[event.name()].first += us;
-    ++by_name[event.name()].second;
-    total += us;
-    ++launches;
-  }
-  std::vector<std::pair<std::string, std::pair<double, int>>> sorted(by_name.begin(), by_name.end());
-  std::sort(sorted.begin(), sorted.end(),
-            [](const auto& a, const auto& b) { return a.second.first > b.second.first; });
-  std::printf("    %9.1f us in %d launches\n", total, launches / count);
-  for (std::size_t i = 0; i < std::min<std::size_t>(sorted.size(), 32); ++i) {
-    std::printf("    %9.1f us %5.1f x  %.110s\n", sorted[i].second.first,
-                static_cast<double>(sorted[i].second.second) / count, sorted[i].first.c_str());
-  }
-  std::fflush(stdout);
-}
-
 void report(const Case& what, const Options& options, std::vector<double> times, double loss) {
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
@@ -300,7 +267,7 @@ void time_steps(const Case& what, const Options& options, const std::function<vo
   }
   report(what, options, times, loss);
   if (options.profile) {
-    profile(
+    print_device_profile(
         [&] {
           step();
           drain();
@@ -399,7 +366,7 @@ void forward(const Case& what, const Options& options) {
   report(what, options, times, 0);
   std::sort(in_a_row.begin(), in_a_row.end());
   std::printf("%-24s %8.3f ms a pass where none waits for another's result\n", "", in_a_row[in_a_row.size() / 2]);
-  if (options.profile) profile(pass, 4);
+  if (options.profile) print_device_profile(pass, 4);
 }
 
 }  // namespace

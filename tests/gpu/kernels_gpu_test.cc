@@ -11,6 +11,7 @@
 #include "worker/kernels/attention_choice.h"
 #include "worker/kernels/distillation.h"
 #include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/norm_dropout.h"
 #include "worker/kernels/reference.h"
 #include "worker/training/fused_lora.h"
@@ -469,6 +470,30 @@ TEST_P(KernelsOnGpu, distillation_is_its_reference) {
           expect_same(mine, expected, 4 * tolerance());
         }
       }
+    }
+  }
+}
+
+TEST_P(KernelsOnGpu, the_last_product_of_a_head_is_its_reference) {
+  const at::NoGradGuard no_graph;
+  for (const auto& [rows, in, out] : {std::tuple{1, 312, 2}, {32, 312, 2}, {5, 33, 7}, {3, 1, 64}, {70, 768, 1}}) {
+    for (const bool has_bias : {true, false}) {
+      SCOPED_TRACE(testing::Message() << rows << " x " << in << " -> " << out << (has_bias ? "" : " without bias"));
+      const at::Tensor x = numbers({rows, in}, 1).to(type());
+      Parameter weight, bias;
+      weight.value = numbers({out, in}, 2);
+      bias.value = numbers({out}, 3);
+      LinearModule module;
+      module.weight = &weight;
+      if (has_bias) module.bias = &bias;
+      const Layout layout = TokenLayout::of_mask(at::ones({rows, 1}, at::kLong), 0);
+      const at::Tensor expected = head_linear(nullptr, Var(x), module, layout, {}, {}).value;
+      weight.value = weight.value.to(kGpu);
+      bias.value = bias.value.to(kGpu);
+      ASSERT_TRUE(gpu::few_outputs(x.to(kGpu), module).defined());
+      const at::Tensor mine = head_linear(nullptr, Var(x.to(kGpu)), module, layout, {}, {}).value;
+      EXPECT_EQ(mine.scalar_type(), at::kFloat);
+      EXPECT_LE(relative_difference(mine.cpu(), expected), 1e-5);
     }
   }
 }

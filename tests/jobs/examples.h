@@ -72,8 +72,8 @@ inline std::vector<Message> example_messages() {
       Begin{},
       LetGo{},
       HasRoom{},
-      Computed{},
-      ExecuteMore{{{example_job(), 7, "/s", {{"00", "/a"}}, {"/c/2", "/c/1"}, "/l"}}}};
+      ExecuteMore{{{example_job(), 7, "/s", {{"00", "/a"}}, {"/c/2", "/c/1"}, "/l"}}},
+      Computed{}};
 }
 
 }  // namespace finesweep

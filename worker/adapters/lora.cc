@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "worker/adapters/adapter_parameter.h"
+#include "worker/kernels/upload.h"
 #include "worker/random.h"
 
 namespace finesweep::worker {
@@ -70,7 +71,7 @@ void LoraAdapter::initialise(std::uint64_t seed) {
     const float bound = 1.0f / std::sqrt(static_cast<float>(a.size(1)));
     fill_uniform(a.mutable_data_ptr<float>(), static_cast<std::size_t>(a.numel()), -bound, bound,
                  RandomStream(seed, purpose::initialisation, {hash_name(layer->a.parts[0].name)}));
-    layer->a.master.copy_(a);
+    upload(a, layer->a.master);
     layer->a.refresh_value();
   }
 }

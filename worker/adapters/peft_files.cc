@@ -10,6 +10,7 @@
 #include "worker/adapters/peft_config.h"
 #include "worker/adapters/targets.h"
 #include "worker/formats/safetensors.h"
+#include "worker/kernels/upload.h"
 
 namespace finesweep::worker {
 namespace {
@@ -93,7 +94,7 @@ Status copy_weights(Model& model, const SafetensorsFile& file,
     sources.push_back(std::move(*source));
   }
   if (Status expected = expect_base_weights(model, file, others); !expected) return expected;
-  for (std::size_t i = 0; i < into.size(); ++i) into[i].second.copy_(sources[i]);
+  for (std::size_t i = 0; i < into.size(); ++i) upload(sources[i], into[i].second);
   return {};
 }
 

@@ -150,6 +150,7 @@ OwnShare own_share(c10::Device device) {
   const auto stats = allocator.getDeviceStats(device.index());
   const auto total = static_cast<double>(allocator.getMemoryInfo(device.index()).second);
   return {static_cast<double>(stats.allocated_bytes[all].current) / total,
+          static_cast<double>(stats.reserved_bytes[all].current) / total,
           static_cast<double>(stats.reserved_bytes[all].peak) / total};
 }
 

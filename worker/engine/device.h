@@ -25,9 +25,10 @@ double peak_memory_mb(c10::Device device);
 void release_cached_memory(c10::Device device);
 /// Of a GPU's memory, the share that nobody uses. Of a CPU 1.
 double free_share(c10::Device device);
-/// The share of this process's tensors, and what its allocator had at most since begin_memory_peak(). Of a CPU 0.
+/// The share of this process's tensors, what its allocator has for them, and what that had at most since
+/// begin_memory_peak(). Of a CPU 0.
 struct OwnShare {
-  double now = 0, peak = 0;
+  double now = 0, reserved = 0, peak = 0;
 };
 OwnShare own_share(c10::Device device);
 

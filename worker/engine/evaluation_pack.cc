@@ -1,5 +1,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
 #include <memory>
@@ -28,11 +29,16 @@ bool same_base(const ModelSource& a, const ModelSource& b) {
   return a.model == b.model && a.quantization == b.quantization && a.compute == b.compute && a.storage == b.storage;
 }
 
-/// On a GPU a number that is none would reach the rows of other jobs through products with all ranks.
+/// On a GPU a number that is none would reach the rows of other jobs through products with all ranks. The device is
+/// waited for once.
 Status check_finite(const Adapter& adapter) {
-  for (const Parameter* parameter : adapter.parameters()) {
-    if (!at::isfinite(parameter->value).all().item<bool>())
-      return Error{parameter->parts.front().name + " has a number that is not finite"};
+  const std::vector<Parameter*> parameters = adapter.parameters();
+  std::vector<at::Tensor> finite;
+  for (const Parameter* parameter : parameters) finite.push_back(at::isfinite(parameter->value).all());
+  const at::Tensor found = at::stack(finite).cpu();
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    if (!found[static_cast<std::int64_t>(i)].item<bool>())
+      return Error{parameters[i]->parts.front().name + " has a number that is not finite"};
   }
   return {};
 }
@@ -137,7 +143,7 @@ class EvaluationPack final : public PackOf<EvaluationMember> {
     run_together(together.size());
     std::vector<Model*> models;
     for (Member* member : together) models.push_back(&member->job->model());
-    PackForward forward(*host_.model, std::move(models));
+    PackForward forward(*host_.model, std::move(models), ForwardGraphs::kOfEvaluations);
     rehearse(forward, together);
     for (Member* member : together) member->job->await_turn();
     while (draw(together)) pass(forward, together);
@@ -152,7 +158,7 @@ class EvaluationPack final : public PackOf<EvaluationMember> {
       if (!batch) return;  // fails when it counts
       member->batch = std::move(*batch);
     }
-    for (int times = 0; times < 2; ++times) outputs(forward, together);
+    outputs(forward, together);
   } catch (...) {
     // There may be memory for it when it is the pack's turn.
     if (!describe_exception().out_of_memory) throw;

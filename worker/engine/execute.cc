@@ -151,15 +151,15 @@ double memory_share(const std::string& device) {
 }
 
 void let_go(const std::string& device_name) {
-  // Small weights may stay: they are soon wanted again, and nobody is short of memory for them.
-  constexpr double little = 0.05;
+  // What is small may stay: it is soon wanted again, and nobody is short of memory for it.
+  constexpr double little = 0.05, little_reserved = 0.1;
   const auto device = find_device(device_name);
   if (!device || device->is_cpu()) return;
   if (own_share(*device).now > little) {
     forget_base();
     forget_teacher_states();
   }
-  release_cached_memory(*device);
+  if (own_share(*device).reserved > little_reserved) release_cached_memory(*device);
 }
 
 Outcome reported(const ExecutionRequest& request, Outcome outcome) {

@@ -130,7 +130,8 @@ Result<std::optional<Metrics>> run_passes(const TaskData& data, Model& model, co
   const AttentionChoice attention(run.settings.attention);
   const at::NoGradGuard no_graph;
   std::optional<ForwardGraphs> own;
-  ForwardGraphs& forward = run.forward != nullptr ? *run.forward : own.emplace(model);
+  ForwardGraphs& forward =
+      run.forward != nullptr ? *run.forward : own.emplace(model, 1, ForwardGraphs::kOfEvaluations);
   while (!passes.finished()) {
     if (!run.go_on(passes.done())) return std::optional<Metrics>();
     const auto batch = passes.next(model);

@@ -261,7 +261,7 @@ Result<bool> TrainingRun::evaluate_validation() {
 }
 
 Result<bool> TrainingRun::evaluate_here() {
-  if (!forward_) forward_.emplace(*loaded_.model);
+  if (!forward_) forward_.emplace(*loaded_.model, 1, ForwardGraphs::kOfEvaluations);
   EvaluationRun run{*settings().evaluation, *request_.job.seed, {}, {}, &*forward_};
   run.go_on = [&](std::int64_t done) {
     report_progress("evaluating", Progress::no_loss, done);

@@ -201,6 +201,10 @@ Var mean_tokens(Tape* tape, const Var& x, const Layout& layout);
 /// x · mask / (1 - p).
 Var dropout(Tape* tape, const Var& x, const Layout& layout, const Dropout& dropout);
 
+/// linear of the dropped-out rows in fp32, whatever their type: a head's logits. Layout and dropout as there.
+Var head_linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const Dropout& before,
+                const DropoutRun& run);
+
 /// fp32, from any type.
 Var to_float(Tape* tape, const Var& x);
 Var to_type(Tape* tape, const Var& x, at::ScalarType type);

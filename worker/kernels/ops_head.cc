@@ -98,6 +98,15 @@ Var to_float(Tape* tape, const Var& x) {
   return to_type(tape, x, at::kFloat);
 }
 
+Var head_linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const Dropout& before,
+                const DropoutRun& run) {
+  if (tape == nullptr && !before.active()) {
+    const at::Tensor y = gpu::few_outputs(x.value, module);
+    if (y.defined()) return Var(y);
+  }
+  return linear(tape, dropout(tape, to_float(tape, x), layout, before), module, layout, run);
+}
+
 Var scale(Tape* tape, const Var& x, double factor) {
   if (factor == 1) return x;
   const at::Tensor value = x.value * factor;

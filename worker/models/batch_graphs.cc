@@ -1,7 +1,6 @@
 #include "worker/models/batch_graphs.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -214,12 +213,14 @@ struct Packed {
 struct BatchGraphs::Shape {
   std::vector<std::int64_t> key;
   at::Tensor bytes, teacher;  // on the device: what the work reads
-  at::Tensor result;          // what it leaves
+  at::Tensor result;          // what it left
   std::optional<CapturedGraph> graph;
-  bool warm = false, refused = false;
+  int runs = 0;  // as it is
+  bool refused = false;
 };
 
-BatchGraphs::BatchGraphs(c10::Device device, const char* what) : device_(device), what_(what) {}
+BatchGraphs::BatchGraphs(c10::Device device, const char* what, int captured_from)
+    : device_(device), what_(what), captured_from_(captured_from) {}
 BatchGraphs::~BatchGraphs() = default;
 
 BatchGraphs::Shape& BatchGraphs::shape_of(const std::vector<std::int64_t>& key) {
@@ -245,12 +246,8 @@ at::Tensor BatchGraphs::run(const BatchInputs& inputs, const Work& work) {
       shape.teacher = at::zeros({packed.labelled(), teacher.size(1)}, teacher.options());
     shape.teacher.narrow(0, 0, teacher.size(0)).copy_(teacher);
   }
-  const auto compute = [&] {
-    const at::Tensor result = work(packed.on_device(shape.bytes, shape.teacher));
-    if (!result.defined()) return;
-    if (!shape.result.defined()) shape.result = at::empty_like(result);
-    shape.result.copy_(result);
-  };
+  // A captured result stands where every replay writes it: held here, its memory is no other graph's.
+  const auto compute = [&] { shape.result = work(packed.on_device(shape.bytes, shape.teacher)); };
 
   // A profile sees the operations of a pass, not those of a replay.
   const bool may_capture = CapturedGraph::available() && ScopeListener::of_thread() == nullptr && !shape.refused;
@@ -258,9 +255,8 @@ at::Tensor BatchGraphs::run(const BatchInputs& inputs, const Work& work) {
     compute();
   } else if (shape.graph) {
     shape.graph->replay();
-  } else if (!shape.warm) {
+  } else if (++shape.runs < captured_from_) {
     CapturedGraph::warm_up(device_, compute);
-    shape.warm = true;
   } else {
     Result<CapturedGraph> captured = CapturedGraph::capture(device_, compute);
     if (captured) {

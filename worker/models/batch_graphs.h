@@ -17,15 +17,16 @@ namespace finesweep::worker {
 /// A batch is brought to one of few shapes: its tokens are padded up to a multiple of a sixteenth to an eighth of
 /// their number, with tokens of no row; where every row has the same length nothing is padded. Its numbers are
 /// copied into memory that the captured work reads. In a pack the number of rows of each job is part of the shape.
-/// The first work of a shape runs as it is, the second is captured. What cannot be captured runs as it is each
-/// time, and stderr says so once.
+/// The first work of a shape runs as it is, the second, or a later one, is captured. What cannot be captured runs
+/// as it is each time, and stderr says so once.
 class BatchGraphs {
  public:
-  /// Of inputs on the device. What it returns, if anything, is copied to memory that replays write.
+  /// Of inputs on the device. What it returns, if anything, is its own: nothing else writes it.
   using Work = std::function<at::Tensor(const BatchInputs&)>;
 
-  /// `what` the work is, for messages: a literal.
-  BatchGraphs(c10::Device device, const char* what);
+  /// `what` the work is, for messages: a literal. The `captured_from`th work of a shape is captured, the second at
+  /// the earliest.
+  BatchGraphs(c10::Device device, const char* what, int captured_from = 2);
   ~BatchGraphs();
   BatchGraphs(const BatchGraphs&) = delete;
   BatchGraphs& operator=(const BatchGraphs&) = delete;
@@ -43,6 +44,7 @@ class BatchGraphs {
 
   c10::Device device_;
   const char* what_;
+  int captured_from_;
   std::list<Shape> shapes_;  // the last used first
   bool refused_ = false;
 };

@@ -90,8 +90,7 @@ Var BertClassifier::head(const Var& pooled, const Layout& rows, const Pass& pass
     rate = bert_config().head_dropout;
   }
   const Dropout before = make_dropout(rate, pass.dropout, dropout_site("classifier"));
-  const Var input = dropout(pass.tape, to_float(pass.tape, x), rows, before);
-  return linear(pass.tape, input, classifier_, rows, pass.dropout);
+  return head_linear(pass.tape, x, classifier_, rows, before, pass.dropout);
 }
 
 }  // namespace finesweep::worker

@@ -322,8 +322,7 @@ Var Decoder::pooled(const Tokens& tokens, const Pass& pass) {
 Var Decoder::logits(const Batch& batch, const Pass& pass) {
   const Tokens tokens = tokens_of(batch, pass);
   if (classifies_) {
-    const Var input = to_float(pass.tape, pooled(tokens, pass));
-    return linear(pass.tape, input, head_, tokens.layout->first_tokens(), pass.dropout);
+    return head_linear(pass.tape, pooled(tokens, pass), head_, tokens.layout->first_tokens(), {}, pass.dropout);
   }
   const Var hidden = final_norm(run(tokens, pass), pass);
   return to_float(pass.tape, linear(pass.tape, hidden, head_, tokens.layout, pass.dropout));

@@ -11,10 +11,10 @@
 
 namespace finesweep::worker {
 
-ForwardGraphs::ForwardGraphs(Model& model, std::size_t jobs)
+ForwardGraphs::ForwardGraphs(Model& model, std::size_t jobs, int captured_from)
     : model_(model),
-      logits_(model.device(), "an evaluation's pass"),
-      losses_(model.device(), "an evaluation's pass") {
+      logits_(model.device(), "an evaluation's pass", captured_from),
+      losses_(model.device(), "an evaluation's pass", captured_from) {
   if (!gpu::has_kernels(model.compute_type(), model.device())) return;
   denominators_ =
       at::empty({static_cast<std::int64_t>(jobs)}, at::TensorOptions(at::kDouble).device(model.device()));

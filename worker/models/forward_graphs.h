@@ -13,8 +13,11 @@ namespace finesweep::worker {
 /// the model computes it. The model, with its adapter and attention, must stay as it is and outlive this.
 class ForwardGraphs {
  public:
-  /// `jobs`: of how many jobs a pass may have rows.
-  explicit ForwardGraphs(Model& model, std::size_t jobs = 1);
+  /// To capture a pass takes as long as some passes that run as they are: an evaluation may be over before that.
+  static constexpr int kOfEvaluations = 5;
+
+  /// `jobs`: of how many jobs a pass may have rows. `captured_from`: BatchGraphs'.
+  explicit ForwardGraphs(Model& model, std::size_t jobs = 1, int captured_from = 2);
 
   /// Model::logits of a classifier.
   at::Tensor logits(const Batch& batch);

@@ -95,7 +95,7 @@ Var RobertaClassifier::head(const Var& pooled, const Layout& rows, const Pass& p
   };
   const Var input = dropout(tape, to_float(tape, pooled), rows, site("classifier.dense"));
   const Var hidden = linear(tape, input, dense_, rows, pass.dropout, Activation::tanh);
-  return linear(tape, dropout(tape, hidden, rows, site("classifier.out_proj")), out_proj_, rows, pass.dropout);
+  return head_linear(tape, hidden, out_proj_, rows, site("classifier.out_proj"), pass.dropout);
 }
 
 }  // namespace finesweep::worker

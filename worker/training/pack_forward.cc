@@ -4,8 +4,8 @@
 
 namespace finesweep::worker {
 
-PackForward::PackForward(Model& host, std::vector<Model*> jobs)
-    : host_(host), modules_(host, jobs), graphs_(host, jobs.size()) {}
+PackForward::PackForward(Model& host, std::vector<Model*> jobs, int captured_from)
+    : host_(host), modules_(host, jobs), graphs_(host, jobs.size(), captured_from) {}
 
 BatchInputs PackForward::inputs_of(const std::vector<const Batch*>& batches) {
   std::vector<JobInputs> inputs(batches.size());

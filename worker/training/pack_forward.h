@@ -21,8 +21,8 @@ namespace finesweep::worker {
 class PackForward {
  public:
   /// `host`: a frozen model of the base. The models, which check_packable has passed, and their adapters must
-  /// outlive it. Attention is the same in all, and chosen by the caller.
-  PackForward(Model& host, std::vector<Model*> jobs);
+  /// outlive it. Attention is the same in all, and chosen by the caller. `captured_from`: BatchGraphs'.
+  PackForward(Model& host, std::vector<Model*> jobs, int captured_from = 2);
 
   /// Model::logits of classifiers: of each job fp32 [rows, labels] on the CPU; undefined where it has no rows.
   std::vector<at::Tensor> logits(const std::vector<const Batch*>& batches);

@@ -82,6 +82,8 @@ cases = {
     "8-jobs-8x128-pack": language("gpt2", lora(8, 128, 200), eight),
     "8-jobs-8x512-alone": language("gpt2", lora(8, 512, 60), eight, "off"),
     "8-jobs-8x512-pack": language("gpt2", lora(8, 512, 60), eight, 8),
+    "long-among-12-shorter": language("gpt2", lora(2, 128, 100), [{"finetune.steps": [1200] + 12 * [100],
+                                      "finetune.weight_decay": [0.001 * i for i in range(13)]}], 4),
     "24-short-jobs-alone": language("gpt2", lora(4, 128, 40), eight + [{"finetune.warmup": [0, 2, 4]}], "off"),
     "24-short-jobs-pack": language("gpt2", lora(4, 128, 40), eight + [{"finetune.warmup": [0, 2, 4]}]),
     "200-short-jobs-alone": language("gpt2", lora(4, 128, 40), many, "off"),

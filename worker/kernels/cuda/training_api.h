@@ -265,6 +265,11 @@ int finesweep_softmax_backward(const FinesweepSoftmax* what, const float* scores
                                void* probabilities, void* d_scores, float* d_bias, const FinesweepDropout* dropout,
                                int type, void* stream);
 
+/// y [rows, out] = x Wᵀ + bias, for few outputs: x [rows, in] of `type`, the rest fp32, all contiguous; bias may be
+/// null.
+int finesweep_few_outputs(const void* x, std::int64_t rows, std::int64_t in, const float* weight, const float* bias,
+                          std::int64_t out, float* y, int type, void* stream);
+
 /// Attention in one pass, heads side by side in the columns of matrices: head h of a query at query + h · size.
 struct FinesweepFlash {
   std::int64_t rows, heads, key_heads, size;  // query head h reads key head h / (heads / key_heads)
@@ -305,5 +310,5 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
   X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) \
   X(mean_backward) X(cross_entropy) X(distillation) X(add_sum) X(adamw_chunk) \
   X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
-  X(softmax_backward) X(fp8_quantize) X(fp8_activation_forward) X(fp8_activation_backward) X(scale_rows_and_columns) X(own_columns) X(job_scales_forward) X(job_scales_backward) X(concatenate) X(flash_fits) X(flash_forward) X(flash_backward)
+  X(softmax_backward) X(fp8_quantize) X(fp8_activation_forward) X(fp8_activation_backward) X(scale_rows_and_columns) X(own_columns) X(job_scales_forward) X(job_scales_backward) X(concatenate) X(few_outputs) X(flash_fits) X(flash_forward) X(flash_backward)
 // clang-format on

@@ -47,6 +47,10 @@ void add_rows(const at::Tensor& gradient, const at::Tensor& ids, std::int64_t sk
 
 Var mean_tokens(Tape* tape, const Var& x, const Layout& layout);
 
+/// x Wᵀ + b in fp32 for a module of few outputs with nothing beside its weight and bias, which are fp32; x of any
+/// type. Undefined: not such a product, or not on a GPU.
+at::Tensor few_outputs(const at::Tensor& x, const LinearModule& module);
+
 Var linear_cross_entropy(Tape* tape, const Var& hidden, const LinearModule& head, const TokenLabels& labels,
                          const Denominator& denominator, double scale, const Layout& layout);
 

@@ -64,4 +64,22 @@ Var mean_tokens(Tape* tape, const Var& x, const Layout& layout) {
   return result;
 }
 
+at::Tensor few_outputs(const at::Tensor& x, const LinearModule& module) {
+  constexpr std::int64_t kMost = 64;
+  if (!has_kernels(x) || !module.branches.empty() || !module.scales.empty() || !module.of_jobs.empty()) return {};
+  if (module.weight->quantized != nullptr || x.dim() != 2 || x.numel() == 0) return {};
+  const auto fits = [&](const at::Tensor& values) {
+    return values.scalar_type() == at::kFloat && values.device() == x.device() && values.is_contiguous();
+  };
+  const at::Tensor& weight = module.weight->value;
+  if (!fits(weight) || weight.size(0) > kMost || (module.bias != nullptr && !fits(module.bias->value))) return {};
+  const at::Tensor from = x.contiguous();
+  const at::Tensor y = at::empty({x.size(0), weight.size(0)}, x.options().dtype(at::kFloat));
+  call(&CudaModule::few_outputs, "a head's product", from, from.const_data_ptr(), x.size(0), x.size(1),
+       weight.const_data_ptr<float>(),
+       module.bias != nullptr ? module.bias->value.const_data_ptr<float>() : nullptr, weight.size(0),
+       y.mutable_data_ptr<float>(), type_of(from));
+  return y;
+}
+
 }  // namespace finesweep::worker::gpu
