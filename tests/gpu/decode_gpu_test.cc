@@ -79,24 +79,24 @@ TEST_F(DecodeOnGpu, products_of_few_tokens_are_those_of_the_reference) {
       const bool large = shape.in * shape.out > 4000000;
       for (const std::int64_t tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33, 64}) {
         if (large && tokens != 1 && tokens != 8 && tokens != 64) continue;
-        for (const int form : {0, 1, 2, 3, 4}) {
+        for (const int form : {0, 1, 2, 3, 4, 5}) {
           SCOPED_TRACE(testing::Message() << tokens << " of " << shape.in << " to " << shape.out << " "
                                           << toString(type) << " form " << form);
           const bool is_gated = form == 3;
           const std::int64_t rows = is_gated ? 2 * shape.out : shape.out;
           const at::Tensor x = random({tokens, shape.in}, type) + 0.5;
           const Module module(random({rows, shape.in}, type) / std::sqrt(static_cast<double>(shape.in)),
-                              form == 4 ? at::Tensor() : random({rows}, type));
+                              form >= 4 ? at::Tensor() : random({rows}, type));
           const Norm layer(random({shape.in}, at::kFloat), random({shape.in}, at::kFloat), NormKind::layer);
           const Norm squares(random({shape.in}, at::kFloat), at::Tensor(), NormKind::root_mean_square);
           gpu::DecodeLinear what;
-          if (form == 1 || form == 2) what.norm = &layer.module;
+          if (form == 1 || form == 2 || form == 5) what.norm = &layer.module;
           if (form == 3) what.norm = &squares.module;
           if (form == 0 || form == 4) what.residual = random({tokens, shape.out}, type);
           if (form == 1) what.activation = Activation::gelu_tanh;
           if (form == 3) what.activation = Activation::silu;
           what.gated = is_gated;
-          what.to_float = form == 2;
+          what.to_float = form == 2 || form == 5;
           const at::Tensor y = gpu::decode_linear(x, module.linear, what);
           const bool must = tokens <= 8 && shape.in % 32 == 0 && (!is_gated || type != at::kFloat) &&
                             (type != at::kFloat || tokens * shape.in <= 40000);

@@ -11,6 +11,7 @@
 #include "worker/kernels/attention_choice.h"
 #include "worker/kernels/distillation.h"
 #include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/gpu/ops.h"
 #include "worker/kernels/norm_dropout.h"
 #include "worker/kernels/reference.h"
@@ -471,6 +472,20 @@ TEST_P(KernelsOnGpu, distillation_is_its_reference) {
         }
       }
     }
+  }
+}
+
+TEST_P(KernelsOnGpu, a_product_is_the_same_whenever_its_kernel_is_chosen) {
+  if (type() == at::kFloat) GTEST_SKIP() << "the library's products are of bf16 and fp16";
+  const at::Tensor x = numbers({96, 168}, 1).to(type()), weight = numbers({56, 168}, 2).to(type());
+  const at::Tensor expected = at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t());
+  const at::Tensor on_gpu = x.to(kGpu), its_weight = weight.to(kGpu);
+  // Seldom at first, then often enough for all kernels to be tried.
+  for (const std::int64_t times : {1, 1, 300, 300, 300, 0, 1}) {
+    const gpu::RepeatedProducts repeats(times);
+    const at::Tensor y = gpu::Matmul{on_gpu, its_weight.t(), {}, {}, {}, {}}.run();
+    ASSERT_TRUE(y.defined());
+    EXPECT_LE(relative_difference(y.cpu().to(at::kDouble), expected), tolerance());
   }
 }
 

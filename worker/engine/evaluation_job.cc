@@ -35,10 +35,18 @@ std::optional<Outcome> EvaluationJob::prepare(const ModelSource& source) {
   return std::nullopt;
 }
 
-void EvaluationJob::rehearse() const {
-  // The first batch for nothing: kernels are loaded and chosen. What fails here fails again when it counts.
-  const EvaluationRun first{*settings_, seed_, [](std::int64_t done) { return done < 1; }, {}, nullptr};
-  static_cast<void>(data_->evaluate(*loaded_.model, first));
+bool EvaluationJob::is_captured() const {
+  constexpr std::int64_t kWorthCapturing = 4;
+  return passes_of(*data_, *settings_) >= kWorthCapturing;
+}
+
+void EvaluationJob::rehearse() {
+  // The first batch for nothing: kernels are loaded and chosen, and its pass captured. What fails here fails again
+  // when it counts.
+  const EvaluationRun first{*settings_, seed_, [](std::int64_t done) { return done < 1; }, {}, &*forward_};
+  for (int times = 0; times < (is_captured() ? 2 : 1); ++times) {
+    static_cast<void>(data_->evaluate(*loaded_.model, first));
+  }
 }
 
 void EvaluationJob::await_turn() {
@@ -63,11 +71,12 @@ Outcome EvaluationJob::finish(const Metrics& metrics) const {
 
 Outcome EvaluationJob::run(const ModelSource& source, const std::function<void(const Prediction&)>& on_prediction) {
   if (auto failed = prepare(source)) return std::move(*failed);
+  forward_.emplace(*loaded_.model, 1, is_captured() ? 2 : ForwardGraphs::kSeldom);
   if (!control_.has_turn()) rehearse();
   await_turn();
 
   const EvaluationRun run{*settings_, seed_, [this](std::int64_t done) { return go_on(done); }, on_prediction,
-                          nullptr};
+                          &*forward_};
   std::optional<Profiler> profiler;
   if (settings_->profile) profiler.emplace(device_).start("evaluate");
   const auto metrics = data_->evaluate(*loaded_.model, run);

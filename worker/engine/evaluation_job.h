@@ -13,6 +13,7 @@
 #include "worker/engine/job_model.h"
 #include "worker/engine/task_data.h"
 #include "worker/executor.h"
+#include "worker/models/forward_graphs.h"
 
 namespace finesweep::worker {
 
@@ -43,11 +44,14 @@ class EvaluationJob {
   const Adapter* adapter() const { return loaded_.adapter.get(); }
   /// New ones at each call; this must outlive them.
   Result<std::unique_ptr<EvaluationPasses>> passes() const { return data_->passes(*settings_); }
+  std::int64_t passes_to_make() const { return passes_of(*data_, *settings_); }
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  void rehearse() const;
+  void rehearse();
+  /// Whether there are enough passes for that.
+  bool is_captured() const;
 
   const ExecutionRequest& request_;
   const JobContext& context_;
@@ -61,6 +65,7 @@ class EvaluationJob {
   std::shared_ptr<JobTask> task_;
   std::shared_ptr<const TaskData> data_;
   JobModel loaded_;
+  std::optional<ForwardGraphs> forward_;  // of a job alone
 };
 
 }  // namespace finesweep::worker

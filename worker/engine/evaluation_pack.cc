@@ -13,6 +13,7 @@
 #include "worker/engine/pack_work.h"
 #include "worker/kernels/attention_choice.h"
 #include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/gpu/matmul.h"
 #include "worker/training/pack_forward.h"
 
 namespace finesweep::worker {
@@ -143,7 +144,10 @@ class EvaluationPack final : public PackOf<EvaluationMember> {
     run_together(together.size());
     std::vector<Model*> models;
     for (Member* member : together) models.push_back(&member->job->model());
-    PackForward forward(*host_.model, std::move(models), ForwardGraphs::kOfEvaluations);
+    PackForward forward(*host_.model, std::move(models), ForwardGraphs::kSeldom);
+    std::int64_t passes = 1;
+    for (const Member* member : together) passes = std::max(passes, member->job->passes_to_make());
+    const gpu::RepeatedProducts repeats(passes);
     rehearse(forward, together);
     for (Member* member : together) member->job->await_turn();
     while (draw(together)) pass(forward, together);

@@ -14,6 +14,7 @@
 #include "worker/engine/loaded_base.h"
 #include "worker/engine/model_files.h"
 #include "worker/kernels/attention_choice.h"
+#include "worker/kernels/gpu/matmul.h"
 
 namespace finesweep::worker {
 
@@ -123,6 +124,10 @@ Result<std::shared_ptr<JobTask>> make_job_task(const JobContext& context, const 
   return std::shared_ptr<JobTask>(std::move(*task));
 }
 
+std::int64_t passes_of(const TaskData& data, const EvaluateSettings& settings) {
+  return (data.rows() + settings.batch_size - 1) / settings.batch_size;
+}
+
 Result<std::optional<Metrics>> run_passes(const TaskData& data, Model& model, const EvaluationRun& run) {
   const auto made = data.passes(run.settings);
   if (!made) return made.error();
@@ -130,8 +135,8 @@ Result<std::optional<Metrics>> run_passes(const TaskData& data, Model& model, co
   const AttentionChoice attention(run.settings.attention);
   const at::NoGradGuard no_graph;
   std::optional<ForwardGraphs> own;
-  ForwardGraphs& forward =
-      run.forward != nullptr ? *run.forward : own.emplace(model, 1, ForwardGraphs::kOfEvaluations);
+  ForwardGraphs& forward = run.forward != nullptr ? *run.forward : own.emplace(model);
+  const gpu::RepeatedProducts repeats(passes_of(data, run.settings));
   while (!passes.finished()) {
     if (!run.go_on(passes.done())) return std::optional<Metrics>();
     const auto batch = passes.next(model);

@@ -110,6 +110,9 @@ class JobTask {
 Result<std::shared_ptr<JobTask>> make_job_task(const JobContext& context, const ModelSource& source,
                                                Pooling pooling, const std::filesystem::path& cache = {});
 
+/// How many passes an evaluation takes.
+std::int64_t passes_of(const TaskData& data, const EvaluateSettings& settings);
+
 /// Makes the passes of an evaluation that runs alone: their metrics, results and Errors as TaskData::evaluate has
 /// them.
 Result<std::optional<Metrics>> run_passes(const TaskData& data, Model& model, const EvaluationRun& run);

@@ -261,7 +261,7 @@ Result<bool> TrainingRun::evaluate_validation() {
 }
 
 Result<bool> TrainingRun::evaluate_here() {
-  if (!forward_) forward_.emplace(*loaded_.model, 1, ForwardGraphs::kOfEvaluations);
+  if (!forward_) forward_.emplace(*loaded_.model);
   EvaluationRun run{*settings().evaluation, *request_.job.seed, {}, {}, &*forward_};
   run.go_on = [&](std::int64_t done) {
     report_progress("evaluating", Progress::no_loss, done);
@@ -327,6 +327,7 @@ Outcome TrainingRun::stop() {
 
 Ending TrainingRun::finish() {
   take_measures();
+  if (!group_) control_.computed();
   Outcome outcome;
   outcome.kind = OutcomeKind::succeeded;
   if (group_) progress_.peak_memory_mb = group_->greatest(progress_.peak_memory_mb);
@@ -340,7 +341,6 @@ Ending TrainingRun::finish() {
   report_progress("saving", Progress::no_loss, 0);
   Ending ending = outcome;
   ending.write = artifact_writer(outcome);
-  control_.computed();
   return ending;
 }
 

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "worker/kernels/attention_choice.h"
+#include "worker/kernels/gpu/matmul.h"
 
 namespace finesweep::worker {
 namespace {
@@ -152,10 +153,18 @@ void PackTrainer::start(const std::vector<std::vector<Batch>>& batches) {
   }
 }
 
+std::int64_t PackTrainer::steps_left() const {
+  std::int64_t left = 1;
+  for (const PackedTraining& job : jobs_)
+    left = std::max(left, job.training->total_steps() - job.training->steps_done());
+  return left;
+}
+
 void PackTrainer::rehearse(const std::vector<std::vector<Batch>>& batches) {
   if (!graphs_) return;
   const AttentionChoice attention(jobs_.front().training->settings().attention);
   const at::NoGradGuard no_graph;
+  const gpu::RepeatedProducts repeats(steps_left());
   graphs_->begin(0, std::vector<double>(jobs_.size(), std::numeric_limits<double>::infinity()));
   for (int times = 0; times < 2; ++times) {
     for_each_pass(batches, [&](const BatchInputs& inputs) { graphs_->pass(inputs); });
@@ -171,6 +180,7 @@ void PackTrainer::rehearse(const std::vector<std::vector<Batch>>& batches) {
 }
 
 void PackTrainer::give_to_device(const std::vector<std::vector<Batch>>& batches, Pending& pending) {
+  const gpu::RepeatedProducts repeats(steps_left());
   graphs_->begin(0, denominators(batches));
   for_each_pass(batches, [&](const BatchInputs& inputs) { graphs_->pass(inputs); });
   std::vector<DeviceAdamW::Step> steps;

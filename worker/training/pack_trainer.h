@@ -64,6 +64,8 @@ class PackTrainer {
   const StepGraphs* graphs() const { return graphs_.get(); }
 
  private:
+  /// Of who has most of them.
+  std::int64_t steps_left() const;
   struct Pending {
     std::vector<StepReport> reports;
     std::vector<std::int64_t> steps;  // from 0

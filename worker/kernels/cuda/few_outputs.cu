@@ -11,6 +11,7 @@ constexpr int kThreads = 128, kWarps = kThreads / 32;
 template <typename T>
 __global__ void few_outputs(const T* x, const float* weight, const float* bias, std::int64_t in, int out, float* y,
                             std::int64_t count) {
+  wait_for_predecessor();
   const std::int64_t number = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (number >= count) return;
@@ -35,8 +36,7 @@ extern "C" int finesweep_few_outputs(const void* x, std::int64_t rows, std::int6
   if (count == 0) return cudaSuccess;
   return with_type(type, [&](auto like) {
     using T = decltype(like);
-    few_outputs<T><<<blocks_for(count, kWarps), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        static_cast<const T*>(x), weight, bias, in, static_cast<int>(out), y, count);
-    return static_cast<int>(cudaGetLastError());
+    return launch(few_outputs<T>, dim3(blocks_for(count, kWarps)), kThreads, 0, stream, true,
+                  static_cast<const T*>(x), weight, bias, in, static_cast<int>(out), y, count);
   });
 }

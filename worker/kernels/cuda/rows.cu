@@ -16,6 +16,7 @@ struct Tables {
 
 template <typename T, int kCount>
 __global__ void gather_rows(const Tables tables, T* out, std::int64_t vectors, std::int64_t width) {
+  wait_for_predecessor();
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= vectors) return;
   const std::int64_t token = i * kCount / width, column = i * kCount - token * width;
@@ -117,12 +118,11 @@ int finesweep_gather_rows(const void* const tables[3], const std::int64_t* const
     constexpr int n = kVector<T>;
     const std::int64_t count = tokens * width;
     if (together && width % n == 0) {
-      gather_rows<T, n>
-          <<<blocks_for(count / n, kThreads), kThreads, 0, on>>>(all, static_cast<T*>(out), count / n, width);
-    } else {
-      gather_rows<T, 1><<<blocks_for(count, kThreads), kThreads, 0, on>>>(all, static_cast<T*>(out), count, width);
+      return launch(gather_rows<T, n>, dim3(blocks_for(count / n, kThreads)), kThreads, 0, on, true, all,
+                    static_cast<T*>(out), count / n, width);
     }
-    return static_cast<int>(cudaGetLastError());
+    return launch(gather_rows<T, 1>, dim3(blocks_for(count, kThreads)), kThreads, 0, on, true, all,
+                  static_cast<T*>(out), count, width);
   });
 }
 

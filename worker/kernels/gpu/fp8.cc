@@ -110,6 +110,7 @@ at::Tensor product_fp8_by(Fp8Way way, const Fp8Rows& a, const Fp8Rows& b, const 
   if (way == Fp8Way::none || graph_module() == nullptr || cuda_module() == nullptr) return {};
   const at::Tensor y = at::empty({a.codes.size(0), b.codes.size(0)}, a.codes.options().dtype(at::kBFloat16));
   FinesweepMatmul what{};
+  what.repeats = RepeatedProducts::current();
   what.m = y.size(0);
   what.n = y.size(1);
   what.k = a.codes.size(1);

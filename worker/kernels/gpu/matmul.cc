@@ -17,6 +17,11 @@ bool in_vectors(const at::Tensor& x) {
   return x.stride(0) * x.element_size() % 16 == 0 && reinterpret_cast<std::uintptr_t>(x.const_data_ptr()) % 16 == 0;
 }
 
+std::int64_t& RepeatedProducts::current() {
+  static thread_local std::int64_t times = 0;
+  return times;
+}
+
 at::Tensor Matmul::run() const {
   const bool narrow = a.scalar_type() == at::kBFloat16 || a.scalar_type() == at::kHalf;
   if (!a.is_cuda() || !narrow || graph_module() == nullptr || a.numel() == 0) return {};
@@ -42,6 +47,7 @@ at::Tensor Matmul::run() const {
   what.ldc = what.ldd = d.stride(0);
   what.transpose_b = turned ? 1 : 0;
   what.type = what.out_type = type_of(a);
+  what.repeats = RepeatedProducts::current();
   if (c.defined()) {
     what.c = c.const_data_ptr();
     what.ldc = c.stride(0);

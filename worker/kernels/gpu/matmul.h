@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace finesweep::worker::gpu {
 
 /// Rows of a matrix as cuBLASLt takes them: unit columns, and no smaller distance than the width.
@@ -9,7 +11,24 @@ bool has_unit_columns(const at::Tensor& x);
 /// Its address and the distance of its rows are multiples of 16 bytes.
 bool in_vectors(const at::Tensor& x);
 
-/// d = epilogue(a b + c + bias) of matrices on a GPU, in one kernel of cuBLASLt that was chosen by its time.
+/// While it lives, the thread's products are expected to be computed so often, in replays of what is captured too.
+/// Who says nothing computes them often: then the kernel for a new shape is chosen by its time, which takes as long
+/// as dozens of products.
+class RepeatedProducts {
+ public:
+  explicit RepeatedProducts(std::int64_t times) : before_(current()) { current() = times; }
+  ~RepeatedProducts() { current() = before_; }
+  RepeatedProducts(const RepeatedProducts&) = delete;
+  RepeatedProducts& operator=(const RepeatedProducts&) = delete;
+  /// 0: often.
+  static std::int64_t& current();
+
+ private:
+  std::int64_t before_;
+};
+
+/// d = epilogue(a b + c + bias) of matrices on a GPU, in one kernel of cuBLASLt, chosen by its time where that
+/// pays.
 struct Matmul {
   at::Tensor a;     // [m, k]
   at::Tensor b;     // [k, n], a transposed view where it lies as [n, k]

@@ -34,9 +34,11 @@ struct FinesweepMatmul {
   void* aux;
   std::int64_t ld_aux;
   const float *scale_a, *scale_b;
+  /// How often this product is about to be computed; 0: often.
+  std::int64_t repeats;
 };
-/// On the current stream. The first product of a shape is tried with several kernels and the fastest is kept, but
-/// while a graph is captured or where d is c. 1 where cuBLASLt cannot do it: the words are in
-/// finesweep_graph_error().
+/// On the current stream. Once products of a shape have been announced often enough to be worth it, several kernels
+/// are tried and the fastest is kept, but not while a graph is captured or where d is c; until then cuBLASLt's
+/// first proposal computes. 1 where cuBLASLt cannot do it: the words are in finesweep_graph_error().
 int finesweep_matmul(const FinesweepMatmul* what);
 }

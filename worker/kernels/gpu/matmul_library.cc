@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "worker/kernels/cuda/api.h"
@@ -158,15 +159,15 @@ class Plan {
   cublasLtMatrixLayout_t a_ = nullptr, b_ = nullptr, c_ = nullptr, d_ = nullptr;
 };
 
-/// Microseconds of a candidate, the least of some; negative where it fails.
+/// Microseconds of a candidate, the least of `times` measurements of `in_row` each; negative where it fails.
 float time_of(Plan& plan, const FinesweepMatmul& w, cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
-              void* workspace, std::size_t bytes, cudaStream_t stream, cudaEvent_t begin, cudaEvent_t end) {
-  constexpr int kRepeats = 4, kInRow = 3;
+              void* workspace, std::size_t bytes, cudaStream_t stream, cudaEvent_t begin, cudaEvent_t end,
+              int times, int in_row) {
   if (plan.run(w, handle, algorithm, workspace, bytes, stream) != CUBLAS_STATUS_SUCCESS) return -1;
   float least = -1;
-  for (int i = 0; i < kRepeats; ++i) {
+  for (int i = 0; i < times; ++i) {
     cudaEventRecord(begin, stream);
-    for (int k = 0; k < kInRow; ++k) plan.run(w, handle, algorithm, workspace, bytes, stream);
+    for (int k = 0; k < in_row; ++k) plan.run(w, handle, algorithm, workspace, bytes, stream);
     cudaEventRecord(end, stream);
     if (cudaEventSynchronize(end) != cudaSuccess) {
       cudaGetLastError();
@@ -176,7 +177,7 @@ float time_of(Plan& plan, const FinesweepMatmul& w, cublasLtHandle_t handle, con
     cudaEventElapsedTime(&ms, begin, end);
     if (least < 0 || ms < least) least = ms;
   }
-  return least / kInRow * 1e3f;
+  return least / static_cast<float>(in_row) * 1e3f;
 }
 
 cublasLtMatmulAlgo_t fastest(Plan& plan, const FinesweepMatmul& w, cublasLtHandle_t handle, void* workspace,
@@ -187,26 +188,43 @@ cublasLtMatmulAlgo_t fastest(Plan& plan, const FinesweepMatmul& w, cublasLtHandl
   cudaEvent_t begin = nullptr, end = nullptr;
   check(cudaEventCreate(&begin), "cudaEventCreate");
   check(cudaEventCreate(&end), "cudaEventCreate");
-  float least = -1;
-  cublasLtMatmulAlgo_t best = candidates.front().algo;
-  for (const auto& candidate : candidates) {
-    const float us = time_of(plan, w, handle, candidate.algo, workspace, bytes, stream, begin, end);
-    if (us > 0 && (least < 0 || us < least)) {
-      least = us;
-      best = candidate.algo;
+  // All of them once or twice, and then those that are worth it.
+  constexpr std::size_t kFinalists = 4;
+  std::vector<std::pair<float, cublasLtMatmulAlgo_t>> timed;
+  const auto time_all = [&](const std::vector<cublasLtMatmulAlgo_t>& algorithms, int times, int in_row) {
+    timed.clear();
+    for (const cublasLtMatmulAlgo_t& algorithm : algorithms) {
+      const float us = time_of(plan, w, handle, algorithm, workspace, bytes, stream, begin, end, times, in_row);
+      if (us > 0) timed.emplace_back(us, algorithm);
     }
-  }
+    std::stable_sort(timed.begin(), timed.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  };
+  std::vector<cublasLtMatmulAlgo_t> algorithms;
+  for (const auto& candidate : candidates) algorithms.push_back(candidate.algo);
+  time_all(algorithms, 2, 1);
+  algorithms.clear();
+  for (std::size_t i = 0; i < std::min(timed.size(), kFinalists); ++i) algorithms.push_back(timed[i].second);
+  time_all(algorithms, 4, 3);
   cudaEventDestroy(begin);
   cudaEventDestroy(end);
-  return best;
+  return timed.empty() ? candidates.front().algo : timed.front().second;
 }
+
+/// What products of one shape are computed by.
+struct Choice {
+  cublasLtMatmulAlgo_t algorithm;
+  bool is_first = true;        // of cuBLASLt's proposals; else the fastest
+  std::int64_t announced = 0;  // how often they are computed
+};
+/// To try all takes as long as some seventy products, and what it gains is a tenth at most.
+constexpr std::int64_t kWorthTrying = 700;
 
 }  // namespace
 
 extern "C" int finesweep_matmul(const FinesweepMatmul* what) {
   return finesweep::guarded([&] {
     static std::mutex mutex;
-    static std::map<Key, cublasLtMatmulAlgo_t> chosen;
+    static std::map<Key, Choice> chosen;
     const FinesweepMatmul& w = *what;
     const auto stream = c10::cuda::getCurrentCUDAStream();
     cublasLtHandle_t handle = at::cuda::getCurrentCUDABlasLtHandle();
@@ -216,17 +234,18 @@ extern "C" int finesweep_matmul(const FinesweepMatmul* what) {
     const Key key = key_of(w, stream.device_index());
     const std::scoped_lock lock(mutex);
     auto found = chosen.find(key);
-    if (found == chosen.end()) {
-      const bool captures = c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
-      const bool overwrites = w.beta != 0 && w.c == w.d;
-      if (captures || overwrites) {
-        const auto first = plan.candidates(handle, bytes, 1).front().algo;
-        check(plan.run(w, handle, first, workspace, bytes, stream), "cublasLtMatmul");
-        if (overwrites) chosen.emplace(key, first);
-        return;
+    if (found == chosen.end())
+      found = chosen.emplace(key, Choice{plan.candidates(handle, bytes, 1).front().algo}).first;
+    Choice& choice = found->second;
+    const bool captures = c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+    const bool overwrites = w.beta != 0 && w.c == w.d;
+    if (choice.is_first && !captures && !overwrites) {
+      choice.announced += w.repeats > 0 ? w.repeats : kWorthTrying;
+      if (choice.announced >= kWorthTrying) {
+        choice.algorithm = fastest(plan, w, handle, workspace, bytes, stream);
+        choice.is_first = false;
       }
-      found = chosen.emplace(key, fastest(plan, w, handle, workspace, bytes, stream)).first;
     }
-    check(plan.run(w, handle, found->second, workspace, bytes, stream), "cublasLtMatmul");
+    check(plan.run(w, handle, choice.algorithm, workspace, bytes, stream), "cublasLtMatmul");
   });
 }

@@ -3,10 +3,13 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention_backward.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include <exception>
 #include <future>
+
+#include "worker/kernels/gpu/matmul.h"
 
 namespace finesweep::worker::gpu {
 namespace {
@@ -33,15 +36,30 @@ void attend(c10::Device device) {
   forward(false);
 }
 
+/// Products as layers have them, forward and back: cuBLASLt finds its kernels and loads the first of them.
+void multiply(c10::Device device) {
+  const at::NoGradGuard no_graph;
+  const RepeatedProducts once(1);
+  const at::Tensor x = at::zeros({64, 64}, at::TensorOptions(at::kBFloat16).device(device));
+  const at::Tensor bias = x[0];
+  for (const at::Tensor& weight : {x.t(), x}) {
+    Matmul{x, weight, {}, {}, {}, {}}.run();
+    Matmul{x, weight, x, {}, {}, {}}.run();
+    Matmul{x, weight, {}, bias, {}, {}}.run();
+    Matmul{x, weight, {}, bias, at::empty_like(x), {}}.run();
+  }
+}
+
 }  // namespace
 
 void begin_warm_up(c10::Device device) {
   if (under_way().valid()) return;
   under_way() = std::async(std::launch::async, [device] {
     try {
+      multiply(device);
       attend(device);
     } catch (const std::exception&) {
-      // What cuDNN refuses, a job that wants it says.
+      // What is refused, a job that wants it says.
     }
   });
 }
