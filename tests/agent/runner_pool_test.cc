@@ -176,9 +176,8 @@ echo $$ > pid.$n
 cat <&3 > in.$n &
 reader=$!
 wait_for() { while [ "$(cat in.$n 2>/dev/null | wc -c)" -lt "$1" ]; do sleep 0.01; done; }
-. ./script.$n
-exec sleep 100
-)sh");
+[ -e cold.$n ] || )sh" + printed(RunnerReady{Json::object()}) +
+                                        "\n. ./script.$n\nexec sleep 100\n");
     ::chmod(program.c_str(), 0755);
   }
   static Execute pack_of(const char* job, bool ahead = false) {
@@ -298,6 +297,19 @@ TEST_F(PreparedRunnersTest, it_begins_in_the_process_that_made_it_ready_and_the_
   EXPECT_EQ(told(1), bytes({a, LetGo{}}));
   EXPECT_EQ(told(2), bytes({b_ahead, Begin{}}));
   EXPECT_TRUE(is_there(1) && is_there(2));
+}
+
+TEST_F(PreparedRunnersTest, while_the_other_process_still_loads_the_next_pack_begins_where_the_last_one_ran) {
+  const auto a = pack_of("a"), b = pack_of("b");
+  storage::write_plainly(folder / "cold.2", "");
+  script(1, "while [ ! -s pid.2 ]; do sleep 0.01; done\n" + printed(done("a")) + "\n" + answers({a, b}, done("b")));
+  script(2, "");
+  const auto ended = run({a, b}, [&](std::size_t done) {
+    if (done == 0) boost::asio::post(io, [&] { pool->prepare(b, true); });
+  });
+  EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
+  EXPECT_EQ(told(2), "");
+  EXPECT_TRUE(is_there(2));
 }
 
 TEST_F(PreparedRunnersTest, what_was_made_ready_for_nothing_is_ended) {

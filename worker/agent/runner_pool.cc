@@ -198,7 +198,9 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   std::shared_ptr<RunnerProcess> active;  // runs, or will run, a pack
   std::shared_ptr<RunnerProcess> spare;   // of the next pack
   std::vector<AttemptKey> running;        // of the active's pack, those that are not done
+  bool spare_is_warm = false;             // it has loaded what all jobs need
   std::vector<AttemptKey> prepared;       // the pack that the spare makes ready; empty: none
+  std::optional<Execute> awaits_warmth;   // what it is to make ready then
   std::shared_ptr<RunnerProcess> writer;  // has computed its pack, and writes
   std::vector<AttemptKey> written;        // of the writer's pack, those that are not done
   double memory_share = 1;                // of the device, that the last pack took
@@ -263,6 +265,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     running = keys_of(execute);
     killed_because.clear();
     consequence.reset();
+    awaits_warmth.reset();
     const bool is_prepared = prepared == running && is_alive(spare);
     if (!prepared.empty() && !is_prepared) drop_spare();  // its work was for nothing, and takes memory
     prepared.clear();
@@ -297,13 +300,14 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     std::swap(active, spare);
     listen(active, 0);
     active->send(Begin{});
-    if (is_alive(spare)) let_go(*spare);
+    if (is_alive(spare)) let_go_of_device(*spare);
   }
 
-  /// It waits for another pack, and has not the device.
-  static void let_go(RunnerProcess& process) {
+  /// The process waits for another pack, and has not the device.
+  void let_go_of_device(RunnerProcess& process) {
     ignore(process);
     process.send(LetGo{});
+    spare_is_warm = true;
   }
 
   /// The device is free for the next pack, if that is ready.
@@ -337,7 +341,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
       listen(active, 0);
     } else if (!is_alive(spare)) {
       spare = process;
-      let_go(*spare);
+      let_go_of_device(*spare);
     } else {
       process->dismiss();
     }
@@ -349,9 +353,28 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     if (!under_way && memory_share > kLittleMemory) return;
     if (one_pack_each() || closed || execute.devices.size() > 1 || (prepared == keys && is_alive(spare))) return;
     if (!prepared.empty()) drop_spare();
-    if (!is_alive(spare)) spare = spawn();
+    if (!is_alive(spare)) begin_spare();
     if (!spare) return;
-    prepared = keys;
+    if (spare_is_warm)
+      make_ready(execute);
+    else
+      awaits_warmth = execute;
+  }
+
+  /// Until it is warm the next pack begins sooner in the process that runs.
+  void begin_spare() {
+    spare_is_warm = false;
+    spare = spawn();
+    if (!spare) return;
+    spare->on_message = [this](const Message& message) {
+      if (!std::holds_alternative<RunnerReady>(message)) return;
+      spare_is_warm = true;
+      if (awaits_warmth) make_ready(*std::exchange(awaits_warmth, std::nullopt));
+    };
+  }
+
+  void make_ready(const Execute& execute) {
+    prepared = keys_of(execute);
     Execute ahead = execute;
     ahead.ahead = true;
     spare->send(ahead);
@@ -414,9 +437,13 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   void let_join() {
     ExecuteMore more;
     if (callbacks.has_room && !running.empty() && members.empty()) more.pack = callbacks.has_room();
+    const auto holds = [](const std::vector<AttemptKey>& pack, const AttemptKey& attempt) {
+      return std::find(pack.begin(), pack.end(), attempt) != pack.end();
+    };
     for (const auto& member : more.pack) {
       running.push_back(member.key());
-      if (std::find(prepared.begin(), prepared.end(), member.key()) != prepared.end()) drop_spare();
+      if (holds(prepared, member.key())) drop_spare();
+      if (awaits_warmth && holds(keys_of(*awaits_warmth), member.key())) awaits_warmth.reset();
     }
     active->send(more);
   }

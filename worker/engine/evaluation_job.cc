@@ -35,11 +35,6 @@ std::optional<Outcome> EvaluationJob::prepare(const ModelSource& source) {
   return std::nullopt;
 }
 
-bool EvaluationJob::is_captured() const {
-  constexpr std::int64_t kWorthCapturing = 4;
-  return passes_of(*data_, *settings_) >= kWorthCapturing;
-}
-
 void EvaluationJob::rehearse() {
   // The first batch for nothing: kernels are loaded and chosen, and its pass captured. What fails here fails again
   // when it counts.

@@ -45,13 +45,13 @@ class EvaluationJob {
   /// New ones at each call; this must outlive them.
   Result<std::unique_ptr<EvaluationPasses>> passes() const { return data_->passes(*settings_); }
   std::int64_t passes_to_make() const { return passes_of(*data_, *settings_); }
+  /// Whether there are enough passes for that on a GPU: to capture one takes as long as two that run as they are.
+  bool is_captured() const { return passes_to_make() >= 4; }
 
  private:
   using Clock = std::chrono::steady_clock;
 
   void rehearse();
-  /// Whether there are enough passes for that.
-  bool is_captured() const;
 
   const ExecutionRequest& request_;
   const JobContext& context_;

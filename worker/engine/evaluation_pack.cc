@@ -144,17 +144,21 @@ class EvaluationPack final : public PackOf<EvaluationMember> {
     run_together(together.size());
     std::vector<Model*> models;
     for (Member* member : together) models.push_back(&member->job->model());
-    PackForward forward(*host_.model, std::move(models), ForwardGraphs::kSeldom);
     std::int64_t passes = 1;
-    for (const Member* member : together) passes = std::max(passes, member->job->passes_to_make());
+    bool captured = false;
+    for (const Member* member : together) {
+      passes = std::max(passes, member->job->passes_to_make());
+      captured |= member->job->is_captured();
+    }
     const gpu::RepeatedProducts repeats(passes);
-    rehearse(forward, together);
+    PackForward forward(*host_.model, std::move(models), captured ? 2 : ForwardGraphs::kSeldom);
+    rehearse(forward, together, captured ? 2 : 1);
     for (Member* member : together) member->job->await_turn();
     while (draw(together)) pass(forward, together);
   }
 
   /// Where the pack is to wait for its turn: makes its first pass ready.
-  void rehearse(PackForward& forward, const std::vector<Member*>& together) try {
+  void rehearse(PackForward& forward, const std::vector<Member*>& together, int times) try {
     if (device_.is_cpu() || together.front()->waiting.control->has_turn()) return;
     for (Member* member : together) {
       const auto passes = member->job->passes();
@@ -162,7 +166,7 @@ class EvaluationPack final : public PackOf<EvaluationMember> {
       if (!batch) return;  // fails when it counts
       member->batch = std::move(*batch);
     }
-    outputs(forward, together);
+    for (; times > 0; --times) outputs(forward, together);
   } catch (...) {
     // There may be memory for it when it is the pack's turn.
     if (!describe_exception().out_of_memory) throw;

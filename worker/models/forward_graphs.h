@@ -13,8 +13,7 @@ namespace finesweep::worker {
 /// the model computes it. The model, with its adapter and attention, must stay as it is and outlive this.
 class ForwardGraphs {
  public:
-  /// To capture a pass takes as long as two that run as they are, and gains nothing where the device is busy for
-  /// longer than the host: for passes that are few, or large.
+  /// For evaluations of few passes.
   static constexpr int kSeldom = 5;
 
   /// `jobs`: of how many jobs a pass may have rows. `captured_from`: BatchGraphs'.

@@ -10,13 +10,13 @@
 #include "worker/kernels/cuda/module.h"
 #include "worker/kernels/gpu/float_type.h"
 #include "worker/kernels/gpu/kernels.h"
-#include "worker/kernels/gpu/matmul.h"
 
 namespace finesweep::worker::gpu {
 namespace {
 
 constexpr std::int64_t kMostTokens = 16, kMostFloatTokens = 8, kMostNormedTokens = 8;
-/// Of so many outputs more tokens, where the library does not compute them.
+/// Of so many outputs more tokens: there the library's products take longer (of 50,257 outputs and 64 tokens too,
+/// with rows that begin at multiples of 16 bytes).
 constexpr std::int64_t kManyOutputs = 16384, kMostTokensOfMany = 64;
 constexpr std::int64_t kMostShared = 200 * 1024;
 /// The longest row of a weight that a warp's registers hold, with the warps that a block has.
@@ -83,20 +83,6 @@ bool takes_norm(std::int64_t tokens, std::int64_t in, at::ScalarType type) {
          (type == at::kFloat || tokens * (in + 32) * 2 + 8 * in <= kMostShared - kSums);
 }
 
-/// A head's product for more tokens than a few, by cuBLASLt. An odd vocabulary is no distance between rows that its
-/// kernels like, so the rows get some room.
-at::Tensor library_head(const at::Tensor& x, const LinearModule& module, const DecodeLinear& what) {
-  if (module.bias != nullptr || what.gated || what.residual.defined() || what.activation != Activation::none)
-    return {};
-  const at::Tensor input = what.norm == nullptr ? x : decode_norm(x, *what.norm);
-  if (!input.defined()) return {};
-  const std::int64_t out = module.weight->rows(), room = (out + 7) / 8 * 8;
-  const at::Tensor to = at::empty({x.size(0), room}, x.options()).narrow(1, 0, out);
-  const at::Tensor y = Matmul{input, module.weight->value.t(), {}, {}, {}, to}.run();
-  if (!y.defined()) return {};
-  return what.to_float ? y.to(at::kFloat).contiguous() : y.contiguous();
-}
-
 }  // namespace
 
 at::Tensor decode_linear(const at::Tensor& x, const LinearModule& module, const DecodeLinear& what) {
@@ -107,9 +93,6 @@ at::Tensor decode_linear(const at::Tensor& x, const LinearModule& module, const 
     const at::Tensor input = what.norm == nullptr ? x : decode_norm(x, *what.norm);
     if (!input.defined()) return {};
     return at::_addmm_activation(module.bias->value, input, module.weight->value.t(), 1, 1, /*use_gelu=*/true);
-  }
-  if (tokens > kMostTokens && rows >= kManyOutputs) {
-    if (const at::Tensor y = library_head(x, module, what); y.defined()) return y;
   }
   if (!takes(tokens, in, what.gated ? rows / 2 : rows, type, what.gated)) return {};
   const at::Tensor& residual = what.residual;
