@@ -481,7 +481,7 @@ TEST_P(KernelsOnGpu, a_product_is_the_same_whenever_its_kernel_is_chosen) {
   const at::Tensor expected = at::matmul(x.to(at::kDouble), weight.to(at::kDouble).t());
   const at::Tensor on_gpu = x.to(kGpu), its_weight = weight.to(kGpu);
   // Seldom at first, then often enough for all kernels to be tried.
-  for (const std::int64_t times : {1, 1, 300, 300, 300, 0, 1}) {
+  for (const std::int64_t times : {1, 1, 90, 90, 90, 0, 1}) {
     const gpu::RepeatedProducts repeats(times);
     const at::Tensor y = gpu::Matmul{on_gpu, its_weight.t(), {}, {}, {}, {}}.run();
     ASSERT_TRUE(y.defined());

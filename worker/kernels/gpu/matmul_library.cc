@@ -216,8 +216,8 @@ struct Choice {
   bool is_first = true;        // of cuBLASLt's proposals; else the fastest
   std::int64_t announced = 0;  // how often they are computed
 };
-/// To try all takes as long as some seventy products, and what it gains is a tenth at most.
-constexpr std::int64_t kWorthTrying = 700;
+/// To try all takes as long as some seventy products; it gains a twentieth of most, and half of some.
+constexpr std::int64_t kWorthTrying = 200;
 
 }  // namespace
 
