@@ -330,6 +330,12 @@ class Checker {
                     "beams and do_sample do not go together; set num_beams: 1, or do_sample: false");
     // An inherited length was reported where it is given.
     if (is_given(step.name + ".sequence_length") || !has_training_before(i)) check_length(step, info);
+    if (resolved_.task == Task::classification && info && !info->has_classification_head() &&
+        !has_training_before(i))
+      diagnostics_.warning(
+          declaration_.steps[static_cast<std::size_t>(step.index)].mark, step.name,
+          "the model's files have no classification head, and no step before this one trains one: what "
+          "it measures is a random head");
   }
 
   /// `untrainable`: the model is quantised and has no adapter.

@@ -1,190 +1,17 @@
 #include "worker/agent/runner_pool.h"
 
-#include <signal.h>
-#include <spawn.h>
 #include <spdlog/spdlog.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/read.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/write.hpp>
-#include <deque>
 #include <optional>
 #include <utility>
 #include <vector>
 
-extern char** environ;
+#include "worker/agent/runner_process.h"
 
 namespace finesweep::worker {
-
-namespace {
-
-using Socket = boost::asio::local::stream_protocol::socket;
-
-/// The environment of a runner: its own GPU is the only one it sees.
-std::vector<std::string> runner_environment(const RunnerPool::Options& options) {
-  const bool gpu = options.device.starts_with("cuda:");
-  std::vector<std::string> result;
-  for (char** entry = environ; *entry; ++entry)
-    if (std::string text = *entry; !gpu || !text.starts_with("CUDA_VISIBLE_DEVICES=")) result.push_back(text);
-  if (gpu) result.push_back("CUDA_VISIBLE_DEVICES=" + options.device.substr(5));
-  return result;
-}
-
-std::string describe_end(int status) {
-  if (WIFSIGNALED(status)) {
-    const int signal = WTERMSIG(status);
-    std::string text =
-        "the runner process was ended by signal " + std::to_string(signal) + " (" + strsignal(signal) + ")";
-    if (signal == SIGKILL)
-      text += "; if nobody killed it, the machine ran out of memory: use a smaller batch or fewer workers";
-    return text;
-  }
-  return "the runner process ended with exit code " + std::to_string(WEXITSTATUS(status)) + "; its log says more";
-}
-
-}  // namespace
-
-/// One process and its socket. Kept alive by the handlers that wait on the socket.
-struct RunnerProcess : std::enable_shared_from_this<RunnerProcess> {
-  explicit RunnerProcess(boost::asio::io_context& io) : socket(io) {}
-  ~RunnerProcess() { end(); }
-
-  pid_t pid = -1;
-  Socket socket;
-  FrameReader reader;
-  std::array<std::uint8_t, 65536> chunk;
-  std::deque<Bytes> writing;
-  std::function<void(Message)> on_message;
-  std::function<void(std::string why)> on_end;
-
-  Status spawn(const RunnerPool::Options& options) {
-    int ends[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
-      return Error{std::string("no socketpair for the runner: ") + strerror(errno)};
-    const std::string parent = std::to_string(getpid());
-    const std::string device = options.device == "cpu" ? "cpu" : "cuda:0";
-    const char* arguments[] = {options.program.c_str(), "--parent", parent.c_str(), "--socket", "3", "--device",
-                               device.c_str(),          nullptr};
-    const auto environment = runner_environment(options);
-    std::vector<char*> environment_pointers;
-    for (const std::string& entry : environment) environment_pointers.push_back(const_cast<char*>(entry.c_str()));
-    environment_pointers.push_back(nullptr);
-
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, ends[1], 3);
-    posix_spawnattr_t attributes;
-    posix_spawnattr_init(&attributes);
-    // Signals are as in a fresh process, but for those that the worker ignores because they are the coordinator's:
-    // Slurm sends them to every process of a step, also while libtorch is still being loaded.
-    sigset_t none, fresh;
-    sigemptyset(&none);
-    sigfillset(&fresh);
-    for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) sigdelset(&fresh, signal);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setsigdefault(&attributes, &fresh);
-    // A group of its own: what a launcher sends to the worker's group is not for the runner.
-    posix_spawnattr_setpgroup(&attributes, 0);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-    const int rc = posix_spawn(&pid, options.program.c_str(), &actions, &attributes,
-                               const_cast<char* const*>(arguments), environment_pointers.data());
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-    close(ends[1]);
-    if (rc != 0) {
-      pid = -1;
-      close(ends[0]);
-      return Error{options.program + ": cannot be started: " + strerror(rc)};
-    }
-    socket.assign(boost::asio::local::stream_protocol(), ends[0]);
-    read();
-    return {};
-  }
-
-  void read() {
-    socket.async_read_some(boost::asio::buffer(chunk),
-                           [self = shared_from_this()](const boost::system::error_code& error, std::size_t bytes) {
-                             self->on_read(error, bytes);
-                           });
-  }
-
-  void on_read(const boost::system::error_code& error, std::size_t bytes) {
-    if (error) return gone("");
-    reader.append(chunk.data(), bytes);
-    while (true) {
-      auto frame = reader.next();
-      if (!frame) return gone("the runner sent bytes that are no frame: " + frame.error().message);
-      if (!*frame) break;
-      auto message = decode(**frame);
-      if (!message) return gone("the runner sent a message that cannot be read: " + message.error().message);
-      const auto handler = on_message;  // a copy: handling the message may let go of this process
-      if (handler) handler(std::move(*message));
-    }
-    read();
-  }
-
-  void send(const Message& message) {
-    writing.push_back(encode(message));
-    if (writing.size() == 1) write();
-  }
-
-  void write() {
-    boost::asio::async_write(socket, boost::asio::buffer(writing.front()),
-                             [self = shared_from_this()](const boost::system::error_code& error, std::size_t) {
-                               if (error) return;  // the read side reports the end
-                               self->writing.pop_front();
-                               if (!self->writing.empty()) self->write();
-                             });
-  }
-
-  /// Kills and reaps; returns the wait status, or 0 where it was reaped before.
-  int end() {
-    if (pid <= 0) return 0;
-    ::kill(pid, SIGKILL);
-    int status = 0;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    pid = -1;
-    return status;
-  }
-
-  void gone(std::string why) {
-    boost::system::error_code ignored;
-    socket.close(ignored);
-    int status = 0;
-    if (pid > 0 && why.empty()) {
-      // The socket closes a moment before the process has ended; one that lives on after that is ended.
-      pid_t reaped = 0;
-      for (int i = 0; i < 100 && (reaped = waitpid(pid, &status, WNOHANG)) == 0; ++i) usleep(1000);
-      if (reaped == 0) status = end();
-      pid = -1;
-      why = describe_end(status);
-    } else {
-      end();
-    }
-    auto handler = std::move(on_end);
-    on_message = nullptr;
-    on_end = nullptr;
-    if (handler) handler(why);
-  }
-
-  /// Lets go of it: nobody is told.
-  void dismiss() {
-    on_message = nullptr;
-    on_end = nullptr;
-    boost::system::error_code ignored;
-    socket.close(ignored);
-    end();
-  }
-};
 
 struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   using Clock = std::chrono::steady_clock;
@@ -229,7 +56,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
 
   std::shared_ptr<RunnerProcess> spawn(const std::string& device) {
     auto process = std::make_shared<RunnerProcess>(io);
-    const Status status = process->spawn({.program = options.program, .device = device});
+    const Status status = process->spawn(options.program, device);
     if (!status) {
       spdlog::error("{}", status.error().message);
       return nullptr;
@@ -385,7 +212,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     for (const auto& member : execute.pack) keys.push_back(member.key());
     return keys;
   }
-  static bool is_alive(const std::shared_ptr<RunnerProcess>& process) { return process && process->pid > 0; }
+  static bool is_alive(const std::shared_ptr<RunnerProcess>& process) { return process && process->is_alive(); }
   void drop_spare() {
     if (spare) spare->dismiss();
     spare.reset();
@@ -572,6 +399,7 @@ void RunnerPool::shut_down() {
   impl_->closed = true;
   impl_->running.clear();
   impl_->written.clear();
+  impl_->awaits_warmth.reset();
   impl_->dismiss_helpers();
   for (auto* process : {&impl_->active, &impl_->spare, &impl_->writer}) {
     if (*process) (*process)->dismiss();
