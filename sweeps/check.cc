@@ -331,7 +331,7 @@ class Checker {
     // An inherited length was reported where it is given.
     if (is_given(step.name + ".sequence_length") || !has_training_before(i)) check_length(step, info);
     if (resolved_.task == Task::classification && info && !info->has_classification_head() &&
-        !has_training_before(i))
+        !has_training_before(i) && !diagnostics_.has_errors())
       diagnostics_.warning(
           declaration_.steps[static_cast<std::size_t>(step.index)].mark, step.name,
           "the model's files have no classification head, and no step before this one trains one: what "
