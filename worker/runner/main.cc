@@ -205,17 +205,18 @@ class Channel {
   std::set<AttemptKey> stopped_;
 };
 
-/// Of a pack, how many still compute; says when nobody does.
+/// Of a pack, how many still compute; says when nobody does and the device has room for another one beside it.
 class Computing {
  public:
-  explicit Computing(Channel& channel) : channel_(channel) {}
+  Computing(Channel& channel, const std::string& device) : channel_(channel), device_(device) {}
   void one_more() { ++members_; }
   void one_less() {
-    if (--members_ == 0) channel_.send(Computed{});
+    if (--members_ == 0 && has_room_beside(device_)) channel_.send(Computed{});
   }
 
  private:
   Channel& channel_;
+  const std::string& device_;
   std::size_t members_ = 0;
 };
 
@@ -334,7 +335,7 @@ Status load_cuda() {
     const Execute& message = *work;
     redirect_output(message.pack);
     crash_point("runner.before_job");
-    Computing computing(channel);
+    Computing computing(channel, device);
     std::deque<Control> controls;
     const auto members_of = [&](const std::vector<Execute::Member>& pack) {
       std::vector<PackMember> members;
