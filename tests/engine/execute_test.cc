@@ -174,6 +174,21 @@ TEST(Execute, a_job_of_a_chain_goes_on_from_the_one_before_and_gives_what_traini
             2 * 8);
 }
 
+TEST(Execute, a_training_gives_its_device_up_before_it_writes_its_artifact) {
+  JobBench bench;
+  for (const char* method : {"lora", "full"}) {
+    const Job job = bench.job(StepKind::finetune, bench.finetune_settings(method));
+    RecordingControl control;
+    control.on_computed = [&] {
+      EXPECT_EQ(control.reports.back().phase, "training");
+      EXPECT_FALSE(fs::exists(bench.staging(job) / "artifact"));
+    };
+    EXPECT_EQ(bench.run(job, control).kind, OutcomeKind::succeeded);
+    EXPECT_EQ(control.times_computed, 1);
+    EXPECT_TRUE(fs::exists(bench.staging(job) / "artifact"));
+  }
+}
+
 TEST(Execute, a_job_that_is_made_ready_ahead_waits_for_its_turn_and_gives_the_same) {
   JobBench bench;
   const Job at_once = bench.job(StepKind::finetune, bench.finetune_settings());

@@ -24,7 +24,14 @@ class RecordingControl : public ExecutionControl {
     turn = true;
   }
 
+  void computed() override {
+    ++times_computed;
+    if (on_computed) on_computed();
+  }
+
   std::vector<Progress> reports;
+  int times_computed = 0;
+  std::function<void()> on_computed;
   bool turn = true;               // false: the job is made ready first
   std::function<void()> on_turn;  // called then
   std::function<void(const Progress&)> on_progress;

@@ -119,9 +119,11 @@ TEST(Pack, who_is_done_leaves_at_once_and_the_others_go_on) {
   settings[0]["epochs"] = 3;
   settings[1]["epochs"] = 1;
   const std::vector<Job> jobs = jobs_of(bench, settings);
-  const std::vector<Outcome> packed = bench.run_pack(jobs);
+  std::vector<RecordingControl> controls(jobs.size());
+  const std::vector<Outcome> packed = bench.run_pack(jobs, {&controls[0], &controls[1], &controls[2]});
   for (const Outcome& outcome : packed) EXPECT_EQ(outcome.kind, OutcomeKind::succeeded) << outcome.error;
   EXPECT_THAT(bench.ended(), ElementsAre(1, 2, 0));
+  for (const RecordingControl& control : controls) EXPECT_EQ(control.times_computed, 1);
 }
 
 /// A short training and one that has a while to go when that ends, and what comes then.

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <deque>
 #include <filesystem>
 #include <future>
 #include <memory>
@@ -109,15 +110,16 @@ class TrainingPack final : public PackOf<TrainingMember> {
   void end(Member& member, Ending ending) {
     if (!ending.write) return end(member, std::move(ending.outcome));
     member.state = State::written;
+    written_.push_back(&member);
     member.outcome =
         std::async(std::launch::async, [ending = std::move(ending)]() mutable { return ending.written(); });
   }
 
-  /// Tells of those whose files are written, or waits for all of them.
+  /// Tells of those whose files are written, in the order in which they ended, or waits for all of them.
   void tell_written(bool all) {
-    for (Member& member : members_) {
-      if (member.state != State::written) continue;
-      if (!all && member.outcome.wait_for(std::chrono::seconds(0)) != std::future_status::ready) continue;
+    for (; !written_.empty(); written_.pop_front()) {
+      Member& member = *written_.front();
+      if (!all && member.outcome.wait_for(std::chrono::seconds(0)) != std::future_status::ready) return;
       end(member, member.outcome.get());
       member.run.reset();
     }
@@ -321,6 +323,7 @@ class TrainingPack final : public PackOf<TrainingMember> {
   const WhoJoins& who_joins_;
   Clock::time_point asked_ = Clock::now();
   std::vector<WaitingMember> joining_;    // who has come, and is not a member yet
+  std::deque<Member*> written_;           // whose files are being written
   bool spoilt_ = false;                   // the last step, by somebody who is left out
   std::unique_ptr<PackTrainer> trainer_;  // of those that are active, made ready
 };
