@@ -246,7 +246,7 @@ at::Tensor BatchGraphs::run(const BatchInputs& inputs, const Work& work) {
       shape.teacher = at::zeros({packed.labelled(), teacher.size(1)}, teacher.options());
     shape.teacher.narrow(0, 0, teacher.size(0)).copy_(teacher);
   }
-  // A captured result stands where every replay writes it: held here, its memory is no other graph's.
+  // A captured result stands where every replay writes it.
   const auto compute = [&] { shape.result = work(packed.on_device(shape.bytes, shape.teacher)); };
 
   // A profile sees the operations of a pass, not those of a replay.

@@ -32,7 +32,7 @@ class BatchGraphs {
   BatchGraphs& operator=(const BatchGraphs&) = delete;
 
   /// `inputs` are on the CPU; `work` is always the same, and everything else that it reads stays where it is. The
-  /// result is good until the next batch of this shape.
+  /// result is good until the next work, of any kind, that is captured or replayed.
   at::Tensor run(const BatchInputs& inputs, const Work& work);
 
   /// How many shapes are replayed.

@@ -54,14 +54,6 @@ class OnCaptureStream {
   int device_;
 };
 
-/// During a capture the allocator cannot give unused memory back to make room. To give it back and to ask for it
-/// again takes longer than the capture.
-void make_room(c10::Device device) {
-  c10::DeviceAllocator& allocator = *c10::getDeviceAllocator(device.type());
-  const auto [free, total] = allocator.getMemoryInfo(device.index());
-  if (free < total / 2) allocator.emptyCache();
-}
-
 }  // namespace
 
 struct CapturedGraph::Handle {
@@ -82,12 +74,24 @@ void CapturedGraph::warm_up(c10::Device device, const std::function<void()>& wor
   work();
 }
 
-Result<CapturedGraph> CapturedGraph::capture(c10::Device device, const std::function<void()>& work) try {
+Result<CapturedGraph> CapturedGraph::capture(c10::Device device, const std::function<void()>& work) {
   gpu::finish_warm_up();
+  // During a capture the allocator cannot give unused memory back to make room. To give it back and to ask for it
+  // again takes longer than the capture.
+  c10::DeviceAllocator& allocator = *c10::getDeviceAllocator(device.type());
+  const auto [free, total] = allocator.getMemoryInfo(device.index());
+  if (free >= total / 2) {
+    Result<CapturedGraph> captured = capture_once(device, work);
+    if (captured) return captured;
+  }
+  allocator.emptyCache();
+  return capture_once(device, work);
+}
+
+Result<CapturedGraph> CapturedGraph::capture_once(c10::Device device, const std::function<void()>& work) try {
   CapturedGraph result;
   result.handle_ = std::make_shared<Handle>();
   result.handle_->pool = Pool::shared();
-  make_room(device);
   const OnCaptureStream stream(device);
   check(graph_module()->capture_begin(stream.device(), result.handle_->pool->get()), "the capture did not begin");
   try {

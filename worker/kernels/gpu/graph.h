@@ -29,7 +29,8 @@ class CapturedGraph {
   static void warm_up(c10::Device device, const std::function<void()>& work);
 
   /// Records `work`, which is not done. It may neither wait for the device (item(), copies to the CPU) nor copy
-  /// from memory that the host may page out, and must not keep a tensor that it makes. The Error says why it cannot
+  /// from memory that the host may page out, and a tensor that it makes and keeps holds what it left only until
+  /// another graph is replayed. It may be recorded twice, where memory lacks at first. The Error says why it cannot
   /// be captured, be it that `work` threw; the device is then as it was.
   static Result<CapturedGraph> capture(c10::Device device, const std::function<void()>& work);
 
@@ -37,6 +38,8 @@ class CapturedGraph {
   void replay() const;
 
  private:
+  static Result<CapturedGraph> capture_once(c10::Device device, const std::function<void()>& work);
+
   struct Handle;
   std::shared_ptr<Handle> handle_;
 };
