@@ -115,13 +115,15 @@ class TrainingPack final : public PackOf<TrainingMember> {
         std::async(std::launch::async, [ending = std::move(ending)]() mutable { return ending.written(); });
   }
 
-  /// Tells of those whose files are written, in the order in which they ended, or waits for all of them.
+  /// Tells of those whose files are written, in the order in which they ended, or waits for all of them. Their
+  /// places are free from then on.
   void tell_written(bool all) {
     for (; !written_.empty(); written_.pop_front()) {
       Member& member = *written_.front();
       if (!all && member.outcome.wait_for(std::chrono::seconds(0)) != std::future_status::ready) return;
       end(member, member.outcome.get());
       member.run.reset();
+      asked_ = {};
     }
   }
 
@@ -209,7 +211,7 @@ class TrainingPack final : public PackOf<TrainingMember> {
 
   /// Others take the places of those that have left.
   void let_join() {
-    if (joining_.empty() && !ask_who_joins()) return;
+    if (joining_.empty() && (!written_.empty() || !ask_who_joins())) return;
     std::vector<Member*> joined = add(std::exchange(joining_, {}));
     for (Member* member : joined) prepare(*member);
     std::erase_if(joined, [](const Member* member) { return member->state != State::active; });
