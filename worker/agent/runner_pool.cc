@@ -217,6 +217,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     if (spare) spare->dismiss();
     spare.reset();
     prepared.clear();
+    awaits_warmth.reset();
   }
 
   /// The process is gone, or was never there: what is not done has crashed.
