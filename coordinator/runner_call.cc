@@ -14,22 +14,11 @@
 
 #include "coordinator/devices.h"
 #include "jobs/outcome.h"
-
-extern char** environ;
+#include "jobs/runner_environment.h"
 
 namespace finesweep::coordinator {
 
 namespace {
-
-/// The environment of a runner: its own GPU is the only one it sees.
-std::vector<std::string> runner_environment(const std::string& device) {
-  const bool gpu = device.starts_with("cuda:");
-  std::vector<std::string> result;
-  for (char** entry = environ; *entry; ++entry)
-    if (std::string text = *entry; !gpu || !text.starts_with("CUDA_VISIBLE_DEVICES=")) result.push_back(text);
-  if (gpu) result.push_back("CUDA_VISIBLE_DEVICES=" + device.substr(5));
-  return result;
-}
 
 struct Spawned {
   pid_t pid = -1;
@@ -40,20 +29,17 @@ Result<Spawned> spawn_runner(const std::filesystem::path& runner, const std::str
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
     return Error{std::string("no socketpair for the runner: ") + strerror(errno)};
-  const std::string program = runner.string(), parent = std::to_string(getpid()),
-                    its_device = device == "cpu" ? "cpu" : "cuda:0";
-  const char* arguments[] = {program.c_str(), "--answer", parent.c_str(), "--device", its_device.c_str(), nullptr};
-  const auto environment = runner_environment(device);
-  std::vector<char*> pointers;
-  for (const std::string& entry : environment) pointers.push_back(const_cast<char*>(entry.c_str()));
-  pointers.push_back(nullptr);
+  const std::string program = runner.string(), parent = std::to_string(getpid());
+  const RunnerEnvironment environment(device);
+  const char* arguments[] = {program.c_str(), "--answer", parent.c_str(), "--device", environment.device().c_str(),
+                             nullptr};
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, ends[1], STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
   Spawned spawned;
   const int rc = posix_spawn(&spawned.pid, program.c_str(), &actions, nullptr, const_cast<char* const*>(arguments),
-                             pointers.data());
+                             environment.get());
   posix_spawn_file_actions_destroy(&actions);
   close(ends[1]);
   if (rc != 0) {

@@ -88,7 +88,7 @@ bool has_room_beside(const std::string& device);
 /// Of the device's memory, what this process took at most since the last base was loaded.
 double memory_share(const std::string& device);
 
-/// Lets go of what is kept on the device from job to job: the allocator's blocks, and weights unless they are small
+/// Lets go of what is kept on the device from job to job, the allocator's blocks and weights, unless they are small
 /// beside its memory.
 void let_go(const std::string& device);
 

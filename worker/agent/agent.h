@@ -21,9 +21,9 @@ class CoordinatorLink {
 };
 
 /// The worker process: owns one device, holds the packs of jobs that the coordinator dispatched to it in a queue,
-/// and runs them one after the other in its runner. It decides nothing about jobs; it keeps leases alive, watches
-/// that the runner makes progress, tells each member's result as it comes and repeats it until it is acknowledged.
-/// It never loads libtorch.
+/// and runs them one after the other in its runner; the next may begin while the last one's results are written. It
+/// decides nothing about jobs; it keeps leases alive, watches that the runner makes progress, tells each member's
+/// result as it comes and repeats it until it is acknowledged. It never loads libtorch.
 class Agent {
  public:
   struct Options {

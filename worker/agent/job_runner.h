@@ -34,7 +34,8 @@ class JobRunner {
   /// Called again with something else, that takes its place. `under_way`: the running pack has worked for a while,
   /// so that the device shows what it needs.
   virtual void prepare(const Execute& execute, bool under_way) = 0;
-  /// Ask these members (none named: all) to write a checkpoint and finish as interrupted.
+  /// Ask these members (none named: all) to write a checkpoint and finish as interrupted. Who has computed is not
+  /// asked: its end is near.
   virtual void request_stop(const std::vector<AttemptKey>& attempts) = 0;
   /// End the pack of this attempt at once; what is not done finishes as crashed, with `reason` for the user.
   virtual void kill(const AttemptKey& attempt, const std::string& reason) = 0;

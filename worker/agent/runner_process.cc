@@ -11,22 +11,11 @@
 #include <boost/asio/write.hpp>
 #include <cerrno>
 #include <utility>
-#include <vector>
 
-extern char** environ;
+#include "jobs/runner_environment.h"
 
 namespace finesweep::worker {
 namespace {
-
-/// The environment of a runner: its own GPU is the only one it sees.
-std::vector<std::string> runner_environment(const std::string& device) {
-  const bool gpu = device.starts_with("cuda:");
-  std::vector<std::string> result;
-  for (char** entry = environ; *entry; ++entry)
-    if (std::string text = *entry; !gpu || !text.starts_with("CUDA_VISIBLE_DEVICES=")) result.push_back(text);
-  if (gpu) result.push_back("CUDA_VISIBLE_DEVICES=" + device.substr(5));
-  return result;
-}
 
 std::string describe_end(int status) {
   if (WIFSIGNALED(status)) {
@@ -42,18 +31,15 @@ std::string describe_end(int status) {
 
 }  // namespace
 
-Status RunnerProcess::spawn(const std::string& program, const std::string& device_name) {
+Status RunnerProcess::spawn(const std::string& program, const std::string& device) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
     return Error{std::string("no socketpair for the runner: ") + strerror(errno)};
   const std::string parent = std::to_string(getpid());
-  const std::string device = device_name == "cpu" ? "cpu" : "cuda:0";
-  const char* arguments[] = {program.c_str(), "--parent",     parent.c_str(), "--socket", "3",
-                             "--device",      device.c_str(), nullptr};
-  const auto environment = runner_environment(device_name);
-  std::vector<char*> environment_pointers;
-  for (const std::string& entry : environment) environment_pointers.push_back(const_cast<char*>(entry.c_str()));
-  environment_pointers.push_back(nullptr);
+  const RunnerEnvironment environment(device);
+  const char* arguments[] = {
+      program.c_str(), "--parent", parent.c_str(), "--socket", "3", "--device", environment.device().c_str(),
+      nullptr};
 
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
@@ -72,7 +58,7 @@ Status RunnerProcess::spawn(const std::string& program, const std::string& devic
   posix_spawnattr_setpgroup(&attributes, 0);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
   const int rc = posix_spawn(&pid_, program.c_str(), &actions, &attributes, const_cast<char* const*>(arguments),
-                             environment_pointers.data());
+                             environment.get());
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   close(ends[1]);

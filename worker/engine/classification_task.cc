@@ -82,7 +82,7 @@ class ClassificationData final : public TaskData {
   Batch batch(std::span<const std::int64_t> rows) const override { return dataset_.batch(rows); }
 
   std::int64_t evaluation_units(const EvaluateSettings& settings) const override {
-    return (rows() + settings.batch_size - 1) / settings.batch_size;
+    return passes_of(*this, settings);
   }
 
   Result<std::unique_ptr<EvaluationPasses>> passes(const EvaluateSettings& settings) const override {

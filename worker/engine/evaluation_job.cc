@@ -83,7 +83,7 @@ Outcome EvaluationJob::run(const ModelSource& source, const std::function<void(c
   }
   Outcome outcome = finish(**metrics);
   if (profiler) {
-    profiler->stop((data_->rows() + settings_->batch_size - 1) / settings_->batch_size);
+    profiler->stop(passes_to_make());
     if (Status kept = keep_profile(request_, *profiler, outcome); !kept)
       return failed_this_time(kept.error().message);
   }

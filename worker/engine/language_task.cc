@@ -132,9 +132,7 @@ class LanguageData final : public TaskData {
   }
 
  private:
-  std::int64_t batches(const EvaluateSettings& settings) const {
-    return (rows() + settings.batch_size - 1) / settings.batch_size;
-  }
+  std::int64_t batches(const EvaluateSettings& settings) const { return passes_of(*this, settings); }
 
   bool generates(const EvaluateSettings& settings) const {
     return dataset_.can_generate() && wants_generation(settings);

@@ -76,8 +76,8 @@ std::function<Status()> model_artifact_writer(const ExecutionRequest& request, c
     tensors = copies_on_host(made.adapter->tensors());
     masks = copies_on_host(masks);
   }
-  return [&, tensors = std::move(tensors), masks = std::move(masks), description = std::move(description),
-          outcome = std::move(outcome)]() -> Status {
+  return [&request, &made, &source, tensors = std::move(tensors), masks = std::move(masks),
+          description = std::move(description), outcome = std::move(outcome)]() -> Status {
     const fs::path folder = request.staging / "artifact";
     if (made.adapter) {
       fs::create_directories(folder / "adapter");

@@ -94,7 +94,7 @@ class TrainingRun {
   void drop_steps() { begun_.clear(); }
 
   /// Steps that are still to be made.
-  std::int64_t steps_left() const { return total_steps_ - training().steps_done(); }
+  std::int64_t steps_left() const { return training().steps_left(); }
   /// It trains beside so many others from now on.
   void join_pack(std::int64_t jobs);
   /// Writes a checkpoint where it has come further than the last one, whatever happened since.

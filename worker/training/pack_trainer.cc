@@ -155,8 +155,7 @@ void PackTrainer::start(const std::vector<std::vector<Batch>>& batches) {
 
 std::int64_t PackTrainer::steps_left() const {
   std::int64_t left = 1;
-  for (const PackedTraining& job : jobs_)
-    left = std::max(left, job.training->total_steps() - job.training->steps_done());
+  for (const PackedTraining& job : jobs_) left = std::max(left, job.training->steps_left());
   return left;
 }
 

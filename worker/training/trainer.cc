@@ -5,7 +5,6 @@
 #include <ATen/ops/full.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -136,7 +135,7 @@ void Trainer::rehearse(const std::vector<Batch>& batches) {
   settle_on_device();
   const AttentionChoice attention(training_.settings().attention);
   const at::NoGradGuard no_graph;
-  const gpu::RepeatedProducts repeats(training_.total_steps() - training_.steps_done());
+  const gpu::RepeatedProducts repeats(training_.steps_left());
   graphs_->begin(training_.steps_done(), {std::numeric_limits<double>::infinity()});
   for (int times = 0; times < 2; ++times) {
     for (const Share& share : shares_of(batches)) graphs_->pass(share.batch, share.first_row);
@@ -146,7 +145,7 @@ void Trainer::rehearse(const std::vector<Batch>& batches) {
 }
 
 void Trainer::pass_on_device(const std::vector<Batch>& batches, double denominator) {
-  const gpu::RepeatedProducts repeats(std::max<std::int64_t>(training_.total_steps() - training_.steps_done(), 1));
+  const gpu::RepeatedProducts repeats(training_.steps_left());
   graphs_->begin(training_.steps_done(), {denominator});
   at::Tensor losses = device_optimizer_->losses();
   const std::vector<Share> shares = shares_of(batches);

@@ -54,6 +54,7 @@ class Training {
   const std::vector<AdamW::Moments>& moments() const { return optimizer_.moments(); }
   AdamWOptions optimizer_options() const;
   std::int64_t total_steps() const { return total_steps_; }
+  std::int64_t steps_left() const { return total_steps_ - steps_done_; }
 
   std::int64_t steps_done() const { return steps_done_; }
   void set_steps_done(std::int64_t steps) { steps_done_ = steps; }

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include "worker/kernels/gpu/float_type.h"
+#include "worker/kernels/upload.h"
 #include "worker/random.h"
 
 namespace finesweep::worker::gpu {
@@ -108,9 +109,9 @@ FinesweepNormWeights kernel_view(const NormModule& module) {
 }
 
 at::Tensor upload(const at::Tensor& on_cpu, c10::Device device) {
-  const at::Tensor pinned = at::empty(on_cpu.sizes(), on_cpu.options().pinned_memory(true));
-  pinned.copy_(on_cpu);
-  return pinned.to(device, /*non_blocking=*/true);
+  const at::Tensor there = at::empty(on_cpu.sizes(), on_cpu.options().device(device));
+  worker::upload(on_cpu, there);
+  return there;
 }
 
 }  // namespace finesweep::worker::gpu

@@ -188,7 +188,7 @@ cublasLtMatmulAlgo_t fastest(Plan& plan, const FinesweepMatmul& w, cublasLtHandl
   cudaEvent_t begin = nullptr, end = nullptr;
   check(cudaEventCreate(&begin), "cudaEventCreate");
   check(cudaEventCreate(&end), "cudaEventCreate");
-  // All of them once or twice, and then those that are worth it.
+  // All of them twice, and then those that are worth it.
   constexpr std::size_t kFinalists = 4;
   std::vector<std::pair<float, cublasLtMatmulAlgo_t>> timed;
   const auto time_all = [&](const std::vector<cublasLtMatmulAlgo_t>& algorithms, int times, int in_row) {
@@ -216,7 +216,7 @@ struct Choice {
   bool is_first = true;        // of cuBLASLt's proposals; else the fastest
   std::int64_t announced = 0;  // how often they are computed
 };
-/// To try all takes as long as some seventy products; it gains a twentieth of most, and half of some.
+/// To try all takes as long as some ninety products; it gains a twentieth of most, and half of some.
 constexpr std::int64_t kWorthTrying = 200;
 
 }  // namespace
