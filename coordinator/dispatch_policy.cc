@@ -237,8 +237,8 @@ int DispatchPolicy::usual_pack_jobs(int job, bool on_cpu) const {
       std::clamp(pack.most_tokens / std::max<std::int64_t>(1, pack.tokens), std::int64_t{1}, most));
 }
 
-/// The job and those ready that share its pack.
-std::vector<int> DispatchPolicy::take_pack(int job, const Worker& worker) {
+/// The job and those ready that share its pack; none where it is better put together later.
+std::vector<int> DispatchPolicy::choose_pack(int job, const Worker& worker) const {
   std::vector<int> pack{job};
   PackFill fill(max_pack_jobs(worker.on_cpu), worker.memory_mb);
   fill.add(jobs_[job].pack);
@@ -255,8 +255,8 @@ std::vector<int> DispatchPolicy::take_pack(int job, const Worker& worker) {
       fill.add(jobs_[*mate].pack);
       pack.push_back(*mate);
     }
+    if (worker.packs.size() > 1 && max_pack_jobs(worker.on_cpu) > 1 && fill.has_room()) return {};
   }
-  for (int taken : pack) erase_ready(taken);
   return pack;
 }
 
@@ -316,9 +316,10 @@ std::optional<DispatchPolicy::Choice> DispatchPolicy::next(Instant now) {
     const int job = *ready_.begin();
     const bool isolate = jobs_[job].isolate;
     if (const auto worker = pick_worker(job)) {
-      if (!isolate) return place(*worker, take_pack(job, workers_.at(*worker)), now);
-      erase_ready(job);
-      return place(*worker, {job}, now);
+      std::vector<int> pack = isolate ? std::vector{job} : choose_pack(job, workers_.at(*worker));
+      if (pack.empty()) return std::nullopt;
+      for (int taken : pack) erase_ready(taken);
+      return place(*worker, std::move(pack), now);
     }
     if (!isolate || reservable_.empty()) return std::nullopt;
     erase_ready(job);

@@ -17,7 +17,7 @@ namespace finesweep::coordinator {
 
 struct DispatchOptions {
   /// A worker holds packs for at least this long beyond the one that it runs, by the mean duration of its latest…
-  Duration backlog = std::chrono::milliseconds(150);
+  Duration backlog = std::chrono::milliseconds(500);
   /// …but at least one and at most so many.
   int max_backlog_jobs = 256;
   /// Jobs that may share a pack on a GPU and on a CPU; 1: no packing.
@@ -46,7 +46,8 @@ struct JobTraits {
 /// - With the first ready job go those of its pack key that are ready, in plan order, until the next one would
 /// exceed
 ///   what PackFill admits, or the worker would have more than its share of all jobs (those that are ready or out ÷
-///   workers): packs leave others something to do.
+///   workers): packs leave others something to do. A pack that is at most half full goes only where no other one
+///   waits: it may still be filled.
 /// - A queue grows beyond its first pack only as far as the ready jobs last for all workers alike (ready ÷
 /// workers).
 ///   When nothing is ready and a worker is idle, the last pack of the longest queue may be taken back (theft).
@@ -202,7 +203,7 @@ class DispatchPolicy {
   void take_back_lent(int leader);
   int max_pack_jobs(bool on_cpu) const { return on_cpu ? options_.max_pack_jobs_on_cpu : options_.max_pack_jobs; }
   int usual_pack_jobs(int job, bool on_cpu) const;
-  std::vector<int> take_pack(int job, const Worker& worker);
+  std::vector<int> choose_pack(int job, const Worker& worker) const;
   void erase_ready(int job);
   Choice place(int worker, std::vector<int> jobs, Instant now);
   PackNumber leave(int job, Instant now);

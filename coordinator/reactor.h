@@ -25,7 +25,7 @@ struct ReactorOptions {
   /// So many losses of workers, nodes and coordinators fail a job.
   int max_losses = 5;
   /// A worker holds work for at least this long beyond its running job, by the mean duration of its latest jobs…
-  Duration backlog = std::chrono::milliseconds(150);
+  Duration backlog = std::chrono::milliseconds(500);
   /// …but at least one job and at most so many.
   int max_backlog_jobs = 256;
   /// Jobs that may share a pack on a GPU and on a CPU; 1: no packing.

@@ -57,9 +57,13 @@ class MadeUpRunner final : public JobRunner {
     ++packs;
     if (on_start) on_start();
   }
-  void prepare(const Execute& execute, bool under_way) override {
-    std::vector<AttemptKey>& pack = (under_way ? prepared : announced).emplace_back();
-    for (const auto& member : execute.pack) pack.push_back(member.key());
+  void prepare(const std::vector<Execute>& next, bool under_way) override {
+    behind.clear();
+    for (const Execute& execute : next) {
+      behind.emplace_back();
+      for (const auto& member : execute.pack) behind.back().push_back(member.key());
+    }
+    if (!behind.empty()) (under_way ? prepared : announced).push_back(behind.front());
   }
   void request_stop(const std::vector<AttemptKey>& attempts) override {
     stops.push_back(attempts);
@@ -109,7 +113,8 @@ class MadeUpRunner final : public JobRunner {
   std::function<void()> on_start;
   std::vector<AttemptKey> running;  // what is not done
   std::vector<AttemptKey> written;  // of the pack before
-  std::vector<std::vector<AttemptKey>> announced, prepared;
+  std::vector<std::vector<AttemptKey>> behind;               // what is to come, as it was last said
+  std::vector<std::vector<AttemptKey>> announced, prepared;  // the first of it, whenever it was said
   int packs = 0;
   std::vector<std::vector<AttemptKey>> stops;
   bool obeys_stop = false;

@@ -239,14 +239,18 @@ wait_for() { while [ "$(cat in.$n 2>/dev/null | wc -c)" -lt "$1" ]; do sleep 0.0
   }
   /// The same as an agent does it: each is made ready while the one before it runs, and begins once that has
   /// computed.
-  std::vector<JobId> run_handing_over(const std::vector<Execute>& packs) {
-    pool.emplace(io, RunnerPool::Options{(folder / "runner").string(), "cuda:0"});
+  std::vector<JobId> run_handing_over(const std::vector<Execute>& packs, bool are_brief = false) {
+    RunnerPool::Options options{(folder / "runner").string(), "cuda:0"};
+    options.brief = are_brief ? std::chrono::hours(1) : std::chrono::hours(0);
+    pool.emplace(io, options);
     for (int i = 0; i < 1000 && !is_there(1); ++i) usleep(10000);
     std::vector<JobId> ended;
     std::size_t begun = 0;
     std::vector<AttemptKey> running;
     const auto prepare_next = [&] {
-      if (begun < packs.size()) pool->prepare(packs[begun], true);
+      const std::size_t end = std::min(begun + 2, packs.size());
+      pool->prepare({packs.begin() + static_cast<std::ptrdiff_t>(begun), packs.begin() + static_cast<std::ptrdiff_t>(end)},
+                    true);
     };
     const auto start_next = [&] {
       if (begun == packs.size()) return;
@@ -266,6 +270,7 @@ wait_for() { while [ "$(cat in.$n 2>/dev/null | wc -c)" -lt "$1" ]; do sleep 0.0
                          [&] {
                            ++handed_over;
                            start_next();
+                           prepare_next();
                          }});
     start_next();
     boost::asio::post(io, prepare_next);
@@ -289,8 +294,8 @@ TEST_F(PreparedRunnersTest, it_begins_in_the_process_that_made_it_ready_and_the_
   script(2, answers({b_ahead, Begin{}}, done("b")));
   const auto ended = run({a, b}, [&](std::size_t done) {
     if (done > 0) return;
-    boost::asio::post(io, [&] { pool->prepare(b, true); });
-    boost::asio::post(io, [&] { pool->prepare(b, true); });  // again: nothing new
+    boost::asio::post(io, [&] { pool->prepare({b}, true); });
+    boost::asio::post(io, [&] { pool->prepare({b}, true); });  // again: nothing new
   });
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
   wait_until_told(1, bytes({a, LetGo{}}).size());
@@ -305,7 +310,7 @@ TEST_F(PreparedRunnersTest, while_the_other_process_still_loads_the_next_pack_be
   script(1, "while [ ! -s pid.2 ]; do sleep 0.01; done\n" + printed(done("a")) + "\n" + answers({a, b}, done("b")));
   script(2, "");
   const auto ended = run({a, b}, [&](std::size_t done) {
-    if (done == 0) boost::asio::post(io, [&] { pool->prepare(b, true); });
+    if (done == 0) boost::asio::post(io, [&] { pool->prepare({b}, true); });
   });
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
   EXPECT_EQ(told(2), "");
@@ -317,7 +322,7 @@ TEST_F(PreparedRunnersTest, what_was_made_ready_for_nothing_is_ended) {
   script(1, "while [ ! -s in.2 ]; do sleep 0.01; done\n" + printed(done("a")) + "\n" + answers({a, c}, done("c")));
   script(2, "");
   const auto ended = run({a, c}, [&](std::size_t done) {
-    if (done == 0) boost::asio::post(io, [&] { pool->prepare(pack_of("b"), true); });
+    if (done == 0) boost::asio::post(io, [&] { pool->prepare({pack_of("b")}, true); });
   });
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("c")));
   EXPECT_FALSE(is_there(2));
@@ -330,7 +335,7 @@ TEST_F(PreparedRunnersTest, where_the_process_died_over_it_another_runs_it) {
              printed(done("a")) + "\n" + answers({a, b}, done("b")));
   script(2, "while [ ! -s in.2 ]; do sleep 0.01; done; kill -KILL $reader $$");
   const auto ended = run({a, b}, [&](std::size_t done) {
-    if (done == 0) boost::asio::post(io, [&] { pool->prepare(b, true); });
+    if (done == 0) boost::asio::post(io, [&] { pool->prepare({b}, true); });
   });
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
 }
@@ -348,6 +353,27 @@ TEST_F(PreparedRunnersTest, the_next_pack_begins_while_the_last_one_is_written_a
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b"), JobId::of("c")));
   EXPECT_EQ(told(1), bytes({a, LetGo{}, c_ahead, Begin{}}));
   EXPECT_TRUE(is_there(1) && is_there(2) && !is_there(3));
+}
+
+TEST_F(PreparedRunnersTest, where_packs_are_brief_three_processes_take_turns) {
+  const auto a = pack_of("a"), b = pack_of("b", true), c = pack_of("c", true), d = pack_of("d", true);
+  const auto wait_until_told = [](int number, const std::vector<Message>& messages) {
+    return "while [ \"$(cat in." + std::to_string(number) + " 2>/dev/null | wc -c)\" -lt " +
+           std::to_string(bytes(messages).size()) + " ]; do sleep 0.01; done\n";
+  };
+  // The first one that takes little makes place for a third; it makes d ready while b runs and c is ready.
+  Executed little{{JobId::of("a"), 1}, {}};
+  little.outcome.kind = OutcomeKind::succeeded;
+  little.memory_share = 0.01;
+  script(1, wait_until_told(2, {b}) + printed(Computed{}) + "\n" + wait_until_told(2, {b, Begin{}}) +
+                printed(little) + "\n" + answers({a, LetGo{}, c, Begin{}}, done("c")));
+  script(2, wait_until_told(1, {a, LetGo{}, c}) + wait_until_told(3, {d}) + printed(done("b")));
+  script(3, answers({d, Begin{}}, done("d")));
+  const std::vector<JobId> ended = run_handing_over({a, b, c, d}, true);
+  EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b"), JobId::of("c"), JobId::of("d")));
+  EXPECT_EQ(told(1).substr(0, bytes({a, LetGo{}, c, Begin{}}).size()), bytes({a, LetGo{}, c, Begin{}}));
+  EXPECT_EQ(told(3), bytes({d, Begin{}}));
+  EXPECT_TRUE(is_there(1) && is_there(2) && is_there(3) && !is_there(4));
 }
 
 TEST_F(PreparedRunnersTest, a_writer_that_dies_crashes_its_own_pack_alone) {

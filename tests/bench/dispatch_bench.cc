@@ -41,7 +41,7 @@ class EmptyRunner final : public worker::JobRunner {
       callbacks_.finished(attempt, std::move(outcome), false);
     });
   }
-  void prepare(const Execute&, bool) override {}
+  void prepare(const std::vector<Execute>&, bool) override {}
   void request_stop(const std::vector<AttemptKey>&) override {}
   void kill(const std::string&) override {}
   void release_device() override {}

@@ -106,7 +106,7 @@ TEST_F(DispatchPolicyTest, the_backlog_grows_where_jobs_are_short) {
     run_first(0, 10ms);
     place_all();
   }
-  EXPECT_EQ(queue(0).size(), 1u + 15u) << "150 ms of jobs of 10 ms";
+  EXPECT_EQ(queue(0).size(), 1u + 50u) << "500 ms of jobs of 10 ms";
   for (int i = 0; i < 300; ++i) {
     run_first(0, 10us);
     place_all();
@@ -117,6 +117,25 @@ TEST_F(DispatchPolicyTest, the_backlog_grows_where_jobs_are_short) {
     place_all();
   }
   EXPECT_EQ(queue(0).size(), 2u) << "and shrinks again";
+}
+
+TEST_F(DispatchPolicyTest, a_half_empty_pack_waits_for_more_while_the_worker_has_another_one_ahead) {
+  std::vector<JobTraits> jobs(12, packable(1));
+  jobs.insert(jobs.end(), 3, packable(2));
+  DispatchOptions options;
+  options.max_pack_jobs = 4;
+  start(jobs, options);
+  policy_->remove_ready(13);
+  policy_->remove_ready(14);
+  policy_->add_worker(0, "a", false);
+  place_all();
+  for (int i = 0; i < 4; ++i) run_first(0, 10ms);
+  place_all();
+  EXPECT_THAT(queue(0), ElementsAre(4, 5, 6, 7, 8, 9, 10, 11));
+  policy_->add_ready(13);
+  policy_->add_ready(14);
+  place_all();
+  EXPECT_THAT(queue(0), ElementsAre(4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14));
 }
 
 TEST_F(DispatchPolicyTest, a_waiting_job_is_stolen_for_an_idle_worker_when_nothing_is_ready) {

@@ -26,6 +26,8 @@ constexpr microseconds kShortestLook{50};
 constexpr microseconds kLongestLook{5000};
 // Silence after which the coordinator is taken for dead. Before its first word it reads models and data.
 constexpr std::chrono::seconds kSilence{120}, kFirstSilence{3600};
+// Packs that the runner hears of before their turn.
+constexpr std::size_t kAhead = 2;
 // A runner that has not said by then what its GPU is may be hanging: jobs show whether it is.
 constexpr std::chrono::seconds kDescription{60};
 
@@ -290,10 +292,12 @@ struct Agent::Impl {
     return members;
   }
 
-  /// The first that waits.
+  /// The first ones that wait.
   void prepare_next() {
-    if (!running.empty() && running.may_be_disturbed && !queue.empty() && !stopping)
-      runner.prepare(execute_of(queue.front()), running.under_way);
+    if (running.empty() || !running.may_be_disturbed || stopping) return;
+    std::vector<Execute> next;
+    for (std::size_t i = 0; i < std::min(queue.size(), kAhead); ++i) next.push_back(execute_of(queue[i]));
+    runner.prepare(next, running.under_way);
   }
 
   Execute execute_of(const Pack& pack) const {

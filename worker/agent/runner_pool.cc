@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <deque>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -22,15 +23,24 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   boost::asio::io_context& io;
   Options options;
   Callbacks callbacks;
+  /// A process beside the one that runs.
+  struct Spare {
+    std::shared_ptr<RunnerProcess> process;
+    bool is_warm = false;                  // it has loaded what all jobs need
+    std::vector<AttemptKey> prepared;      // the pack that it makes ready; empty: none
+    std::optional<Execute> awaits_warmth;  // what it is to make ready then
+
+    bool is_free() const { return prepared.empty() && !awaits_warmth; }
+  };
   std::shared_ptr<RunnerProcess> active;  // runs, or will run, a pack
-  std::shared_ptr<RunnerProcess> spare;   // of the next pack
   std::vector<AttemptKey> running;        // of the active's pack, those that are not done
-  bool spare_is_warm = false;             // it has loaded what all jobs need
-  std::vector<AttemptKey> prepared;       // the pack that the spare makes ready; empty: none
-  std::optional<Execute> awaits_warmth;   // what it is to make ready then
+  std::deque<Spare> spares;               // of the packs behind it, in no order
+  std::vector<AttemptKey> next;           // the pack behind it, as it was last said
   std::shared_ptr<RunnerProcess> writer;  // has computed its pack, and writes
   std::vector<AttemptKey> written;        // of the writer's pack, those that are not done
   double memory_share = 1;                // of the device, that the last pack took
+  Clock::time_point began{};              // the pack that runs
+  bool packs_are_brief = false;           // the last one was
   std::string killed_because;
   bool described = false;  // the device, or that nobody can
   bool closed = false;
@@ -51,6 +61,8 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   static constexpr std::chrono::minutes kStart{3};
   static constexpr std::chrono::seconds kWatchEvery{1}, kGrace{2};
   static constexpr double kLittleMemory = 0.2;
+  // Beside the one that runs, the one that writes among them.
+  static constexpr std::size_t kMostSpares = 2;
 
   bool one_pack_each() const { return options.device == "cpu"; }
 
@@ -90,15 +102,16 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
 
   void start(const Execute& execute) {
     running = keys_of(execute);
+    began = Clock::now();
     killed_because.clear();
     consequence.reset();
-    awaits_warmth.reset();
-    const bool is_prepared = prepared == running && is_alive(spare);
-    if (!prepared.empty() && !is_prepared) drop_spare();  // its work was for nothing, and takes memory
-    prepared.clear();
-    if (is_prepared) return begin_prepared();
-    if (!is_alive(active)) active = is_alive(spare) ? std::exchange(spare, nullptr) : spawn();
-    if (one_pack_each()) drop_spare();
+    const auto ready = std::ranges::find(spares, running, &Spare::prepared);
+    if (ready != spares.end() && is_alive(ready->process)) return begin_prepared(ready);
+    // What was made ready was for nothing, and takes memory.
+    drop_spares([](const Spare& spare) { return !spare.prepared.empty(); });
+    for (Spare& spare : spares) spare.awaits_warmth.reset();
+    if (!is_alive(active)) active = spares.empty() ? spawn() : take_spare();
+    if (one_pack_each()) drop_spares([](const Spare&) { return true; });
     const int ranks = std::max<int>(1, static_cast<int>(execute.devices.size()));
     std::vector<std::shared_ptr<RunnerProcess>> processes{active};
     for (int rank = 1; rank < ranks; ++rank) processes.push_back(spawn(execute.devices[rank]));
@@ -120,35 +133,53 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
       watched = Clock::now();
       watch();
     }
-    if (one_pack_each() && !closed) spare = spawn();
+    if (one_pack_each() && !closed)
+      if (auto process = spawn()) spares.push_back({std::move(process)});
   }
 
-  void begin_prepared() {
-    std::swap(active, spare);
+  void begin_prepared(std::deque<Spare>::iterator ready) {
+    const auto earlier = std::exchange(active, ready->process);
+    spares.erase(ready);
     listen(active, 0);
     active->send(Begin{});
-    if (is_alive(spare)) let_go_of_device(*spare);
+    if (is_alive(earlier)) keep(earlier);
   }
 
   /// The process waits for another pack, and has not the device.
-  void let_go_of_device(RunnerProcess& process) {
-    ignore(process);
-    process.send(LetGo{});
-    spare_is_warm = true;
+  void keep(const std::shared_ptr<RunnerProcess>& process) {
+    ignore(*process);
+    if (spares.size() >= (packs_are_brief ? kMostSpares : 1)) return process->dismiss();
+    process->send(LetGo{});
+    spares.push_back({process, true});
+  }
+
+  std::shared_ptr<RunnerProcess> take_spare() {
+    const auto warm = std::ranges::find(spares, true, &Spare::is_warm);
+    const auto taken = warm == spares.end() ? spares.begin() : warm;
+    const auto process = taken->process;
+    spares.erase(taken);
+    return is_alive(process) ? process : spawn();
   }
 
   /// The device is free for the next pack, if that is ready.
   void hand_over() {
-    if (running.empty() || writer || prepared.empty() || !is_alive(spare)) return;
+    if (running.empty() || writer || next.empty()) return;
+    const auto ready = std::ranges::find(spares, next, &Spare::prepared);
+    if (ready == spares.end() || !is_alive(ready->process)) return;
+    note_duration();
     writer = std::exchange(active, nullptr);
     written = std::exchange(running, {});
     writer->on_message = [this](Message message) {
-      if (auto* executed = std::get_if<Executed>(&message))
-        finish_written(executed->attempt, std::move(executed->outcome), false);
+      auto* executed = std::get_if<Executed>(&message);
+      if (executed == nullptr) return;
+      memory_share = executed->memory_share;
+      finish_written(executed->attempt, std::move(executed->outcome), false);
     };
     writer->on_end = [this](std::string why) { crash_written(why); };
     if (callbacks.computed) callbacks.computed();
   }
+
+  void note_duration() { packs_are_brief = Clock::now() - began < options.brief; }
 
   void finish_written(const AttemptKey& attempt, Outcome outcome, bool crashed) {
     if (std::erase(written, attempt) == 0) return;
@@ -163,48 +194,60 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   void end_writing() {
     const auto process = std::exchange(writer, nullptr);
     if (!is_alive(process)) return;
-    if (!is_alive(active)) {
-      active = process;
-      listen(active, 0);
-    } else if (!is_alive(spare)) {
-      spare = process;
-      let_go_of_device(*spare);
-    } else {
-      process->dismiss();
+    if (is_alive(active)) return keep(process);
+    active = process;
+    listen(active, 0);
+  }
+
+  void prepare(const std::vector<Execute>& packs, bool under_way) {
+    next = packs.empty() ? std::vector<AttemptKey>{} : keys_of(packs.front());
+    if (one_pack_each() || closed || (!under_way && memory_share > kLittleMemory)) return;
+    const auto is_to_come = [&](const std::vector<AttemptKey>& pack) {
+      return std::ranges::find(packs, pack, keys_of) != packs.end();
+    };
+    drop_spares([&](const Spare& spare) { return !spare.prepared.empty() && !is_to_come(spare.prepared); });
+    for (Spare& spare : spares) spare.awaits_warmth.reset();
+    const bool has_room_for_more = packs_are_brief && memory_share <= kLittleMemory;
+    for (const Execute& pack : packs) {
+      if (pack.devices.size() > 1) return;
+      if (std::ranges::find(spares, keys_of(pack), &Spare::prepared) != spares.end()) continue;
+      Spare* spare = free_spare(has_room_for_more ? kMostSpares : 1);
+      if (!spare) return;
+      if (spare->is_warm)
+        make_ready(*spare, pack);
+      else
+        spare->awaits_warmth = pack;
     }
   }
 
-  void prepare(const Execute& execute, bool under_way) {
-    if (writer) return;  // is the next spare
-    const std::vector<AttemptKey> keys = keys_of(execute);
-    if (!under_way && memory_share > kLittleMemory) return;
-    if (one_pack_each() || closed || execute.devices.size() > 1 || (prepared == keys && is_alive(spare))) return;
-    if (!prepared.empty()) drop_spare();
-    if (!is_alive(spare)) begin_spare();
-    if (!spare) return;
-    if (spare_is_warm)
-      make_ready(execute);
-    else
-      awaits_warmth = execute;
-  }
-
-  /// Until it is warm the next pack begins sooner in the process that runs.
-  void begin_spare() {
-    spare_is_warm = false;
-    spare = spawn();
-    if (!spare) return;
-    spare->on_message = [this](const Message& message) {
-      if (!std::holds_alternative<RunnerReady>(message)) return;
-      spare_is_warm = true;
-      if (awaits_warmth) make_ready(*std::exchange(awaits_warmth, std::nullopt));
+  /// A warm one sooner than one that still loads; null where there are `most` already.
+  Spare* free_spare(std::size_t most) {
+    Spare* free = nullptr;
+    for (Spare& spare : spares)
+      if (spare.is_free() && (!free || spare.is_warm)) free = &spare;
+    if (free || spares.size() + (writer ? 1 : 0) >= most) return free;
+    auto process = spawn();
+    if (!process) return nullptr;
+    process->on_message = [this, process = process.get()](const Message& message) {
+      if (std::holds_alternative<RunnerReady>(message)) warmed(process);
     };
+    return &spares.emplace_back(Spare{std::move(process)});
   }
 
-  void make_ready(const Execute& execute) {
-    prepared = keys_of(execute);
+  /// Until then the next pack began sooner in the process that runs.
+  void warmed(const RunnerProcess* process) {
+    for (Spare& spare : spares) {
+      if (spare.process.get() != process) continue;
+      spare.is_warm = true;
+      if (spare.awaits_warmth) make_ready(spare, *std::exchange(spare.awaits_warmth, std::nullopt));
+    }
+  }
+
+  static void make_ready(Spare& spare, const Execute& execute) {
+    spare.prepared = keys_of(execute);
     Execute ahead = execute;
     ahead.ahead = true;
-    spare->send(ahead);
+    spare.process->send(ahead);
   }
 
   static std::vector<AttemptKey> keys_of(const Execute& execute) {
@@ -213,11 +256,13 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     return keys;
   }
   static bool is_alive(const std::shared_ptr<RunnerProcess>& process) { return process && process->is_alive(); }
-  void drop_spare() {
-    if (spare) spare->dismiss();
-    spare.reset();
-    prepared.clear();
-    awaits_warmth.reset();
+  template <typename Predicate>
+  void drop_spares(Predicate is_dropped) {
+    std::erase_if(spares, [&](const Spare& spare) {
+      const bool dropped = is_dropped(spare) || !is_alive(spare.process);
+      if (dropped) spare.process->dismiss();
+      return dropped;
+    });
   }
 
   /// The process is gone, or was never there: what is not done has crashed.
@@ -234,6 +279,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   void finish(const AttemptKey& attempt, Outcome outcome, bool crashed) {
     if (std::erase(running, attempt) == 0) return;
     if (running.empty()) {
+      note_duration();
       const bool waits_for_others = !members.empty() && outcome.kind == OutcomeKind::failed;
       dismiss_helpers();
       if ((one_pack_each() || waits_for_others) && active) {
@@ -270,8 +316,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     };
     for (const auto& member : more.pack) {
       running.push_back(member.key());
-      if (holds(prepared, member.key())) drop_spare();
-      if (awaits_warmth && holds(keys_of(*awaits_warmth), member.key())) awaits_warmth.reset();
+      drop_spares([&](const Spare& spare) { return holds(spare.prepared, member.key()); });
     }
     active->send(more);
   }
@@ -364,7 +409,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
 
   void release_device() {
     if (!running.empty() || writer || one_pack_each()) return;
-    drop_spare();
+    drop_spares([](const Spare&) { return true; });
     if (active) active->dismiss();
     active.reset();
   }
@@ -384,8 +429,8 @@ void RunnerPool::set_callbacks(Callbacks callbacks) {
 void RunnerPool::start(const Execute& execute) {
   impl_->start(execute);
 }
-void RunnerPool::prepare(const Execute& execute, bool under_way) {
-  impl_->prepare(execute, under_way);
+void RunnerPool::prepare(const std::vector<Execute>& next, bool under_way) {
+  impl_->prepare(next, under_way);
 }
 void RunnerPool::request_stop(const std::vector<AttemptKey>& attempts) {
   if (impl_->active && !impl_->running.empty()) impl_->active->send(StopExecution{attempts});
@@ -400,9 +445,9 @@ void RunnerPool::shut_down() {
   impl_->closed = true;
   impl_->running.clear();
   impl_->written.clear();
-  impl_->awaits_warmth.reset();
   impl_->dismiss_helpers();
-  for (auto* process : {&impl_->active, &impl_->spare, &impl_->writer}) {
+  impl_->drop_spares([](const auto&) { return true; });
+  for (auto* process : {&impl_->active, &impl_->writer}) {
     if (*process) (*process)->dismiss();
     process->reset();
   }
