@@ -7,8 +7,8 @@
 namespace finesweep::coordinator {
 
 namespace {
-// The mean duration follows this many packs or so.
-constexpr double kMeanOver = 16;
+// The mean duration follows the latest so many packs.
+constexpr double kMeanOver = 8;
 // Queues that theft() looks at, longest first.
 constexpr int kTheftCandidates = 8;
 // Packs of a queue whose running one others are sent to join.
@@ -559,7 +559,8 @@ void DispatchPolicy::finished(int job, Instant now) {
   Worker& worker = workers_.at(pack.worker);
   if (*worker.packs.begin() == number) {
     const auto duration = static_cast<double>((now - worker.head_since).count());
-    worker.mean_ns = worker.mean_ns ? *worker.mean_ns + (duration - *worker.mean_ns) / kMeanOver : duration;
+    worker.mean_over = std::min(worker.mean_over + 1, kMeanOver);
+    worker.mean_ns = worker.mean_ns.value_or(0) + (duration - worker.mean_ns.value_or(0)) / worker.mean_over;
   }
   close_pack(number, now);
 }

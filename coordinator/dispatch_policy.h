@@ -157,9 +157,10 @@ class DispatchPolicy {
     int unconfirmed = 0;
     int model = -1;
     std::set<PackNumber> packs;
-    std::size_t jobs = 0;  // of these packs
-    Instant head_since{};  // since when the first pack is the first
-    std::optional<double> mean_ns;
+    std::size_t jobs = 0;           // of these packs
+    Instant head_since{};           // since when the first pack is the first
+    std::optional<double> mean_ns;  // of the latest packs
+    double mean_over = 0;           // how many those are
     // How it stands in the ordered sets below.
     bool open = false;
     int roomy_for = -1;

@@ -111,8 +111,8 @@ class MadeUpRunner final : public JobRunner {
   }
 
   std::function<void()> on_start;
-  std::vector<AttemptKey> running;  // what is not done
-  std::vector<AttemptKey> written;  // of the pack before
+  std::vector<AttemptKey> running;                           // what is not done
+  std::vector<AttemptKey> written;                           // of the pack before
   std::vector<std::vector<AttemptKey>> behind;               // what is to come, as it was last said
   std::vector<std::vector<AttemptKey>> announced, prepared;  // the first of it, whenever it was said
   int packs = 0;

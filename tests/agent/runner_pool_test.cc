@@ -249,8 +249,9 @@ wait_for() { while [ "$(cat in.$n 2>/dev/null | wc -c)" -lt "$1" ]; do sleep 0.0
     std::vector<AttemptKey> running;
     const auto prepare_next = [&] {
       const std::size_t end = std::min(begun + 2, packs.size());
-      pool->prepare({packs.begin() + static_cast<std::ptrdiff_t>(begun), packs.begin() + static_cast<std::ptrdiff_t>(end)},
-                    true);
+      pool->prepare(
+          {packs.begin() + static_cast<std::ptrdiff_t>(begun), packs.begin() + static_cast<std::ptrdiff_t>(end)},
+          true);
     };
     const auto start_next = [&] {
       if (begun == packs.size()) return;

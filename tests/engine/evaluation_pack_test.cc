@@ -9,7 +9,7 @@
 #include <new>
 #include <utility>
 
-#include "tests/engine/job_bench.h"
+#include "tests/engine/evaluations.h"
 #include "worker/formats/safetensors.h"
 
 namespace finesweep::worker {
@@ -21,14 +21,6 @@ using ::testing::HasSubstr;
 using ::testing::Key;
 using ::testing::Not;
 using ::testing::UnorderedElementsAre;
-
-/// By what passes give, without generated text.
-Json measuring_settings(const JobBench& bench, const std::string& split = "validation") {
-  Json settings = bench.evaluate_settings(split);
-  settings.erase("generation");
-  if (!bench.classifies()) settings["metrics"] = {"loss", "perplexity"};
-  return settings;
-}
 
 /// Trained adapters of one base, which differ in rank, scale and seed.
 std::vector<Job> trained_adapters(JobBench& bench, std::size_t count, const std::string& method = "lora",
@@ -44,19 +36,6 @@ std::vector<Job> trained_adapters(JobBench& bench, std::size_t count, const std:
     EXPECT_EQ(outcome.kind, OutcomeKind::succeeded) << outcome.error;
   }
   return trainings;
-}
-
-Job evaluation_of(const JobBench& bench, const Job& training, const Json& settings) {
-  Job job = bench.job(StepKind::evaluate, settings);
-  job.inputs = {training.id};
-  job.id = JobId::of(job.id.hex() + training.id.hex());
-  return job;
-}
-
-std::vector<Job> evaluations_of(const JobBench& bench, const std::vector<Job>& trainings, const Json& settings) {
-  std::vector<Job> jobs;
-  for (const Job& training : trainings) jobs.push_back(evaluation_of(bench, training, settings));
-  return jobs;
 }
 
 void expect_same_evaluation(const Outcome& alone, const Outcome& packed) {

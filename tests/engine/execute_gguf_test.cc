@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "tests/engine/gguf_bytes.h"
+#include "tests/engine/gguf_permuted.h"
 #include "tests/engine/job_bench.h"
 #include "tests/engine/tiny_tokenizer.h"
 #include "worker/formats/weight_files.h"
@@ -17,11 +18,6 @@ namespace finesweep::worker {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// convert_hf_to_gguf.py, LlamaModel.permute.
-at::Tensor permuted(const at::Tensor& w, std::int64_t heads) {
-  return w.reshape({heads, 2, w.size(0) / heads / 2, -1}).transpose(1, 2).reshape(w.sizes());
-}
 
 std::string ggml_name(std::string name) {
   static const std::pair<const char*, const char*> parts[] = {{"model.layers.", "blk."},
@@ -91,11 +87,11 @@ std::string as_gguf(const JobBench& bench) {
   return file.bytes();
 }
 
-class Gguf : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Execute, Gguf, ::testing::Values("full", "lora", "qlora"),
+class GgufJobs : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Execute, GgufJobs, ::testing::Values("full", "lora", "qlora"),
                          [](const auto& info) { return info.param; });
 
-TEST_P(Gguf, trains_and_measures_as_the_same_model_in_a_directory) {
+TEST_P(GgufJobs, trains_and_measures_as_the_same_model_in_a_directory) {
   JobBench bench("llama");
   std::map<std::string, double> results[2];
   for (int i = 0; i < 2; ++i) {

@@ -14,6 +14,7 @@
 #include <numbers>
 
 #include "tests/engine/gguf_bytes.h"
+#include "tests/engine/gguf_permuted.h"
 #include "tests/engine/temporary_folder.h"
 #include "worker/formats/gguf_rope_scaling.h"
 #include "worker/formats/weight_files.h"
@@ -31,11 +32,6 @@ const fs::path kModels = fs::path(FINESWEEP_SOURCE_DIR) / "tests" / "fixtures" /
 std::string bytes_of(const at::Tensor& tensor) {
   const at::Tensor values = tensor.contiguous();
   return {static_cast<const char*>(values.data_ptr()), values.nbytes()};
-}
-
-/// convert_hf_to_gguf.py, LlamaModel.permute.
-at::Tensor permuted(const at::Tensor& w, std::int64_t heads) {
-  return w.reshape({heads, 2, w.size(0) / heads / 2, -1}).transpose(1, 2).reshape(w.sizes());
 }
 
 /// convert_hf_to_gguf.py, LlamaModel.generate_extra_tensors.

@@ -121,7 +121,7 @@ TEST_P(StepsOnGpu, captured_evaluations_are_those_of_the_cpu) {
     if (here.model->language_model() == nullptr) {
       EXPECT_LE(relative_difference(mine.logits(batch).cpu(), expected.logits(batch)), 1e-3);
     } else {
-      EXPECT_NEAR(mine.loss(batch, 5 + step), expected.loss(batch, 5 + step), 2e-3);
+      EXPECT_NEAR(mine.loss(batch, 5 + step).item<double>(), expected.loss(batch, 5 + step).item<double>(), 2e-3);
     }
   }
 }

@@ -8,10 +8,11 @@
 #include <fstream>
 #include <limits>
 
-#include "tests/engine/job_bench.h"
+#include "tests/engine/evaluations.h"
 #include "tests/gpu/gpu.h"
 #include "tests/gpu/trained_model.h"
 #include "tests/kernels/scaled_jobs.h"
+#include "worker/engine/loaded_base.h"
 #include "worker/formats/safetensors.h"
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/training/pack_forward.h"
@@ -125,15 +126,15 @@ TEST_P(PackForwardOnGpu, captured_passes_give_each_job_what_its_own_model_gives)
     std::vector<const Batch*> given{&batches[0], pass % 2 == 0 ? &batches[1] : nullptr, &batches[2]};
     std::vector<double> counted;
     for (std::size_t j = 0; j < 3; ++j) counted.push_back(static_cast<double>(models[j]->counted(batches[j])));
-    const std::vector<at::Tensor> logits = classifies ? forward.logits(given) : std::vector<at::Tensor>();
-    const std::vector<double> losses = classifies ? std::vector<double>() : forward.losses(given, counted);
+    const std::vector<at::Tensor> logits = classifies ? forward.logits(given).logits() : std::vector<at::Tensor>();
+    const std::vector<double> losses = classifies ? std::vector<double>() : forward.losses(given, counted).losses();
     for (std::size_t j = 0; j < 3; ++j) {
       if (given[j] == nullptr) continue;
       ForwardGraphs alone(*models[j]);
       if (classifies) {
         EXPECT_LE(relative_difference(logits[j], alone.logits(batches[j]).cpu()), tolerance);
       } else {
-        const double expected = alone.loss(batches[j], counted[j]);
+        const double expected = alone.loss(batches[j], counted[j]).item<double>();
         EXPECT_NEAR(losses[j], expected, tolerance * expected);
       }
     }
@@ -181,14 +182,9 @@ TEST_P(EvaluationPacksOnGpu, each_evaluation_gives_what_it_gives_alone_and_a_bro
     ASSERT_EQ(outcome.kind, OutcomeKind::succeeded) << outcome.error;
   }
   for (std::size_t i = 0; i < 4; ++i) {
-    Json settings = bench.evaluate_settings(i == 1 ? "test" : "validation");
-    settings.erase("generation");
-    if (!bench.classifies()) settings["metrics"] = {"loss", "perplexity"};
+    Json settings = measuring_settings(bench, i == 1 ? "test" : "validation");
     settings.update({{"precision", GetParam().precision}, {"batch_size", i == 1 ? 5 : 8}});
-    Job job = bench.job(StepKind::evaluate, settings);
-    job.inputs = {trainings[i].id};
-    job.id = JobId::of(job.id.hex() + trainings[i].id.hex());
-    evaluations.push_back(job);
+    evaluations.push_back(evaluation_of(bench, trainings[i], settings));
   }
   std::ofstream(bench.artifact(trainings[3]) / "adapter/adapter_model.safetensors") << "no tensors";
   // The first time at once, the second time made ready first.
@@ -216,6 +212,33 @@ TEST_P(EvaluationPacksOnGpu, each_evaluation_gives_what_it_gives_alone_and_a_bro
         EXPECT_NEAR(packed[i].metrics.at("accuracy"), alone.metrics.at("accuracy"), 0.07);
     }
   }
+}
+
+TEST_P(EvaluationPacksOnGpu, captured_passes_serve_the_next_adapter_of_the_kind) {
+  JobBench bench(GetParam().model);
+  bench.device = "cuda:0";
+  std::vector<Job> evaluations;
+  for (const double rate : {1e-2, 3e-2}) {
+    Json settings = bench.finetune_settings(GetParam().method);
+    settings.update({{"precision", GetParam().precision}, {"epochs", 1}, {"learning_rate", rate}});
+    const Job training = bench.job(StepKind::finetune, settings);
+    ASSERT_EQ(bench.run(training).kind, OutcomeKind::succeeded);
+    Json measured = measuring_settings(bench);
+    measured.update({{"precision", GetParam().precision}, {"batch_size", 2}});
+    evaluations.push_back(evaluation_of(bench, training, measured));
+  }
+  const auto loss = [&](const Job& job) { return bench.run(job).metrics.at("loss"); };
+  forget_base();
+  const double first = loss(evaluations[0]);
+  const std::shared_ptr<void> left = kept_beside_base();
+  EXPECT_NE(left, nullptr);
+  const double second = loss(evaluations[1]);
+  EXPECT_EQ(kept_beside_base(), left) << "the same model";
+  EXPECT_NEAR(loss(evaluations[0]), first, 1e-5 * std::abs(first));
+  forget_base();
+  const double alone = loss(evaluations[1]);
+  EXPECT_NEAR(second, alone, 1e-5 * std::abs(alone));
+  EXPECT_NE(first, second);
 }
 
 TEST(EvaluationPackOnGpu, an_adapter_with_numbers_that_are_none_fails_alone) {

@@ -195,11 +195,7 @@ TEST_P(PackKernelsOnGpu, one_update_serves_jobs_that_differ_and_halts_them_all) 
   losses.copy_(at::tensor({4.0, 6.0}, at::kDouble));
   const auto update = [&] {
     optimizer.update(steps);
-    const at::Tensor results =
-        at::empty({optimizer.result_bytes()}, at::TensorOptions(at::kByte).pinned_memory(true));
-    optimizer.copy_results(results);
-    grads.cpu();  // waits
-    return DeviceAdamW::read_results(results);
+    return optimizer.results().get();
   };
   const std::vector<DeviceStepResult> results = update();
   EXPECT_EQ(results[0].loss, 2);

@@ -117,6 +117,11 @@ Result<std::unique_ptr<Adapter>> make_adapter(Model& model, const AdapterOptions
 Result<std::unique_ptr<Adapter>> read_adapter(Model& model, const std::filesystem::path& folder,
                                               bool trained = false);
 
+/// Gives an adapter, and the model's head, the values that read_adapter would read from a directory whose
+/// adapter_config.json is that of the one it was read from. What was captured of the model's passes computes with
+/// them from then on. After an Error the values are neither those nor these.
+Status read_adapter_values(Adapter& adapter, const std::filesystem::path& folder);
+
 /// adapter_config.json and adapter_model.safetensors, as PEFT writes and loads them. `base_model` is what
 /// base_model_name_or_path says.
 Status write_adapter(const Adapter& adapter, const std::string& base_model, const std::filesystem::path& folder);

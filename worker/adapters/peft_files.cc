@@ -98,6 +98,15 @@ Status copy_weights(Model& model, const SafetensorsFile& file,
   return {};
 }
 
+Status take_values(Adapter& adapter, const SafetensorsFile& file, bool with_head) {
+  auto tensors = adapter.tensors();
+  if (!with_head) tensors.resize(adapter.parameters().size());
+  if (Status copied = copy_weights(adapter.model(), file, tensors); !copied) return copied;
+  for (Parameter* parameter : adapter.parameters()) parameter->refresh_value();
+  for (Parameter* parameter : trained_parameters(adapter.model())) parameter->refresh_value();
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Adapter>> read_adapter(Model& model, const std::filesystem::path& folder, bool trained) try {
@@ -110,13 +119,20 @@ Result<std::unique_ptr<Adapter>> read_adapter(Model& model, const std::filesyste
   if (!file) return Error{file.error()};
   Result<std::unique_ptr<Adapter>> adapter = make_empty(model, config->options, trained);
   if (!adapter) return Error{where + adapter.error().message};
-
-  auto tensors = (*adapter)->tensors();
-  if (!config->saves_head) tensors.resize((*adapter)->parameters().size());
-  if (Status copied = copy_weights(model, *file, tensors); !copied) return copied.error();
-  for (Parameter* parameter : (*adapter)->parameters()) parameter->refresh_value();
-  for (Parameter* parameter : trained_parameters(model)) parameter->refresh_value();
+  if (Status taken = take_values(**adapter, *file, config->saves_head); !taken) return taken.error();
   return adapter;
+} catch (const std::exception& error) {
+  return Error{folder.string() + ": cannot read the adapter: " + error.what()};
+}
+
+Status read_adapter_values(Adapter& adapter, const std::filesystem::path& folder) try {
+  const Result<Json> json = read_config(folder);
+  if (!json) return json.error();
+  const Result<PeftConfig> config = read_peft_config(adapter.model(), *json);
+  if (!config) return Error{(folder / kConfigFile).string() + ": " + config.error().message};
+  const Result<SafetensorsFile> file = SafetensorsFile::open(folder / kWeightsFile);
+  if (!file) return Error{file.error()};
+  return take_values(adapter, *file, config->saves_head);
 } catch (const std::exception& error) {
   return Error{folder.string() + ": cannot read the adapter: " + error.what()};
 }

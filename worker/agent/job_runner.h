@@ -21,8 +21,8 @@ class JobRunner {
     /// The pack has work for a while and would share the device, if there is room: who runs with it from now on, as
     /// though they had been members from the start. Mostly nobody.
     std::function<std::vector<Execute::Member>()> has_room = {};
-    /// Of the pack that runs only results are still to come, and the first of what prepare() was last called with is
-    /// ready: it may be started now, beside them.
+    /// Of the pack that runs only results are still to come, and the first of what prepare() was last called with
+    /// is ready: it may be started now, beside them.
     std::function<void()> computed = {};
   };
   virtual ~JobRunner() = default;
@@ -30,9 +30,9 @@ class JobRunner {
   /// Not called again before every member has `finished`, or all have `computed`. Where the job names several
   /// devices (it is then alone in its pack), a process works on each, and all end where one does.
   virtual void start(const Execute& execute) = 0;
-  /// What start() will probably be called with next, in that order: on a GPU the first ones may be made ready beside
-  /// the pack that runs. Called again with something else, that takes its place. `under_way`: the running pack has
-  /// worked for a while, so that the device shows what it needs.
+  /// What start() will probably be called with next, in that order: on a GPU the first ones may be made ready
+  /// beside the pack that runs. Called again with something else, that takes its place. `under_way`: the running
+  /// pack has worked for a while, so that the device shows what it needs.
   virtual void prepare(const std::vector<Execute>& next, bool under_way) = 0;
   /// Ask these members (none named: all) to write a checkpoint and finish as interrupted. Who has computed is not
   /// asked: its end is near.

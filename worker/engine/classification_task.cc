@@ -29,19 +29,18 @@ class ClassificationPasses final : public EvaluationPasses {
 
   Result<std::optional<Batch>> next(const Model& model) override {
     if (finished()) return std::optional<Batch>();
-    numbers_ = consecutive_rows(first_, settings_.batch_size, dataset_.rows());
+    Batch batch = dataset_.batch(consecutive_rows(first_, settings_.batch_size, dataset_.rows()));
     first_ += settings_.batch_size;
     ++done_;
-    Batch batch = dataset_.batch(numbers_);
     if (Status fits = model.check(batch); !fits) return fits.error();
     return std::optional(std::move(batch));
   }
 
-  void take(const Given& given) override {
+  void take(const Batch& batch, const Given& given) override {
     const std::int64_t classes = given.logits.size(1);
-    for (std::size_t i = 0; i < numbers_.size(); ++i) {
+    for (std::size_t i = 0; i < batch.row_indices.size(); ++i) {
       const float* row = given.logits.const_data_ptr<float>() + static_cast<std::int64_t>(i) * classes;
-      const double label = dataset_.label(numbers_[i]);
+      const double label = dataset_.label(batch.row_indices[i]);
       if (labels_.is_regression()) {
         loss_ += (row[0] - label) * (row[0] - label);
         continue;
@@ -67,7 +66,6 @@ class ClassificationPasses final : public EvaluationPasses {
   const Labels& labels_;
   const EvaluateSettings& settings_;
   std::int64_t first_ = 0, done_ = 0;
-  std::vector<std::int64_t> numbers_;  // rows of the batch that is out
   std::vector<std::int64_t> expected_, predicted_;
   double loss_ = 0;
 };

@@ -17,7 +17,7 @@ EvaluationJob::EvaluationJob(const ExecutionRequest& request, const JobContext& 
       start_(Clock::now()),
       seed_(request.job.seed.value_or(0)) {}
 
-std::optional<Outcome> EvaluationJob::prepare(const ModelSource& source) {
+std::optional<Outcome> EvaluationJob::prepare_data(const ModelSource& source) {
   auto settings = read_evaluate_settings(request_.job.settings);
   if (!settings) return failed_for_good(settings.error().message);
   settings_ = std::move(*settings);
@@ -29,6 +29,11 @@ std::optional<Outcome> EvaluationJob::prepare(const ModelSource& source) {
   if (!data) return failed_for_good(data.error().message);
   data_ = std::move(*data);
   head_ = task_->head();
+  return std::nullopt;
+}
+
+std::optional<Outcome> EvaluationJob::prepare(const ModelSource& source) {
+  if (auto failed = prepare_data(source)) return failed;
   auto loaded = load_frozen(source, head_, settings_->precision, seed_, device_);
   if (!loaded) return failed_for_good(loaded.error().message);
   loaded_ = std::move(*loaded);
@@ -38,9 +43,11 @@ std::optional<Outcome> EvaluationJob::prepare(const ModelSource& source) {
 void EvaluationJob::rehearse() {
   // The first batch for nothing: kernels are loaded and chosen, and its pass captured. What fails here fails again
   // when it counts.
-  const EvaluationRun first{*settings_, seed_, [](std::int64_t done) { return done < 1; }, {}, &*forward_};
+  if (evaluated_->forward.captured() > 0) return;
+  const EvaluationRun first{
+      *settings_, seed_, [](std::int64_t done) { return done < 1; }, {}, &evaluated_->forward};
   for (int times = 0; times < (is_captured() ? 2 : 1); ++times) {
-    static_cast<void>(data_->evaluate(*loaded_.model, first));
+    static_cast<void>(data_->evaluate(*evaluated_->loaded.model, first));
   }
 }
 
@@ -65,16 +72,19 @@ Outcome EvaluationJob::finish(const Metrics& metrics) const {
 }
 
 Outcome EvaluationJob::run(const ModelSource& source, const std::function<void(const Prediction&)>& on_prediction) {
-  if (auto failed = prepare(source)) return std::move(*failed);
-  forward_.emplace(*loaded_.model, 1, is_captured() ? 2 : ForwardGraphs::kSeldom);
+  if (auto failed = prepare_data(source)) return std::move(*failed);
+  auto evaluated =
+      load_evaluated(source, head_, *settings_, seed_, device_, is_captured() ? 2 : ForwardGraphs::kSeldom);
+  if (!evaluated) return failed_for_good(evaluated.error().message);
+  evaluated_ = std::move(*evaluated);
   if (!control_.has_turn()) rehearse();
   await_turn();
 
   const EvaluationRun run{*settings_, seed_, [this](std::int64_t done) { return go_on(done); }, on_prediction,
-                          &*forward_};
+                          &evaluated_->forward};
   std::optional<Profiler> profiler;
   if (settings_->profile) profiler.emplace(device_).start("evaluate");
-  const auto metrics = data_->evaluate(*loaded_.model, run);
+  const auto metrics = data_->evaluate(*evaluated_->loaded.model, run);
   if (!metrics) return failed_for_good(metrics.error().message);
   if (!*metrics) {
     Outcome outcome;
@@ -87,6 +97,7 @@ Outcome EvaluationJob::run(const ModelSource& source, const std::function<void(c
     if (Status kept = keep_profile(request_, *profiler, outcome); !kept)
       return failed_this_time(kept.error().message);
   }
+  keep_evaluated(std::move(evaluated_));
   return outcome;
 }
 

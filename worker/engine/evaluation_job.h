@@ -10,10 +10,10 @@
 
 #include "jobs/result.h"
 #include "jobs/settings.h"
+#include "worker/engine/evaluated_model.h"
 #include "worker/engine/job_model.h"
 #include "worker/engine/task_data.h"
 #include "worker/executor.h"
-#include "worker/models/forward_graphs.h"
 
 namespace finesweep::worker {
 
@@ -30,7 +30,7 @@ class EvaluationJob {
   /// The evaluation of `source`: request.job's inputs are not looked at.
   Outcome run(const ModelSource& source, const std::function<void(const Prediction&)>& on_prediction);
 
-  /// Data and model. An Outcome: it failed.
+  /// Data and model, of a pack's member. An Outcome: it failed.
   std::optional<Outcome> prepare(const ModelSource& source);
   /// Waits until the device is this job's. Waiting is not counted as its time.
   void await_turn();
@@ -51,6 +51,7 @@ class EvaluationJob {
  private:
   using Clock = std::chrono::steady_clock;
 
+  std::optional<Outcome> prepare_data(const ModelSource& source);
   void rehearse();
 
   const ExecutionRequest& request_;
@@ -64,8 +65,8 @@ class EvaluationJob {
   HeadChoice head_;
   std::shared_ptr<JobTask> task_;
   std::shared_ptr<const TaskData> data_;
-  JobModel loaded_;
-  std::optional<ForwardGraphs> forward_;  // of a job alone
+  JobModel loaded_;                            // of a pack's member
+  std::shared_ptr<EvaluatedModel> evaluated_;  // of a job alone
 };
 
 }  // namespace finesweep::worker

@@ -48,7 +48,14 @@ struct EvaluationMember : PackedMember {
   std::optional<ModelSource> source;
   std::unique_ptr<EvaluationJob> job;
   std::unique_ptr<EvaluationPasses> passes;
-  std::optional<Batch> batch;  // that is out
+  std::optional<Batch> batch;  // the next one
+};
+
+/// A pass of a pack that the device computes.
+struct PassOut {
+  std::vector<std::optional<Batch>> batches;  // of each job
+  std::vector<double> counted;
+  PackForward::Given given;
 };
 
 class EvaluationPack final : public PackOf<EvaluationMember> {
@@ -154,79 +161,98 @@ class EvaluationPack final : public PackOf<EvaluationMember> {
     PackForward forward(*host_.model, std::move(models), captured ? 2 : ForwardGraphs::kSeldom);
     rehearse(forward, together, captured ? 2 : 1);
     for (Member* member : together) member->job->await_turn();
-    while (draw(together)) pass(forward, together);
+    std::optional<PassOut> out;  // a GPU computes it while the next batches are drawn
+    do {
+      draw(together);
+      std::optional<PassOut> next = start_pass(forward, together);
+      if (out) take(*out, together);
+      out = std::move(next);
+      end_finished(together, out);
+    } while (out);
   }
 
   /// Where the pack is to wait for its turn: makes its first pass ready.
   void rehearse(PackForward& forward, const std::vector<Member*>& together, int times) try {
     if (device_.is_cpu() || together.front()->waiting.control->has_turn()) return;
-    for (Member* member : together) {
-      const auto passes = member->job->passes();
-      auto batch = passes ? (*passes)->next(member->job->model()) : passes.error();
-      if (!batch) return;  // fails when it counts
-      member->batch = std::move(*batch);
+    for (; times > 0; --times) {
+      for (Member* member : together) {
+        const auto passes = member->job->passes();
+        auto batch = passes ? (*passes)->next(member->job->model()) : passes.error();
+        if (!batch) return;  // fails when it counts
+        member->batch = std::move(*batch);
+      }
+      start_pass(forward, together);
     }
-    for (; times > 0; --times) outputs(forward, together);
   } catch (...) {
     // There may be memory for it when it is the pack's turn.
     if (!describe_exception().out_of_memory) throw;
     release_cached_memory(device_);
   }
 
-  /// Each member's next batch; who is stopped, done or has failed ends. False where nobody is left.
-  bool draw(const std::vector<Member*>& together) {
-    bool any = false;
+  /// Each member's next batch; who is stopped or has failed ends.
+  void draw(const std::vector<Member*>& together) {
     for (Member* member : together) {
       member->batch.reset();
-      if (member->state != State::active) continue;
-      auto ended = guarded_member([&] { return draw(*member); });
-      if (ended) end(*member, std::move(*ended));
-      any |= member->batch.has_value();
+      if (member->state != State::active || member->passes->finished()) continue;
+      if (auto ended = guarded_member([&] { return draw(*member); })) end(*member, std::move(*ended));
     }
-    return any;
   }
 
   static std::optional<Outcome> draw(Member& member) {
-    if (!member.passes->finished()) {
-      if (!member.job->go_on(member.passes->done())) {
-        Outcome stopped;
-        stopped.kind = OutcomeKind::interrupted;
-        return stopped;
-      }
-      auto batch = member.passes->next(member.job->model());
-      if (!batch) return failed_for_good(batch.error().message);
-      member.batch = std::move(*batch);
-      if (member.batch) return std::nullopt;
+    if (!member.job->go_on(member.passes->done())) {
+      Outcome stopped;
+      stopped.kind = OutcomeKind::interrupted;
+      return stopped;
     }
-    const auto metrics = member.passes->metrics();
-    if (!metrics) return failed_for_good(metrics.error().message);
-    Outcome outcome = member.job->finish(*metrics);
-    outcome.metrics.erase("peak_memory_mb");  // is that of all
-    return outcome;
+    auto batch = member.passes->next(member.job->model());
+    if (!batch) return failed_for_good(batch.error().message);
+    member.batch = std::move(*batch);
+    return std::nullopt;
   }
 
-  static std::vector<EvaluationPasses::Given> outputs(PackForward& forward, const std::vector<Member*>& together) {
-    std::vector<const Batch*> batches;
+  /// Of the batches that were drawn; none: there are none.
+  static std::optional<PassOut> start_pass(PackForward& forward, const std::vector<Member*>& together) {
+    std::vector<std::optional<Batch>> batches;
     std::vector<double> counted;
-    for (const Member* member : together) {
-      batches.push_back(member->batch ? &*member->batch : nullptr);
-      counted.push_back(member->batch ? static_cast<double>(member->job->model().counted(*member->batch)) : 0);
+    for (Member* member : together) {
+      batches.push_back(std::exchange(member->batch, std::nullopt));
+      const auto& batch = batches.back();
+      counted.push_back(batch ? static_cast<double>(member->job->model().counted(*batch)) : 0);
     }
-    std::vector<EvaluationPasses::Given> given(together.size());
-    if (together.front()->passes->output() == EvaluationPasses::Output::logits) {
-      const std::vector<at::Tensor> logits = forward.logits(batches);
-      for (std::size_t j = 0; j < given.size(); ++j) given[j].logits = logits[j];
-    } else {
-      const std::vector<double> losses = forward.losses(batches, std::move(counted));
-      for (std::size_t j = 0; j < given.size(); ++j) given[j].loss = losses[j];
-    }
-    return given;
+    std::vector<const Batch*> given;
+    for (const auto& batch : batches) given.push_back(batch ? &*batch : nullptr);
+    if (std::ranges::count(given, nullptr) == std::ssize(given)) return std::nullopt;
+    const bool logits = together.front()->passes->output() == EvaluationPasses::Output::logits;
+    PackForward::Given output = logits ? forward.logits(given) : forward.losses(given, counted);
+    return PassOut{std::move(batches), std::move(counted), std::move(output)};
   }
 
-  static void pass(PackForward& forward, const std::vector<Member*>& together) {
-    const std::vector<EvaluationPasses::Given> given = outputs(forward, together);
+  static void take(const PassOut& out, const std::vector<Member*>& together) {
+    const bool logits = together.front()->passes->output() == EvaluationPasses::Output::logits;
+    const std::vector<at::Tensor> of_rows = logits ? out.given.logits() : std::vector<at::Tensor>();
+    const std::vector<double> losses = logits ? std::vector<double>() : out.given.losses();
     for (std::size_t j = 0; j < together.size(); ++j) {
-      if (together[j]->batch) together[j]->passes->take(given[j]);
+      if (!out.batches[j] || together[j]->state != State::active) continue;
+      EvaluationPasses::Given given;
+      if (logits) {
+        given.logits = of_rows[j];
+      } else {
+        given.loss = losses[j];
+        given.counted = static_cast<std::int64_t>(out.counted[j]);
+      }
+      together[j]->passes->take(*out.batches[j], given);
+    }
+  }
+
+  /// Those that have no batch in the pass that is out, and none left.
+  void end_finished(const std::vector<Member*>& together, const std::optional<PassOut>& out) {
+    for (std::size_t j = 0; j < together.size(); ++j) {
+      Member& member = *together[j];
+      if (member.state != State::active || !member.passes->finished() || (out && out->batches[j])) continue;
+      const auto metrics = member.passes->metrics();
+      Outcome outcome = metrics ? member.job->finish(*metrics) : failed_for_good(metrics.error().message);
+      outcome.metrics.erase("peak_memory_mb");  // is that of all
+      end(member, std::move(outcome));
     }
   }
 };

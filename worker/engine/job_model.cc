@@ -202,6 +202,13 @@ Result<JobModel> load_frozen(const ModelSource& source, const HeadChoice& head, 
   return loaded;
 }
 
+Result<std::shared_ptr<const Pretrained>> load_frozen_weights(const ModelSource& source, Precision precision,
+                                                              c10::Device device) {
+  ModelOptions options;
+  options.precision = precision;
+  return load_weights(source, options, device);
+}
+
 Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
                               std::uint64_t seed, c10::Device device, const std::optional<PruneSettings>& masks) {
   if (Status settled = settle_quantization(source, settings); !settled) return settled.error();

@@ -96,6 +96,10 @@ struct JobModel {
 Result<JobModel> load_frozen(const ModelSource& source, const HeadChoice& head, Precision precision,
                              std::uint64_t seed, c10::Device device);
 
+/// The weights that load_frozen makes such a model of: they stay loaded from then on.
+Result<std::shared_ptr<const Pretrained>> load_frozen_weights(const ModelSource& source, Precision precision,
+                                                              c10::Device device);
+
 /// A model that is trained as the settings say: all of it, or an adapter and the head. An adapter that `source`
 /// brings is trained further. `source.quantization` becomes that of method qlora. What `source` prunes stays 0, and
 /// so does what `masks` prune of an adapter. The Error: a method or options that do not go with what is there.

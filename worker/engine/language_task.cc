@@ -75,13 +75,14 @@ class LanguagePasses final : public EvaluationPasses {
       first_ += settings_.batch_size;
       ++done_;
       if (Status fits = model.check(batch); !fits) return fits.error();
-      counted_ = model.counted(batch);
-      if (counted_ > 0) return std::optional(std::move(batch));
+      if (model.counted(batch) > 0) return std::optional(std::move(batch));
     }
     return std::optional<Batch>();
   }
 
-  void take(const Given& given) override { total_.add(given.loss * static_cast<double>(counted_), counted_); }
+  void take(const Batch&, const Given& given) override {
+    total_.add(given.loss * static_cast<double>(given.counted), given.counted);
+  }
 
   Result<Metrics> metrics() const override {
     if (total_.tokens == 0) {
@@ -97,7 +98,6 @@ class LanguagePasses final : public EvaluationPasses {
   const SequenceDataset& dataset_;
   const EvaluateSettings& settings_;
   std::int64_t first_ = 0, done_ = 0;
-  std::int64_t counted_ = 0;  // in the batch that is out
   TokenLoss total_;
 };
 

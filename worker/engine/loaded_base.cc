@@ -31,6 +31,7 @@ std::string text_of(const std::optional<BaseQuantization>& quantization) {
 struct Kept {
   std::string key;
   std::shared_ptr<const Pretrained> base;
+  std::shared_ptr<void> beside;
 };
 
 /// One job at a time runs in a process, on one thread.
@@ -59,10 +60,13 @@ std::string fingerprint(const fs::path& path) {
 
 Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device,
                                                     KeepLoaded keep) {
-  auto& [loaded_key, loaded] = kept();
+  auto& [loaded_key, loaded, beside] = kept();
   const std::string key = fingerprint(request.path) + "\n" + std::string(c10::toString(request.storage)) + " " +
                           text_of(request.quantization) + " " + device.str();
-  if (keep == KeepLoaded::no || loaded_key != key) loaded.reset();
+  if (keep == KeepLoaded::no || loaded_key != key) {
+    beside.reset();
+    loaded.reset();
+  }
   begin_memory_peak(device);  // without the model of another job
   if (loaded) return loaded;
   auto base = load_pretrained(request.path, request.storage, device, request.quantization);
@@ -74,7 +78,12 @@ Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, 
 }
 
 void forget_base() {
+  kept_beside_base().reset();
   kept() = {};
+}
+
+std::shared_ptr<void>& kept_beside_base() {
+  return kept().beside;
 }
 
 }  // namespace finesweep::worker

@@ -33,4 +33,7 @@ Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, 
 /// Nothing stays loaded.
 void forget_base();
 
+/// What stands on the base that stays loaded, and goes when that does: of whoever left it there last.
+std::shared_ptr<void>& kept_beside_base();
+
 }  // namespace finesweep::worker

@@ -15,6 +15,7 @@
 #include "worker/engine/model_files.h"
 #include "worker/kernels/attention_choice.h"
 #include "worker/kernels/gpu/matmul.h"
+#include "worker/kernels/host_copy.h"
 
 namespace finesweep::worker {
 
@@ -137,19 +138,35 @@ Result<std::optional<Metrics>> run_passes(const TaskData& data, Model& model, co
   std::optional<ForwardGraphs> own;
   ForwardGraphs& forward = run.forward != nullptr ? *run.forward : own.emplace(model);
   const gpu::RepeatedProducts repeats(passes_of(data, run.settings));
+  const bool gives_logits = passes.output() == EvaluationPasses::Output::logits;
+  struct Out {
+    Batch batch;
+    std::int64_t counted = 0;
+    HostCopy output;
+  };
+  std::optional<Out> out;  // a GPU computes it while the next batch is drawn
+  const auto take = [&] {
+    if (!out) return;
+    EvaluationPasses::Given given;
+    if (gives_logits) {
+      given.logits = out->output.get().to(at::kFloat).contiguous();
+    } else {
+      given.loss = out->output.get().item<double>();
+      given.counted = out->counted;
+    }
+    passes.take(out->batch, given);
+  };
   while (!passes.finished()) {
     if (!run.go_on(passes.done())) return std::optional<Metrics>();
-    const auto batch = passes.next(model);
+    auto batch = passes.next(model);
     if (!batch) return batch.error();
     if (!*batch) break;
-    EvaluationPasses::Given given;
-    if (passes.output() == EvaluationPasses::Output::logits) {
-      given.logits = forward.logits(**batch).to(at::kCPU, at::kFloat).contiguous();
-    } else {
-      given.loss = forward.loss(**batch, static_cast<double>(model.counted(**batch)));
-    }
-    passes.take(given);
+    const std::int64_t counted = gives_logits ? 0 : model.counted(**batch);
+    HostCopy output(gives_logits ? forward.logits(**batch) : forward.loss(**batch, static_cast<double>(counted)));
+    take();
+    out = Out{std::move(**batch), counted, std::move(output)};
   }
+  take();
   auto metrics = passes.metrics();
   if (!metrics) return metrics.error();
   return std::optional(std::move(*metrics));

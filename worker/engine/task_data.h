@@ -45,13 +45,16 @@ using Metrics = std::map<std::string, double>;
 /// those of others. Batches come in the order of the rows:
 ///
 ///   while not finished: next() … the pass … take()
+///
+/// Several batches may be out; they are taken in the order in which they were given.
 class EvaluationPasses {
  public:
   /// What is asked of the model for each batch.
   enum class Output { logits, loss };
   struct Given {
-    at::Tensor logits;  // Model::logits of a classifier: fp32 [rows, labels], on the CPU
-    double loss = 0;    // Model::loss, divided by Model::counted
+    at::Tensor logits;         // Model::logits of a classifier: fp32 [rows, labels], on the CPU
+    double loss = 0;           // Model::loss, divided by `counted`
+    std::int64_t counted = 0;  // Model::counted
   };
 
   virtual ~EvaluationPasses() = default;
@@ -62,9 +65,10 @@ class EvaluationPasses {
   virtual std::int64_t done() const = 0;
   /// The next batch of which something counts; absent: there is none. The Error: it does not fit the model.
   virtual Result<std::optional<Batch>> next(const Model& model) = 0;
-  /// What the model gave for that batch.
-  virtual void take(const Given& given) = 0;
-  /// Once they are finished. The Error: a loss that is not a finite number, or nothing counted in it.
+  /// What the model gave for a batch.
+  virtual void take(const Batch& batch, const Given& given) = 0;
+  /// Once they are finished and none is out. The Error: a loss that is not a finite number, or nothing counted in
+  /// it.
   virtual Result<Metrics> metrics() const = 0;
 };
 

@@ -8,6 +8,7 @@
 
 #include "worker/data/batch.h"
 #include "worker/kernels/gpu/kernels.h"
+#include "worker/kernels/upload.h"
 
 namespace finesweep::worker {
 
@@ -27,12 +28,11 @@ at::Tensor ForwardGraphs::logits(const Batch& batch) {
   return inputs ? logits(*inputs) : model_.logits(batch, Pass()).value;
 }
 
-double ForwardGraphs::loss(const Batch& batch, double denominator) {
+at::Tensor ForwardGraphs::loss(const Batch& batch, double denominator) {
   const at::NoGradGuard no_graph;
   const std::optional<BatchInputs> inputs =
       denominators_.defined() ? model_.inputs(batch, 0) : std::optional<BatchInputs>();
-  return inputs ? losses(*inputs, {denominator}).item<double>()
-                : model_.loss(batch, Pass(), denominator).value.item<double>();
+  return inputs ? losses(*inputs, {denominator}) : model_.loss(batch, Pass(), denominator).value;
 }
 
 at::Tensor ForwardGraphs::logits(const BatchInputs& inputs) {
@@ -54,7 +54,7 @@ at::Tensor ForwardGraphs::losses(const BatchInputs& inputs, const std::vector<do
   };
   const at::Tensor divisors = at::tensor(denominators, at::kDouble);
   if (!denominators_.defined()) return work(inputs, divisors);
-  denominators_.copy_(divisors);
+  upload(divisors, denominators_);
   return losses_.run(inputs, [&](const BatchInputs& there) { return work(there, denominators_); });
 }
 

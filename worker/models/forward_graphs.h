@@ -21,8 +21,8 @@ class ForwardGraphs {
 
   /// Model::logits of a classifier.
   at::Tensor logits(const Batch& batch);
-  /// Model::loss.
-  double loss(const Batch& batch, double denominator);
+  /// Model::loss: [1], of any device.
+  at::Tensor loss(const Batch& batch, double denominator);
 
   /// The same of a pack's rows, which pack_inputs has put together on the CPU. A GPU has kernels for the model.
   at::Tensor logits(const BatchInputs& inputs);

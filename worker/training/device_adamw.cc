@@ -121,7 +121,7 @@ DeviceAdamW::DeviceAdamW(const std::vector<Job>& jobs, at::Tensor broken) : brok
   losses_ = at::zeros({count}, wide);
   partial_ = at::empty({std::max<std::int64_t>(1, chunk_count_)}, wide);
   numbers_ = at::empty({count * static_cast<std::int64_t>(sizeof(FinesweepAdamWNumbers))}, wide.dtype(at::kByte));
-  results_ = at::empty({result_bytes()}, wide.dtype(at::kByte));
+  results_ = at::empty({count * static_cast<std::int64_t>(sizeof(FinesweepStepResult))}, wide.dtype(at::kByte));
   resume();
 }
 
@@ -145,18 +145,10 @@ void DeviceAdamW::update(const std::vector<Step>& steps) {
       static_cast<FinesweepStepResult*>(results_.mutable_data_ptr()));
 }
 
-void DeviceAdamW::copy_results(const at::Tensor& pinned) const {
-  at::Tensor to = pinned;
-  to.copy_(results_, /*non_blocking=*/true);
-}
-
-std::int64_t DeviceAdamW::result_bytes() const {
-  return static_cast<std::int64_t>(options_.size() * sizeof(FinesweepStepResult));
-}
-
-std::vector<DeviceStepResult> DeviceAdamW::read_results(const at::Tensor& pinned) {
-  std::vector<FinesweepStepResult> results(static_cast<std::size_t>(pinned.numel()) / sizeof(FinesweepStepResult));
-  std::memcpy(results.data(), pinned.const_data_ptr(), results.size() * sizeof(FinesweepStepResult));
+std::vector<DeviceStepResult> DeviceStepResults::get() const {
+  const at::Tensor& bytes = bytes_.get();
+  std::vector<FinesweepStepResult> results(static_cast<std::size_t>(bytes.numel()) / sizeof(FinesweepStepResult));
+  std::memcpy(results.data(), bytes.const_data_ptr(), results.size() * sizeof(FinesweepStepResult));
   std::vector<DeviceStepResult> read;
   for (const FinesweepStepResult& one : results) {
     read.push_back({one.loss, one.grad_norm, one.finite != 0, one.broken != 0});

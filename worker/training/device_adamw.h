@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "worker/kernels/host_copy.h"
 #include "worker/kernels/parameter.h"
 #include "worker/training/adamw.h"
 
@@ -18,6 +19,17 @@ struct DeviceStepResult {
   /// Of a pack: a number of the job's own was not finite on its way to the gradients, which spreads to those of the
   /// others.
   bool broken = false;
+};
+
+/// Of each job, on their way to the host.
+class DeviceStepResults {
+ public:
+  explicit DeviceStepResults(const at::Tensor& bytes) : bytes_(bytes) {}
+  /// Waits for them.
+  std::vector<DeviceStepResult> get() const;
+
+ private:
+  HostCopy bytes_;
 };
 
 /// AdamW (as training/adamw.h has it) of the parameters of one job, or of the jobs of a pack, on one GPU, each with
@@ -60,10 +72,8 @@ class DeviceAdamW {
   void update(const std::vector<Step>& steps);
   void resume();
 
-  /// Copies the results of the last update into pinned memory, of result_bytes(); read it when the copy is done.
-  void copy_results(const at::Tensor& pinned) const;
-  std::int64_t result_bytes() const;
-  static std::vector<DeviceStepResult> read_results(const at::Tensor& pinned);
+  /// Of the last update.
+  DeviceStepResults results() const { return DeviceStepResults(results_); }
 
  private:
   std::vector<AdamWOptions> options_;

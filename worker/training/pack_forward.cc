@@ -15,24 +15,35 @@ BatchInputs PackForward::inputs_of(const std::vector<const Batch*>& batches) {
   return pack_inputs(inputs);
 }
 
-std::vector<at::Tensor> PackForward::logits(const std::vector<const Batch*>& batches) {
-  const at::Tensor all = graphs_.logits(inputs_of(batches)).to(at::kCPU, at::kFloat).contiguous();
-  std::vector<at::Tensor> logits(batches.size());
-  std::int64_t begin = 0;
+PackForward::Given PackForward::logits(const std::vector<const Batch*>& batches) {
+  return {graphs_.logits(inputs_of(batches)), batches};
+}
+
+PackForward::Given PackForward::losses(const std::vector<const Batch*>& batches, std::vector<double> denominators) {
   for (std::size_t j = 0; j < batches.size(); ++j) {
-    if (batches[j] == nullptr) continue;
-    logits[j] = all.narrow(0, begin, batches[j]->rows());
-    begin += batches[j]->rows();
+    if (batches[j] == nullptr) denominators[j] = 1;
+  }
+  return {graphs_.losses(inputs_of(batches), denominators), batches};
+}
+
+PackForward::Given::Given(const at::Tensor& all, const std::vector<const Batch*>& batches) : all_(all) {
+  for (const Batch* batch : batches) rows_.push_back(batch == nullptr ? 0 : batch->rows());
+}
+
+std::vector<at::Tensor> PackForward::Given::logits() const {
+  const at::Tensor all = all_.get().to(at::kFloat).contiguous();
+  std::vector<at::Tensor> logits(rows_.size());
+  std::int64_t begin = 0;
+  for (std::size_t j = 0; j < rows_.size(); ++j) {
+    if (rows_[j] == 0) continue;
+    logits[j] = all.narrow(0, begin, rows_[j]);
+    begin += rows_[j];
   }
   return logits;
 }
 
-std::vector<double> PackForward::losses(const std::vector<const Batch*>& batches,
-                                        std::vector<double> denominators) {
-  for (std::size_t j = 0; j < batches.size(); ++j) {
-    if (batches[j] == nullptr) denominators[j] = 1;
-  }
-  const at::Tensor all = graphs_.losses(inputs_of(batches), denominators).to(at::kCPU, at::kDouble).contiguous();
+std::vector<double> PackForward::Given::losses() const {
+  const at::Tensor all = all_.get().to(at::kDouble).contiguous();
   return {all.const_data_ptr<double>(), all.const_data_ptr<double>() + all.numel()};
 }
 

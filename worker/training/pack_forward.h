@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "worker/data/batch.h"
+#include "worker/kernels/host_copy.h"
 #include "worker/models/forward_graphs.h"
 #include "worker/models/model.h"
 #include "worker/training/pack_modules.h"
@@ -17,17 +18,29 @@ namespace finesweep::worker {
 /// and the rows of each job are part of it.
 ///
 /// Of each job at most one batch goes into a pass, which its model has checked; null: the job has no rows in it. At
-/// least one job has some. Results are waited for.
+/// least one job has some.
 class PackForward {
  public:
   /// `host`: a frozen model of the base. The models, which check_packable has passed, and their adapters must
   /// outlive it. Attention is the same in all, and chosen by the caller. `captured_from`: BatchGraphs'.
   PackForward(Model& host, std::vector<Model*> jobs, int captured_from = 2);
 
-  /// Model::logits of classifiers: of each job fp32 [rows, labels] on the CPU; undefined where it has no rows.
-  std::vector<at::Tensor> logits(const std::vector<const Batch*>& batches);
-  /// Model::loss of each job; 0 where it has no rows. denominators[j] is job j's, and not read where it has none.
-  std::vector<double> losses(const std::vector<const Batch*>& batches, std::vector<double> denominators);
+  /// What a pass gave of each job, on its way to the host. Asked for, it is waited for.
+  class Given {
+   public:
+    Given(const at::Tensor& all, const std::vector<const Batch*>& batches);
+    /// Model::logits of classifiers: fp32 [rows, labels] on the CPU; undefined where a job has no rows.
+    std::vector<at::Tensor> logits() const;
+    /// Model::loss; 0 where a job has no rows.
+    std::vector<double> losses() const;
+
+   private:
+    HostCopy all_;
+    std::vector<std::int64_t> rows_;
+  };
+  Given logits(const std::vector<const Batch*>& batches);
+  /// denominators[j] is job j's, and not read where it has no rows.
+  Given losses(const std::vector<const Batch*>& batches, std::vector<double> denominators);
 
   /// For tests.
   const ForwardGraphs& graphs() const { return graphs_; }

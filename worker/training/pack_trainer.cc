@@ -149,7 +149,7 @@ void PackTrainer::start(const std::vector<std::vector<Batch>>& batches) {
   if (optimizer_) {
     start_on_device(batches);
   } else {
-    pending_.push_back({step_here(batches), {}, {}, {}});
+    pending_.push_back({step_here(batches), {}, {}});
   }
 }
 
@@ -192,16 +192,11 @@ void PackTrainer::give_to_device(const std::vector<std::vector<Batch>>& batches,
     steps.push_back({pending.reports[j].learning_rate, pending.steps[j] + 1, 1 / training.loss_scale()});
   }
   optimizer_->update(steps);
-  pending.results = at::empty({optimizer_->result_bytes()}, at::TensorOptions(at::kByte).pinned_memory(true));
-  optimizer_->copy_results(pending.results);
-  const c10::Device device = host_.device();
-  pending.arrived = std::make_shared<c10::Event>(device.type());
-  pending.arrived->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+  pending.results = optimizer_->results();
 }
 
 void PackTrainer::read(const Pending& pending, std::vector<StepReport>& reports) {
-  pending.arrived->synchronize();
-  const std::vector<DeviceStepResult> results = DeviceAdamW::read_results(pending.results);
+  const std::vector<DeviceStepResult> results = pending.results->get();
   // A number that is not finite spreads over the gradients of all ranks, but its own job is known: by its loss, or
   // since the way back met it there. Only where there is none such is a gradient's norm its job's own.
   const auto began_here = [](const DeviceStepResult& one) { return one.broken || !std::isfinite(one.loss); };
@@ -238,7 +233,7 @@ void PackTrainer::start_on_device(const std::vector<std::vector<Batch>>& batches
 std::vector<StepReport> PackTrainer::finish() {
   Pending oldest = std::move(pending_.front());
   pending_.pop_front();
-  if (!oldest.results.defined()) return oldest.reports;
+  if (!oldest.results) return oldest.reports;
   read(oldest, oldest.reports);
   if (all_finite(oldest.reports)) return oldest.reports;
   // Nothing was updated since.

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "jobs/result.h"
@@ -68,9 +69,8 @@ class PackTrainer {
   std::int64_t steps_left() const;
   struct Pending {
     std::vector<StepReport> reports;
-    std::vector<std::int64_t> steps;  // from 0
-    at::Tensor results;               // as Trainer's
-    std::shared_ptr<c10::Event> arrived;
+    std::vector<std::int64_t> steps;           // from 0
+    std::optional<DeviceStepResults> results;  // as Trainer's
   };
 
   void prepare_on_device();

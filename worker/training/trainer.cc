@@ -1,9 +1,7 @@
 #include "worker/training/trainer.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <limits>
 #include <utility>
@@ -108,7 +106,7 @@ Status Trainer::start(const std::vector<Batch>& batches) {
     start_on_device(batches);
   } else {
     const std::int64_t step = training_.steps_done();
-    pending_.push_back({step_here(batches), step, {}, {}});
+    pending_.push_back({step_here(batches), step, {}});
   }
   return {};
 }
@@ -116,9 +114,8 @@ Status Trainer::start(const std::vector<Batch>& batches) {
 StepReport Trainer::finish() {
   Pending oldest = std::move(pending_.front());
   pending_.pop_front();
-  if (!oldest.result.defined()) return oldest.report;
-  oldest.arrived->synchronize();
-  const DeviceStepResult result = DeviceAdamW::read_results(oldest.result).front();
+  if (!oldest.result) return oldest.report;
+  const DeviceStepResult result = oldest.result->get().front();
   oldest.report.loss = result.loss;
   oldest.report.grad_norm = result.grad_norm;
   oldest.report.finite = result.finite;
@@ -166,19 +163,13 @@ void Trainer::start_on_device(const std::vector<Batch>& batches) {
   Pending pending;
   pending.step = training_.steps_done();
   pending.report.learning_rate = training_.learning_rate();
-  const c10::Device device = device_optimizer_->losses().device();
   while (true) {
     pass_on_device(batches, training_.denominator(count));
     device_optimizer_->update({{pending.report.learning_rate, pending.step + 1, 1 / training_.loss_scale()}});
-    pending.result =
-        at::empty({device_optimizer_->result_bytes()}, at::TensorOptions(at::kByte).pinned_memory(true));
-    device_optimizer_->copy_results(pending.result);
-    pending.arrived = std::make_shared<c10::Event>(device.type());
-    pending.arrived->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+    pending.result = device_optimizer_->results();
     if (!training_.scales_loss()) break;
     // Whether the scale was too large must be known before the next step.
-    pending.arrived->synchronize();
-    const DeviceStepResult result = DeviceAdamW::read_results(pending.result).front();
+    const DeviceStepResult result = pending.result->get().front();
     if (result.finite) training_.grow_scale();
     if (result.finite || !training_.shrink_scale(result.loss)) break;
     ++pending.report.overflows;

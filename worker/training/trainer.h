@@ -1,10 +1,9 @@
 #pragma once
 
-#include <c10/core/Event.h>
-
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "jobs/result.h"
@@ -90,9 +89,8 @@ class Trainer {
 
   struct Pending {
     StepReport report;
-    std::int64_t step = 0;  // from 0
-    at::Tensor result;      // pinned: on its way from a GPU; undefined: the report is whole
-    std::shared_ptr<c10::Event> arrived;
+    std::int64_t step = 0;                    // from 0
+    std::optional<DeviceStepResults> result;  // of a GPU; none: the report is whole
   };
   std::deque<Pending> pending_;
   /// Of a GPU whose kernels compute every step.

@@ -9,6 +9,7 @@ tests/bench/studies/make_full_size.py makes. Texts are cut into blocks, so all r
 import argparse
 import csv
 import json
+import os
 import pathlib
 import random
 import re
@@ -137,6 +138,7 @@ def run(name, sweep):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "sweep.yaml").write_text(json.dumps({"name": name, **sweep}), encoding="utf-8")
+    os.sync()  # what was written before is not to be waited for
     busy = Busy()
     begin, began = time.monotonic(), time.time()
     with (folder / "log").open("w") as log:
@@ -147,6 +149,7 @@ def run(name, sweep):
     code = process.wait()
     end = time.monotonic()
     busy.stop()
+    (folder / "run/busy.csv").write_text("".join(f"{at - begin + began:.3f},{percent}\n" for at, percent in busy.samples))
     if code != 0:
         print(f"{name:28} exit code {code}: {(folder / 'log').read_text()[-1500:]}", flush=True)
         return
