@@ -140,7 +140,7 @@ TEST_P(PackForwardOnGpu, captured_passes_give_each_job_what_its_own_model_gives)
     }
     if (!classifies && pass % 2 == 1) EXPECT_EQ(losses[1], 0);
   }
-  EXPECT_EQ(forward.graphs().captured(), 2);
+  EXPECT_EQ(forward.captured(), 2);
 }
 
 struct EvaluatedCase {

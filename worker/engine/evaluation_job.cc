@@ -43,10 +43,9 @@ std::optional<Outcome> EvaluationJob::prepare(const ModelSource& source) {
 void EvaluationJob::rehearse() {
   // The first batch for nothing: kernels are loaded and chosen, and its pass captured. What fails here fails again
   // when it counts.
-  if (evaluated_->forward.captured() > 0) return;
   const EvaluationRun first{
       *settings_, seed_, [](std::int64_t done) { return done < 1; }, {}, &evaluated_->forward};
-  for (int times = 0; times < (is_captured() ? 2 : 1); ++times) {
+  for (int times = is_captured() ? 2 : 1; times > 0 && evaluated_->forward.captured() == 0; --times) {
     static_cast<void>(data_->evaluate(*evaluated_->loaded.model, first));
   }
 }

@@ -174,7 +174,7 @@ class EvaluationPack final : public PackOf<EvaluationMember> {
   /// Where the pack is to wait for its turn: makes its first pass ready.
   void rehearse(PackForward& forward, const std::vector<Member*>& together, int times) try {
     if (device_.is_cpu() || together.front()->waiting.control->has_turn()) return;
-    for (; times > 0; --times) {
+    for (; times > 0 && forward.captured() == 0; --times) {
       for (Member* member : together) {
         const auto passes = member->job->passes();
         auto batch = passes ? (*passes)->next(member->job->model()) : passes.error();

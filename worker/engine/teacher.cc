@@ -107,7 +107,7 @@ void forget_teacher_states() {
 }
 
 TeacherPass::TeacherPass(LanguageModel& teacher)
-    : teacher_(teacher), graphs_(teacher.device(), "the teacher's pass") {}
+    : teacher_(teacher), graphs_(teacher.device(), {"the teacher's pass"}) {}
 
 TeacherPass::Counted TeacherPass::run(const Batch& batch) {
   if (Status fits = teacher_.check(batch); !fits) throw std::runtime_error("the teacher: " + fits.error().message);

@@ -7,11 +7,14 @@
 #include <bit>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "worker/data/batch.h"
 #include "worker/kernels/gpu/graph.h"
+#include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/profile_scope.h"
 
 namespace finesweep::worker {
@@ -210,6 +213,34 @@ struct Packed {
 
 }  // namespace
 
+namespace {
+
+/// What this process knows of works of one kind. One job at a time runs in it, on one thread.
+struct KnownKind {
+  /// How often the products of a shape have been announced (RepeatedProducts).
+  std::map<std::vector<std::int64_t>, std::int64_t> announced;
+};
+
+/// Null: of no kind.
+KnownKind* known_kind(const BatchGraphs::Kind& kind) {
+  static std::map<std::string, KnownKind> known;
+  return kind.of.empty() ? nullptr : &known[std::string(kind.name) + " " + kind.of];
+}
+
+/// The first work of a shape may be captured: nothing needs to run before.
+bool captures_first(KnownKind* known, const std::vector<std::int64_t>& shape) {
+  constexpr std::int64_t often = gpu::RepeatedProducts::kWorthTrying;
+  if (known == nullptr || known->announced.empty()) return false;
+  std::int64_t& announced = known->announced[shape];
+  if (announced >= often) return true;
+  const std::int64_t now = gpu::RepeatedProducts::current();
+  if (now == 0 || announced + now >= often) return false;
+  announced += now;
+  return true;
+}
+
+}  // namespace
+
 struct BatchGraphs::Shape {
   std::vector<std::int64_t> key;
   at::Tensor bytes, teacher;  // on the device: what the work reads
@@ -219,8 +250,8 @@ struct BatchGraphs::Shape {
   bool refused = false;
 };
 
-BatchGraphs::BatchGraphs(c10::Device device, const char* what, int captured_from)
-    : device_(device), what_(what), captured_from_(captured_from) {}
+BatchGraphs::BatchGraphs(c10::Device device, Kind kind, int captured_from)
+    : device_(device), kind_(std::move(kind)), captured_from_(captured_from) {}
 BatchGraphs::~BatchGraphs() = default;
 
 BatchGraphs::Shape& BatchGraphs::shape_of(const std::vector<std::int64_t>& key) {
@@ -255,16 +286,26 @@ at::Tensor BatchGraphs::run(const BatchInputs& inputs, const Work& work) {
     compute();
   } else if (shape.graph) {
     shape.graph->replay();
-  } else if (++shape.runs < captured_from_) {
-    CapturedGraph::warm_up(device_, compute);
   } else {
-    Result<CapturedGraph> captured = CapturedGraph::capture(device_, compute);
+    const bool is_due = ++shape.runs >= captured_from_;
+    KnownKind* known = captured_from_ == 2 ? known_kind(kind_) : nullptr;
+    Result<CapturedGraph> captured = is_due || captures_first(known, packed.key)
+                                         ? CapturedGraph::capture(device_, compute)
+                                         : Result<CapturedGraph>(Error{});
     if (captured) {
       shape.graph = std::move(*captured);
       shape.graph->replay();
+    } else if (!is_due) {
+      std::int64_t times = gpu::RepeatedProducts::current();
+      if (known != nullptr) {
+        std::int64_t& announced = known->announced[packed.key];
+        times = announced += times == 0 ? gpu::RepeatedProducts::kWorthTrying : times;
+      }
+      const gpu::RepeatedProducts repeats(times);
+      CapturedGraph::warm_up(device_, compute);
     } else {
       if (!refused_) {
-        std::fprintf(stderr, "%s cannot be captured and runs more slowly: %s\n", what_,
+        std::fprintf(stderr, "%s cannot be captured and runs more slowly: %s\n", kind_.name,
                      captured.error().message.c_str());
       }
       refused_ = shape.refused = true;

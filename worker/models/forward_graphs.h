@@ -29,7 +29,7 @@ class ForwardGraphs {
   /// [jobs], of any device. `denominators` are the jobs'.
   at::Tensor losses(const BatchInputs& inputs, const std::vector<double>& denominators);
 
-  /// How many shapes are replayed, for tests.
+  /// How many shapes are replayed.
   std::int64_t captured() const { return logits_.captured() + losses_.captured(); }
 
  private:

@@ -9,6 +9,24 @@
 
 namespace finesweep::worker {
 
+std::string structure_of(Model& model) {
+  std::size_t branches = 0, scales = 0, trained = 0, quantized = 0;
+  for (const LinearModule* module : model.linear_modules()) {
+    branches += module->branches.size();
+    scales += module->scales.size();
+    trained += module->weight->trained ? 1 : 0;
+    quantized += module->weight->quantized ? 1 : 0;
+  }
+  const Json structure = {std::string(model.family()),
+                          c10::toString(model.compute_type()),
+                          model.config(),
+                          branches,
+                          scales,
+                          trained,
+                          quantized};
+  return structure.dump();
+}
+
 std::vector<Parameter*> trained_parameters(Model& model) {
   std::vector<Parameter*> trained;
   for (Parameter* parameter : model.parameters()) {

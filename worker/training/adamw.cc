@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include "worker/kernels/cpu/adamw.h"
 #include "worker/kernels/profile_scope.h"
 #include "worker/kernels/reference.h"
+#include "worker/kernels/room.h"
 
 namespace finesweep::worker {
 namespace {
@@ -44,13 +46,39 @@ void add_row_spans(std::size_t parameter, std::int64_t rows, std::int64_t width,
   }
 }
 
+/// Two of each parameter. Those of a GPU's small parameters, an adapter's say, lie in one piece: hundreds of small
+/// kernels would wait their turn where another process has the device.
+std::vector<at::Tensor> zeros_of_moments(const std::vector<Parameter*>& parameters) {
+  constexpr std::int64_t small = std::int64_t{1} << 18;  // values
+  const auto is_small = [](const at::Tensor& of) { return !of.is_cpu() && of.numel() <= small; };
+  std::int64_t count = 0;
+  for (const Parameter* parameter : parameters)
+    count += is_small(parameter->master) ? 2 * room_of(parameter->master.numel()) : 0;
+  const at::Tensor together = count == 0 ? at::Tensor() : at::zeros({count}, parameters.front()->master.options());
+  std::vector<at::Tensor> zeros;
+  std::int64_t begin = 0;
+  for (const Parameter* parameter : parameters) {
+    const at::Tensor& of = parameter->master;
+    for (int moment = 0; moment < 2; ++moment) {
+      if (is_small(of)) {
+        zeros.push_back(together.narrow(0, begin, of.numel()).view(of.sizes()));
+        begin += room_of(of.numel());
+      } else {
+        zeros.push_back(at::zeros_like(of));
+      }
+    }
+  }
+  return zeros;
+}
+
 }  // namespace
 
 AdamW::AdamW(std::vector<Parameter*> parameters, const AdamWOptions& options)
     : parameters_(std::move(parameters)), options_(options), active_rows_(parameters_.size()) {
+  const std::vector<at::Tensor> zeros = zeros_of_moments(parameters_);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& parameter = *parameters_[i];
-    moments_.push_back({at::zeros_like(parameter.master), at::zeros_like(parameter.master)});
+    moments_.push_back({zeros[2 * i], zeros[2 * i + 1]});
     if (parameter.is_table) active_rows_[i].assign(parameter.master.size(0), false);
   }
 }

@@ -10,23 +10,10 @@
 
 #include "worker/kernels/gpu/kernels.h"
 #include "worker/kernels/profile_scope.h"
+#include "worker/kernels/upload.h"
 
 namespace finesweep::worker {
 namespace {
-
-/// Plain data in memory that the device can read while the host goes on.
-template <typename T>
-at::Tensor pinned(const std::vector<T>& values) {
-  const auto bytes = static_cast<std::int64_t>(values.size() * sizeof(T));
-  const at::Tensor copy = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(true));
-  std::memcpy(copy.mutable_data_ptr(), values.data(), static_cast<std::size_t>(bytes));
-  return copy;
-}
-
-template <typename T>
-at::Tensor on_device(const std::vector<T>& values, c10::Device device) {
-  return pinned(values).to(device, /*non_blocking=*/true);
-}
 
 bool in_place(const at::Tensor& x, at::ScalarType type) {
   return x.defined() && x.is_cuda() && x.is_contiguous() && x.scalar_type() == type;
@@ -113,14 +100,13 @@ DeviceAdamW::DeviceAdamW(const std::vector<Job>& jobs, at::Tensor broken) : brok
     chunks_of_jobs.push_back({first, static_cast<std::int64_t>(chunks.size())});
   }
   chunk_count_ = static_cast<std::int64_t>(chunks.size());
-  tensors_ = on_device(tensors, device);
-  chunks_ = on_device(chunks, device);
-  jobs_ = on_device(chunks_of_jobs, device);
+  tensors_ = uploaded(tensors, device);
+  chunks_ = uploaded(chunks, device);
+  jobs_ = uploaded(chunks_of_jobs, device);
   const at::TensorOptions wide = at::TensorOptions(at::kDouble).device(device);
   const auto count = static_cast<std::int64_t>(jobs.size());
   losses_ = at::zeros({count}, wide);
   partial_ = at::empty({std::max<std::int64_t>(1, chunk_count_)}, wide);
-  numbers_ = at::empty({count * static_cast<std::int64_t>(sizeof(FinesweepAdamWNumbers))}, wide.dtype(at::kByte));
   results_ = at::empty({count * static_cast<std::int64_t>(sizeof(FinesweepStepResult))}, wide.dtype(at::kByte));
   resume();
 }
@@ -128,19 +114,19 @@ DeviceAdamW::DeviceAdamW(const std::vector<Job>& jobs, at::Tensor broken) : brok
 void DeviceAdamW::resume() {
   FinesweepStepResult fresh{};
   fresh.finite = 1;
-  results_.copy_(pinned(std::vector<FinesweepStepResult>(options_.size(), fresh)), /*non_blocking=*/true);
+  results_.copy_(uploaded(std::vector<FinesweepStepResult>(options_.size(), fresh), results_.device()));
 }
 
 void DeviceAdamW::update(const std::vector<Step>& steps) {
   const ProfileScope scope("AdamW", OperatorGroup::optimiser);
   std::vector<FinesweepAdamWNumbers> numbers;
   for (std::size_t j = 0; j < steps.size(); ++j) numbers.push_back(numbers_of(steps[j], options_[j]));
-  numbers_.copy_(pinned(numbers), /*non_blocking=*/true);
+  const at::Tensor numbers_there = uploaded(numbers, losses_.device());
   gpu::call(
       &CudaModule::adamw, "AdamW", losses_, static_cast<const FinesweepAdamWTensor*>(tensors_.const_data_ptr()),
       static_cast<const FinesweepAdamWChunk*>(chunks_.const_data_ptr()), chunk_count_,
       static_cast<const FinesweepAdamWJob*>(jobs_.const_data_ptr()), static_cast<std::int64_t>(steps.size()),
-      static_cast<const FinesweepAdamWNumbers*>(numbers_.const_data_ptr()), losses_.mutable_data_ptr<double>(),
+      static_cast<const FinesweepAdamWNumbers*>(numbers_there.const_data_ptr()), losses_.mutable_data_ptr<double>(),
       broken_.defined() ? broken_.mutable_data_ptr<std::int32_t>() : nullptr, partial_.mutable_data_ptr<double>(),
       static_cast<FinesweepStepResult*>(results_.mutable_data_ptr()));
 }

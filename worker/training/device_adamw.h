@@ -78,7 +78,7 @@ class DeviceAdamW {
  private:
   std::vector<AdamWOptions> options_;
   std::int64_t chunk_count_ = 0;
-  at::Tensor tensors_, chunks_, jobs_, numbers_, losses_, broken_, partial_, results_;
+  at::Tensor tensors_, chunks_, jobs_, losses_, broken_, partial_, results_;
 };
 
 }  // namespace finesweep::worker

@@ -5,20 +5,14 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 
+#include "worker/kernels/room.h"
 #include "worker/kernels/spare_rows.h"
 
 namespace finesweep::worker {
 namespace {
 
-/// Gradients begin where vectors of any kernel may.
-constexpr std::int64_t kAlignment = 64;  // values
-
-std::int64_t room_of(const Parameter& parameter) {
-  return (parameter.grad.numel() + kAlignment - 1) / kAlignment * kAlignment;
-}
-
 std::int64_t bytes_of(const Parameter& parameter) {
-  return room_of(parameter) * static_cast<std::int64_t>(sizeof(float));
+  return room_of(parameter.grad.numel()) * static_cast<std::int64_t>(sizeof(float));
 }
 
 at::Tensor rows_index(const std::vector<std::int64_t>& rows) {
@@ -61,14 +55,14 @@ void GradientSum::add_bucket(const std::vector<Parameter*>& members) {
     bucket.values = members.front()->grad.view({-1});
   } else {
     std::int64_t count = 0;
-    for (const Parameter* parameter : members) count += room_of(*parameter);
+    for (const Parameter* parameter : members) count += room_of(parameter->grad.numel());
     bucket.values = at::zeros({count}, members.front()->grad.options());
     std::int64_t begin = 0;
     for (Parameter* parameter : members) {
       const at::Tensor place =
           bucket.values.narrow(0, begin, parameter->grad.numel()).view(parameter->grad.sizes());
       parameter->grad = place.copy_(parameter->grad);
-      begin += room_of(*parameter);
+      begin += room_of(parameter->grad.numel());
     }
   }
   for (const Parameter* parameter : members) bucket_of_[parameter] = buckets_.size();

@@ -42,8 +42,8 @@ class PackForward {
   /// denominators[j] is job j's, and not read where it has no rows.
   Given losses(const std::vector<const Batch*>& batches, std::vector<double> denominators);
 
-  /// For tests.
-  const ForwardGraphs& graphs() const { return graphs_; }
+  /// How many shapes are replayed.
+  std::int64_t captured() const { return graphs_.captured(); }
 
  private:
   BatchInputs inputs_of(const std::vector<const Batch*>& batches);

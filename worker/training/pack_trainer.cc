@@ -165,7 +165,7 @@ void PackTrainer::rehearse(const std::vector<std::vector<Batch>>& batches) {
   const at::NoGradGuard no_graph;
   const gpu::RepeatedProducts repeats(steps_left());
   graphs_->begin(0, std::vector<double>(jobs_.size(), std::numeric_limits<double>::infinity()));
-  for (int times = 0; times < 2; ++times) {
+  for (int times = 0; times < 2 && graphs_->captured() == 0; ++times) {
     for_each_pass(batches, [&](const BatchInputs& inputs) { graphs_->pass(inputs); });
   }
   for (const PackedTraining& job : jobs_) {

@@ -50,13 +50,17 @@ class RankGroups {
     };
     std::vector<Ranks> ranks;
     std::vector<const LoraBranch*> branches;  // of these jobs
+    std::int64_t all = 0, in = 0, out = 0;    // A is [all, in], B [out, all]
   };
   struct Member {
     std::size_t job = 0;
     const LoraBranch* branch = nullptr;
   };
   void add(LinearModule& module, const std::vector<Member>& members);
-
+  /// Memory for all groups, with the jobs' values in it: in a few pieces, since another process may have the
+  /// device.
+  void allocate(c10::Device device);
+  void copy_values(c10::Device device);
   void settle_views();
 
   std::vector<LinearModule*> host_;

@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "worker/data/batch.h"
@@ -12,12 +13,21 @@
 
 namespace finesweep::worker {
 
+namespace {
+
+std::string kind_of(Model& model, const at::Tensor& losses, const StepGraphs::Options& options) {
+  return structure_of(model) + (losses.numel() > 1 ? " in a pack" : "") +
+         (options.recompute_layers ? " recomputed" : "");
+}
+
+}  // namespace
+
 StepGraphs::StepGraphs(Model& model, const TrainingLoss& loss, at::Tensor losses, const Options& options)
     : model_(model),
       loss_(loss),
       options_(options),
       losses_(std::move(losses)),
-      graphs_(losses_.device(), "a training step") {
+      graphs_(losses_.device(), {"a training step", kind_of(model, losses_, options)}) {
   const std::int64_t bytes = 8 * losses_.numel();
   numbers_ = at::empty({bytes + 8}, losses_.options().dtype(at::kByte));
   denominators_ = numbers_.narrow(0, 0, bytes).view(at::kDouble);

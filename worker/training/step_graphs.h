@@ -36,7 +36,7 @@ class StepGraphs {
   /// The same of inputs on the CPU.
   void pass(const BatchInputs& inputs);
 
-  /// How many shapes are replayed, for tests.
+  /// How many shapes are replayed.
   std::int64_t captured() const { return graphs_.captured(); }
 
  private:

@@ -134,7 +134,7 @@ void Trainer::rehearse(const std::vector<Batch>& batches) {
   const at::NoGradGuard no_graph;
   const gpu::RepeatedProducts repeats(training_.steps_left());
   graphs_->begin(training_.steps_done(), {std::numeric_limits<double>::infinity()});
-  for (int times = 0; times < 2; ++times) {
+  for (int times = 0; times < 2 && graphs_->captured() == 0; ++times) {
     for (const Share& share : shares_of(batches)) graphs_->pass(share.batch, share.first_row);
   }
   training_.zero_grads();

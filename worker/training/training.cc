@@ -1,5 +1,6 @@
 #include "worker/training/training.h"
 
+#include <ATen/ops/_foreach_zero.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
@@ -89,7 +90,13 @@ void Training::mask_gradients() const {
 
 void Training::zero_grads() {
   const ProfileScope scope("zero gradients", OperatorGroup::optimiser);
-  for (Parameter* parameter : parameters_) parameter->zero_grad();
+  if (parameters_.empty() || parameters_.front()->grad.is_cpu()) {
+    for (Parameter* parameter : parameters_) parameter->zero_grad();
+    return;
+  }
+  std::vector<at::Tensor> grads;
+  for (const Parameter* parameter : parameters_) grads.push_back(parameter->grad);
+  at::_foreach_zero_(grads);
 }
 
 std::vector<std::pair<std::string, at::Tensor>> Training::state() const {

@@ -33,6 +33,28 @@ __global__ void gather_rows(const Tables tables, T* out, std::int64_t vectors, s
 }
 
 /// A token each block, a 16-byte piece of it a thread. Widths, distances in bytes.
+template <typename T>
+__device__ void copy_matrix(const FinesweepMatrixCopy& c) {
+  T* to = static_cast<T*>(c.to);
+  const std::int64_t count = c.rows * c.columns, step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    const std::int64_t row = i / c.columns, column = i - row * c.columns;
+    to[row * c.to_stride + column] = cuda::to<T>(c.from[row * c.from_stride + column]);
+  }
+}
+
+/// A row of blocks for each.
+__global__ void copy_matrices(const FinesweepMatrixCopy* copies) {
+  const FinesweepMatrixCopy c = copies[blockIdx.y];
+  if (c.type == kFinesweepBFloat16) {
+    copy_matrix<__nv_bfloat16>(c);
+  } else if (c.type == kFinesweepFloat16) {
+    copy_matrix<__half>(c);
+  } else {
+    copy_matrix<float>(c);
+  }
+}
+
 __global__ void concatenate(const char* first, const char* second, const char* third, std::int64_t first_stride,
                             std::int64_t second_stride, std::int64_t third_stride, int first_width, int two_widths,
                             int width, char* to, std::int64_t to_stride) {
@@ -178,6 +200,15 @@ int finesweep_mean_backward(const void* dy, const std::int32_t* starts, void* dx
                                                                                   static_cast<T*>(dx), width);
     return static_cast<int>(cudaGetLastError());
   });
+}
+
+int finesweep_copy_matrices(const FinesweepMatrixCopy* copies, std::int64_t count, void* stream) {
+  constexpr std::int64_t most = 65535;  // of a grid's second dimension
+  for (std::int64_t first = 0; first < count; first += most) {
+    const dim3 grid(8, static_cast<unsigned>(std::min(most, count - first)));
+    copy_matrices<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(copies + first);
+  }
+  return cudaGetLastError();
 }
 
 int finesweep_concatenate(const FinesweepColumns* columns, void* to, std::int64_t to_stride, std::int64_t tokens,

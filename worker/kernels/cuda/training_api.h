@@ -113,6 +113,17 @@ struct FinesweepColumns {
 int finesweep_concatenate(const FinesweepColumns* columns, void* to, std::int64_t to_stride, std::int64_t tokens,
                           int type, void* stream);
 
+/// One of many small matrices of fp32 that are copied together, rounded to the type of `to`. Rows are `stride`
+/// elements apart.
+struct FinesweepMatrixCopy {
+  const float* from;
+  void* to;
+  std::int64_t rows, columns, from_stride, to_stride;
+  int type;
+};
+/// `copies` [count] on the device.
+int finesweep_copy_matrices(const FinesweepMatrixCopy* copies, std::int64_t count, void* stream);
+
 /// y[r] = the mean of x over the tokens starts[r] … starts[r + 1]; and its way back, which writes the dx of those
 /// tokens.
 int finesweep_mean_forward(const void* x, const std::int32_t* starts, void* y, std::int64_t rows,
@@ -310,5 +321,5 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
   X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) \
   X(mean_backward) X(cross_entropy) X(distillation) X(add_sum) X(adamw_chunk) \
   X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
-  X(softmax_backward) X(fp8_quantize) X(fp8_activation_forward) X(fp8_activation_backward) X(scale_rows_and_columns) X(own_columns) X(job_scales_forward) X(job_scales_backward) X(concatenate) X(few_outputs) X(flash_fits) X(flash_forward) X(flash_backward)
+  X(softmax_backward) X(fp8_quantize) X(fp8_activation_forward) X(fp8_activation_backward) X(scale_rows_and_columns) X(own_columns) X(job_scales_forward) X(job_scales_backward) X(concatenate) X(copy_matrices) X(few_outputs) X(flash_fits) X(flash_forward) X(flash_backward)
 // clang-format on

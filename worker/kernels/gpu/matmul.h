@@ -22,6 +22,9 @@ class RepeatedProducts {
   RepeatedProducts& operator=(const RepeatedProducts&) = delete;
   /// 0: often.
   static std::int64_t& current();
+  /// From here on it pays: to try all kernels takes as long as some ninety products; it gains a twentieth of most,
+  /// and half of some.
+  static constexpr std::int64_t kWorthTrying = 200;
 
  private:
   std::int64_t before_;

@@ -17,6 +17,7 @@
 
 #include "worker/kernels/cuda/api.h"
 #include "worker/kernels/gpu/library_error.h"
+#include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/gpu/matmul_api.h"
 
 namespace {
@@ -216,8 +217,7 @@ struct Choice {
   bool is_first = true;        // of cuBLASLt's proposals; else the fastest
   std::int64_t announced = 0;  // how often they are computed
 };
-/// To try all takes as long as some ninety products; it gains a twentieth of most, and half of some.
-constexpr std::int64_t kWorthTrying = 200;
+constexpr std::int64_t kWorthTrying = finesweep::worker::gpu::RepeatedProducts::kWorthTrying;
 
 }  // namespace
 
