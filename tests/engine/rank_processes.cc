@@ -1,5 +1,8 @@
 #include "tests/engine/rank_processes.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/max.h>
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <spawn.h>
@@ -13,6 +16,7 @@
 
 #include "jobs/json.h"
 #include "worker/executor.h"
+#include "worker/formats/safetensors.h"
 
 extern char** environ;
 
@@ -91,6 +95,25 @@ pid_t start_rank(const Execute& execute, const std::map<std::string, std::string
 }
 
 }  // namespace
+
+void expect_same_weights(const std::filesystem::path& expected_file, const std::filesystem::path& trained_file) {
+  const auto expected = SafetensorsFile::open(expected_file), trained = SafetensorsFile::open(trained_file);
+  ASSERT_TRUE(expected.ok() && trained.ok());
+  ASSERT_EQ(expected->names(), trained->names());
+  for (const auto& name : expected->names()) {
+    // The bias of keys shifts all scores of a query alike: its gradient is nothing but roundings, of which Adam
+    // makes steps of the usual size.
+    if (name.ends_with("key.bias")) continue;
+    const at::Tensor a = expected->tensor(name).value(), b = trained->tensor(name).value();
+    if (name.ends_with("c_attn.bias")) {
+      const std::int64_t width = a.size(0) / 3;
+      a.narrow(0, width, width).zero_();
+      b.narrow(0, width, width).zero_();
+    }
+    EXPECT_TRUE(at::allclose(a, b, /*rtol=*/1e-3, /*atol=*/2e-4))
+        << name << ": off by " << at::max((a - b).abs()).item<double>();
+  }
+}
 
 std::vector<Outcome> execute_on_ranks(const Execute& execute,
                                       const std::map<std::string, std::string>& environment) {

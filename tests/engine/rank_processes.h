@@ -16,6 +16,9 @@ namespace finesweep::worker {
 std::vector<Outcome> execute_on_ranks(const Execute& execute,
                                       const std::map<std::string, std::string>& environment = {});
 
+/// That two trainings of the same rows left the same weights, but for roundings.
+void expect_same_weights(const std::filesystem::path& expected, const std::filesystem::path& trained);
+
 /// In `environment`: the leader is told to stop once its progress is so far.
 inline constexpr const char* kStopAt = "FINESWEEP_TEST_STOP_AT";
 

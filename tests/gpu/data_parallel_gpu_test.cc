@@ -55,6 +55,9 @@ TEST_P(DataParallelOnGpus, gives_the_losses_of_one) {
     EXPECT_NEAR(one.history[i].value, two.history[i].value, c.tolerance * (1 + std::abs(one.history[i].value)))
         << one.history[i].metric << " at step " << one.history[i].global_step;
   }
+  if (c.method != "full" || c.precision != "fp32") return;
+  const std::string file = "model/model.safetensors";
+  expect_same_weights(bench.artifact(alone) / file, ranks.staging(together) / "artifact" / file);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -76,11 +79,15 @@ INSTANTIATE_TEST_SUITE_P(
         TwoGpuCase{"an_encoder_and_decoder", "t5", "full", "fp32", {}, 1e-3}),
     [](const auto& info) { return info.param.name; });
 
-TEST(DataParallelOnGpusRun, is_stopped_and_goes_on) {
+class StoppedOnGpus : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Methods, StoppedOnGpus, testing::Values("lora", "full"),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(StoppedOnGpus, goes_on_from_the_checkpoint) {
   SKIP_WITHOUT_TWO_GPUS();
   JobBench bench;
   bench.device = "cuda:0";
-  Job whole = bench.job(StepKind::finetune, bench.finetune_settings()), stopped = whole;
+  Job whole = bench.job(StepKind::finetune, bench.finetune_settings(GetParam())), stopped = whole;
   whole.gpus = stopped.gpus = 2;
   stopped.id = JobId::of("stopped");
   RankBench ranks(bench);

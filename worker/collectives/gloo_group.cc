@@ -56,15 +56,31 @@ class GlooGroup final : public ProcessGroup {
     sums_.push_back(through_gloo("a sum", [&] { return group_->allreduce(tensors, how); }));
   }
 
+  void start_scattered_sum(const at::Tensor& values, const Mark* after) override {
+    start_sum(values, after);
+    scattered_.push_back(values);
+  }
+
+  void start_gather(const at::Tensor& values) override {
+    through_gloo("a gathering", [&] {
+      for (int rank = 0; rank < size(); ++rank) sums_.push_back(start_broadcast(part_of(values, rank), rank));
+    });
+  }
+
   void finish_sums() override {
     through_gloo("a sum", [&] {
       for (const Work& sum : sums_) sum->wait();
     });
     sums_.clear();
+    for (const at::Tensor& values : std::exchange(scattered_, {})) {
+      for (int other = 0; other < size(); ++other) {
+        if (other != rank()) part_of(values, other).zero_();
+      }
+    }
   }
 
-  void broadcast(const at::Tensor& values) override {
-    through_gloo("a broadcast", [&] { start_broadcast(values)->wait(); });
+  void broadcast(const at::Tensor& values, int root) override {
+    through_gloo("a broadcast", [&] { start_broadcast(values, root)->wait(); });
   }
 
   void start_word(std::int64_t word) override {
@@ -90,15 +106,17 @@ class GlooGroup final : public ProcessGroup {
   }
 
  private:
-  Work start_broadcast(const at::Tensor& values) {
+  Work start_broadcast(const at::Tensor& values, int root = 0) {
     std::vector<at::Tensor> tensors{values};
     c10d::BroadcastOptions how;
+    how.rootRank = root;
     how.timeout = kAlways;
     return group_->broadcast(tensors, how);
   }
 
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
   std::vector<Work> sums_;
+  std::vector<at::Tensor> scattered_;  // of sums that are under way
   std::deque<std::pair<at::Tensor, Work>> words_;
 };
 

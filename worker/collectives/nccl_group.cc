@@ -87,10 +87,36 @@ class NcclGroup final : public ProcessGroup {
     });
   }
 
-  void broadcast(const at::Tensor& values) override {
+  void start_scattered_sum(const at::Tensor& values, const Mark* after) override {
+    begin(after);
+    const at::Tensor mine = part_of(values, rank());
+    launch("reduce-scatter", [&](NcclCommunicator* communicator) {
+      return nccl_.reduce_scatter(values.const_data_ptr(), mine.mutable_data_ptr(),
+                                  static_cast<std::size_t>(mine.numel()), type_of(values), kNcclSum, communicator,
+                                  native_stream_);
+    });
+    const c10::impl::VirtualGuardImpl streams(c10::kCUDA);
+    const c10::Stream before = streams.exchangeStream(stream_);
+    const at::Tensor all = values.view({-1});
+    const std::int64_t begin = rank() * mine.numel(), end = begin + mine.numel();
+    if (begin > 0) all.narrow(0, 0, begin).zero_();
+    if (end < all.numel()) all.narrow(0, end, all.numel() - end).zero_();
+    streams.exchangeStream(before);
+  }
+
+  void start_gather(const at::Tensor& values) override {
+    begin(nullptr);
+    const at::Tensor mine = part_of(values, rank());
+    launch("all-gather", [&](NcclCommunicator* communicator) {
+      return nccl_.all_gather(mine.const_data_ptr(), values.mutable_data_ptr(), mine.nbytes(), kNcclUint8,
+                              communicator, native_stream_);
+    });
+  }
+
+  void broadcast(const at::Tensor& values, int root) override {
     begin(nullptr);
     launch("broadcast", [&](NcclCommunicator* communicator) {
-      return nccl_.broadcast(values.const_data_ptr(), values.mutable_data_ptr(), values.nbytes(), kNcclUint8, 0,
+      return nccl_.broadcast(values.const_data_ptr(), values.mutable_data_ptr(), values.nbytes(), kNcclUint8, root,
                              communicator, native_stream_);
     });
     finish_sums();

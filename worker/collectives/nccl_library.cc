@@ -18,6 +18,8 @@ const NcclLibrary* load() {
                      find_function(library, "ncclCommInitRankConfig", nccl.init_rank) &&
                      find_function(library, "ncclCommGetAsyncError", nccl.async_error) &&
                      find_function(library, "ncclAllReduce", nccl.all_reduce) &&
+                     find_function(library, "ncclReduceScatter", nccl.reduce_scatter) &&
+                     find_function(library, "ncclAllGather", nccl.all_gather) &&
                      find_function(library, "ncclBroadcast", nccl.broadcast) &&
                      find_function(library, "ncclCommFinalize", nccl.finalize) &&
                      find_function(library, "ncclCommDestroy", nccl.destroy) &&

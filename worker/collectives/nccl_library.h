@@ -39,6 +39,10 @@ struct NcclLibrary {
   NcclResult (*async_error)(NcclCommunicator*, NcclResult*) = nullptr;
   NcclResult (*all_reduce)(const void* from, void* to, std::size_t count, NcclType, int operation,
                            NcclCommunicator*, void* stream) = nullptr;
+  NcclResult (*reduce_scatter)(const void* from, void* to, std::size_t count_of_a_rank, NcclType, int operation,
+                               NcclCommunicator*, void* stream) = nullptr;
+  NcclResult (*all_gather)(const void* from, void* to, std::size_t count_of_a_rank, NcclType, NcclCommunicator*,
+                           void* stream) = nullptr;
   NcclResult (*broadcast)(const void* from, void* to, std::size_t count, NcclType, int root, NcclCommunicator*,
                           void* stream) = nullptr;
   NcclResult (*finalize)(NcclCommunicator*) = nullptr;

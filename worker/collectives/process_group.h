@@ -59,10 +59,15 @@ class ProcessGroup {
   /// the same bits. Done by the next finish_sums() at the latest; until then nobody touches them. `after`: on a
   /// GPU, work behind this mark is not waited for; null: all is that was given to the current stream.
   virtual void start_sum(const at::Tensor& values, const Mark* after = nullptr) = 0;
+  /// The same of one part alone: `values` are as many equal parts as there are ranks, and of its own each rank gets
+  /// the sum. The other parts become 0.
+  virtual void start_scattered_sum(const at::Tensor& values, const Mark* after = nullptr) = 0;
+  /// Of such parts, of any dtype, each becomes its rank's. Done as a sum is.
+  virtual void start_gather(const at::Tensor& values) = 0;
   /// On a CPU waits for the sums. On a GPU what the current stream is given from here on does.
   virtual void finish_sums() = 0;
-  /// The leader's values become everybody's. As start_sum; waits likewise.
-  virtual void broadcast(const at::Tensor& values) = 0;
+  /// The root's values, of any dtype, become everybody's. As start_sum; waits likewise.
+  virtual void broadcast(const at::Tensor& values, int root = 0) = 0;
   /// Null on a CPU.
   virtual std::unique_ptr<Mark> make_mark() { return nullptr; }
 
@@ -79,6 +84,11 @@ class ProcessGroup {
 
  protected:
   explicit ProcessGroup(const GroupOptions& options) : options_(options) {}
+  /// Flat, of values of start_scattered_sum.
+  at::Tensor part_of(const at::Tensor& values, int rank) const {
+    const std::int64_t count = values.numel() / size();
+    return values.view({-1}).narrow(0, rank * count, count);
+  }
   const GroupOptions options_;
 };
 

@@ -301,6 +301,7 @@ void TrainingRun::take_measures() {
 
 Status TrainingRun::checkpoint() {
   agreed_ = Wish::none;
+  trainer_->make_whole();
   if (leads()) {
     if (Status written = write_checkpoint(); !written) return written;
   }
@@ -317,6 +318,7 @@ Status TrainingRun::write_checkpoint() {
 }
 
 Outcome TrainingRun::stop() {
+  trainer_->make_whole();
   if (progress_.steps > 0 && leads()) {
     if (Status written = write_checkpoint(); !written) return failed_this_time(written.error().message);
   }
@@ -327,6 +329,7 @@ Outcome TrainingRun::stop() {
 
 Ending TrainingRun::finish() {
   take_measures();
+  trainer_->make_whole();
   if (!group_) control_.computed();
   Outcome outcome;
   outcome.kind = OutcomeKind::succeeded;

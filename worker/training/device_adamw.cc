@@ -36,8 +36,8 @@ FinesweepAdamWTensor kernel_view(const DeviceAdamW::Tensor& of, std::int32_t job
   tensor.value = value.data_ptr() == p.master.data_ptr() ? nullptr : value.mutable_data_ptr();
   tensor.type = gpu::type_of(value);
   tensor.decays = p.decays ? 1 : 0;
-  tensor.count = p.master.numel();
-  tensor.columns = p.master.dim() == 2 ? p.master.size(1) : tensor.count;
+  tensor.count = of.end < 0 ? p.master.numel() : of.end;
+  tensor.columns = p.master.dim() == 2 ? p.master.size(1) : p.master.numel();
   tensor.grad_stride = stride_of(grad);
   tensor.value_stride = stride_of(value);
   tensor.job = job;
@@ -90,13 +90,16 @@ DeviceAdamW::DeviceAdamW(const std::vector<Job>& jobs, at::Tensor broken) : brok
   std::vector<FinesweepAdamWJob> chunks_of_jobs;
   for (std::size_t j = 0; j < jobs.size(); ++j) {
     options_.push_back(jobs[j].options);
+    std::vector<std::int64_t> ends{static_cast<std::int64_t>(chunks.size())};
     const auto first = static_cast<std::int64_t>(chunks.size());
     for (const Tensor& of : jobs[j].tensors) {
       const auto number = static_cast<std::int32_t>(tensors.size());
       tensors.push_back(kernel_view(of, static_cast<std::int32_t>(j)));
-      for (std::int64_t begin = 0; begin < tensors.back().count; begin += chunk)
+      for (std::int64_t begin = of.begin; begin < tensors.back().count; begin += chunk)
         chunks.push_back({begin, number, 0});
+      ends.push_back(static_cast<std::int64_t>(chunks.size()));
     }
+    for (const std::size_t tensors_before : jobs[j].groups) group_ends_.push_back(ends[tensors_before]);
     chunks_of_jobs.push_back({first, static_cast<std::int64_t>(chunks.size())});
   }
   chunk_count_ = static_cast<std::int64_t>(chunks.size());
@@ -105,7 +108,9 @@ DeviceAdamW::DeviceAdamW(const std::vector<Job>& jobs, at::Tensor broken) : brok
   jobs_ = uploaded(chunks_of_jobs, device);
   const at::TensorOptions wide = at::TensorOptions(at::kDouble).device(device);
   const auto count = static_cast<std::int64_t>(jobs.size());
-  losses_ = at::zeros({count}, wide);
+  of_all_ = at::zeros({1 + count}, wide);
+  losses_ = of_all_.narrow(0, 1, count);
+  one_job_ = uploaded(std::vector<FinesweepAdamWJob>{{0, 1}}, device);
   partial_ = at::empty({std::max<std::int64_t>(1, chunk_count_)}, wide);
   results_ = at::empty({count * static_cast<std::int64_t>(sizeof(FinesweepStepResult))}, wide.dtype(at::kByte));
   resume();
@@ -117,18 +122,57 @@ void DeviceAdamW::resume() {
   results_.copy_(uploaded(std::vector<FinesweepStepResult>(options_.size(), fresh), results_.device()));
 }
 
-void DeviceAdamW::update(const std::vector<Step>& steps) {
-  const ProfileScope scope("AdamW", OperatorGroup::optimiser);
+at::Tensor DeviceAdamW::numbers_of_all(const std::vector<Step>& steps) const {
   std::vector<FinesweepAdamWNumbers> numbers;
   for (std::size_t j = 0; j < steps.size(); ++j) numbers.push_back(numbers_of(steps[j], options_[j]));
-  const at::Tensor numbers_there = uploaded(numbers, losses_.device());
-  gpu::call(
-      &CudaModule::adamw, "AdamW", losses_, static_cast<const FinesweepAdamWTensor*>(tensors_.const_data_ptr()),
-      static_cast<const FinesweepAdamWChunk*>(chunks_.const_data_ptr()), chunk_count_,
-      static_cast<const FinesweepAdamWJob*>(jobs_.const_data_ptr()), static_cast<std::int64_t>(steps.size()),
-      static_cast<const FinesweepAdamWNumbers*>(numbers_there.const_data_ptr()), losses_.mutable_data_ptr<double>(),
-      broken_.defined() ? broken_.mutable_data_ptr<std::int32_t>() : nullptr, partial_.mutable_data_ptr<double>(),
-      static_cast<FinesweepStepResult*>(results_.mutable_data_ptr()));
+  return uploaded(numbers, losses_.device());
+}
+
+void DeviceAdamW::sum_squares(double* total) {
+  gpu::call(&CudaModule::adamw_squares, "AdamW", losses_,
+            static_cast<const FinesweepAdamWTensor*>(tensors_.const_data_ptr()),
+            static_cast<const FinesweepAdamWChunk*>(chunks_.const_data_ptr()), chunk_count_,
+            partial_.mutable_data_ptr<double>(), total);
+}
+
+void DeviceAdamW::decide(const at::Tensor& partial, const at::Tensor& jobs, const at::Tensor& numbers) {
+  gpu::call(&CudaModule::adamw_verdict, "AdamW", losses_, partial.const_data_ptr<double>(),
+            static_cast<const FinesweepAdamWJob*>(jobs.const_data_ptr()),
+            static_cast<std::int64_t>(options_.size()),
+            static_cast<const FinesweepAdamWNumbers*>(numbers.const_data_ptr()), losses_.mutable_data_ptr<double>(),
+            broken_.defined() ? broken_.mutable_data_ptr<std::int32_t>() : nullptr,
+            static_cast<FinesweepStepResult*>(results_.mutable_data_ptr()));
+}
+
+void DeviceAdamW::update_chunks(std::int64_t begin, std::int64_t end, const at::Tensor& numbers) {
+  gpu::call(&CudaModule::adamw_update, "AdamW", losses_,
+            static_cast<const FinesweepAdamWTensor*>(tensors_.const_data_ptr()),
+            static_cast<const FinesweepAdamWChunk*>(chunks_.const_data_ptr()) + begin, end - begin,
+            static_cast<std::int64_t>(options_.size()),
+            static_cast<const FinesweepAdamWNumbers*>(numbers.const_data_ptr()),
+            static_cast<const FinesweepStepResult*>(results_.const_data_ptr()),
+            broken_.defined() ? broken_.mutable_data_ptr<std::int32_t>() : nullptr);
+}
+
+void DeviceAdamW::update(const std::vector<Step>& steps) {
+  const ProfileScope scope("AdamW", OperatorGroup::optimiser);
+  const at::Tensor numbers = numbers_of_all(steps);
+  sum_squares(nullptr);
+  decide(partial_, jobs_, numbers);
+  update_chunks(0, chunk_count_, numbers);
+}
+
+void DeviceAdamW::update(const Step& step, Others& others) {
+  const ProfileScope scope("AdamW", OperatorGroup::optimiser);
+  const at::Tensor numbers = numbers_of_all({step});
+  sum_squares(of_all_.mutable_data_ptr<double>());
+  others.add_up(of_all_);
+  decide(of_all_, one_job_, numbers);
+  std::int64_t begin = 0;
+  for (std::size_t group = 0; group < group_ends_.size(); ++group) {
+    update_chunks(std::exchange(begin, group_ends_[group]), group_ends_[group], numbers);
+    others.updated(group);
+  }
 }
 
 std::vector<DeviceStepResult> DeviceStepResults::get() const {

@@ -38,16 +38,29 @@ class DeviceStepResults {
 /// step updates anything until `resume`.
 class DeviceAdamW {
  public:
+  /// Of processes that train one job together, each of which updates its own values.
+  class Others {
+   public:
+    virtual ~Others() = default;
+    /// Adds up numbers over all of them: fp64, contiguous.
+    virtual void add_up(const at::Tensor& numbers) = 0;
+    /// The values of a group of tensors, numbered by Job::groups, are updated here.
+    virtual void updated(std::size_t group) = 0;
+  };
   struct Tensor {
     Parameter* parameter = nullptr;
     const AdamW::Moments* moments = nullptr;
     /// Views, rows apart, in place of the parameter's own: where a pack's passes leave its gradient, and where they
     /// read its value. Undefined: its own.
     at::Tensor grad = {}, value = {};
+    /// Of its values those from `begin` to before `end` are updated; -1: to the last one.
+    std::int64_t begin = 0, end = -1;
   };
   struct Job {
     std::vector<Tensor> tensors;
     AdamWOptions options;
+    /// Behind how many of the tensors each group ends, where `Others` are told of groups.
+    std::vector<std::size_t> groups = {};
   };
   /// Of a job in one step.
   struct Step {
@@ -70,15 +83,24 @@ class DeviceAdamW {
   const at::Tensor& losses() const { return losses_; }
   /// One update from the gradients, which become 0, as the losses do. `steps` are the jobs'.
   void update(const std::vector<Step>& steps);
+  /// The same of one job that others train too.
+  void update(const Step& step, Others& others);
   void resume();
 
   /// Of the last update.
   DeviceStepResults results() const { return DeviceStepResults(results_); }
 
  private:
+  at::Tensor numbers_of_all(const std::vector<Step>& steps) const;
+  void sum_squares(double* total);
+  void decide(const at::Tensor& partial, const at::Tensor& jobs, const at::Tensor& numbers);
+  void update_chunks(std::int64_t begin, std::int64_t end, const at::Tensor& numbers);
+
   std::vector<AdamWOptions> options_;
   std::int64_t chunk_count_ = 0;
-  at::Tensor tensors_, chunks_, jobs_, losses_, broken_, partial_, results_;
+  std::vector<std::int64_t> group_ends_;  // chunks
+  /// of_all_: fp64 [2], the sum of squares and the loss, where others train the job too.
+  at::Tensor tensors_, chunks_, jobs_, losses_, broken_, partial_, results_, of_all_, one_job_;
 };
 
 }  // namespace finesweep::worker

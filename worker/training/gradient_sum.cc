@@ -5,6 +5,9 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+#include <map>
+
 #include "worker/kernels/room.h"
 #include "worker/kernels/spare_rows.h"
 
@@ -15,6 +18,11 @@ std::int64_t bytes_of(const Parameter& parameter) {
   return room_of(parameter.grad.numel()) * static_cast<std::int64_t>(sizeof(float));
 }
 
+/// Kernels know more about the memory that it stands in.
+bool stays_where_it_is(const Parameter& parameter) {
+  return with_spare_rows(parameter.grad).defined() || with_spare_rows(parameter.value).defined();
+}
+
 at::Tensor rows_index(const std::vector<std::int64_t>& rows) {
   return at::from_blob(const_cast<std::int64_t*>(rows.data()), {static_cast<std::int64_t>(rows.size())}, at::kLong);
 }
@@ -22,13 +30,18 @@ at::Tensor rows_index(const std::vector<std::int64_t>& rows) {
 }  // namespace
 
 GradientSum::GradientSum(const std::vector<Parameter*>& parameters, ProcessGroup& group, const Options& options)
-    : group_(group) {
-  std::vector<Parameter*> members;
-  std::int64_t bytes = 0;
-  const auto close = [&] {
-    if (!members.empty()) add_bucket(members);
-    members.clear();
-    bytes = 0;
+    : group_(group), shares_update_(options.shares_update && can_share(parameters)) {
+  struct Open {
+    std::vector<Parameter*> members;
+    std::int64_t bytes = 0;
+  };
+  std::map<at::ScalarType, Open> open;  // shared weights of one type lie together: those of norms are fp32
+  const auto close = [&](Open& one) {
+    if (!one.members.empty()) add_bucket(one.members);
+    one = {};
+  };
+  const auto close_all = [&] {
+    for (auto& [type, one] : open) close(one);
   };
   for (auto it = parameters.rbegin(); it != parameters.rend(); ++it) {
     Parameter& parameter = **it;
@@ -37,31 +50,42 @@ GradientSum::GradientSum(const std::vector<Parameter*>& parameters, ProcessGroup
       continue;
     }
     // What is large, or stands in memory that kernels know more about, stays where it is.
-    if (bytes_of(parameter) >= options.bucket_bytes || with_spare_rows(parameter.grad).defined()) {
-      close();
+    if (bytes_of(parameter) >= options.bucket_bytes || stays_where_it_is(parameter)) {
+      close_all();
       add_bucket({&parameter});
       continue;
     }
-    if (bytes + bytes_of(parameter) > options.bucket_bytes) close();
-    members.push_back(&parameter);
-    bytes += bytes_of(parameter);
+    Open& one = open[shares_update_ ? parameter.value.scalar_type() : at::kFloat];
+    if (one.bytes + bytes_of(parameter) > options.bucket_bytes) close(one);
+    one.members.push_back(&parameter);
+    one.bytes += bytes_of(parameter);
   }
-  close();
+  close_all();
 }
 
 void GradientSum::add_bucket(const std::vector<Parameter*>& members) {
   Bucket bucket;
-  if (members.size() == 1) {
+  if (members.size() == 1 && (!shares_update_ || has_equal_parts(*members.front()))) {
     bucket.values = members.front()->grad.view({-1});
+    if (shares_update_) bucket.weights = members.front()->value.view({-1});
   } else {
     std::int64_t count = 0;
     for (const Parameter* parameter : members) count += room_of(parameter->grad.numel());
+    count = (count + group_.size() - 1) / group_.size() * group_.size();
     bucket.values = at::zeros({count}, members.front()->grad.options());
+    if (shares_update_) bucket.weights = at::zeros({count}, members.front()->value.options());
     std::int64_t begin = 0;
     for (Parameter* parameter : members) {
       const at::Tensor place =
           bucket.values.narrow(0, begin, parameter->grad.numel()).view(parameter->grad.sizes());
       parameter->grad = place.copy_(parameter->grad);
+      if (shares_update_) {
+        const bool is_master = parameter->value.is_same(parameter->master);
+        const at::Tensor weights =
+            bucket.weights.narrow(0, begin, parameter->value.numel()).view(parameter->value.sizes());
+        parameter->value = weights.copy_(parameter->value);
+        if (is_master) parameter->master = parameter->value;
+      }
       begin += room_of(parameter->grad.numel());
     }
   }
@@ -101,12 +125,85 @@ void GradientSum::finish(const at::Tensor& loss, Passes passes) {
   for (; started_ < buckets_.size(); ++started_) {
     const Bucket& bucket = buckets_[started_];
     // Without a pass the marks are those of an earlier step.
-    group_.start_sum(bucket.values, passes == Passes::some ? bucket.mark.get() : nullptr);
+    const ProcessGroup::Mark* after = passes == Passes::some ? bucket.mark.get() : nullptr;
+    if (shares_update_) {
+      group_.start_scattered_sum(bucket.values, after);
+    } else {
+      group_.start_sum(bucket.values, after);
+    }
   }
   started_ = 0;
-  group_.start_sum(loss);
+  if (!shares_update_) group_.start_sum(loss);
   if (!tables_.empty()) sum_tables();
   group_.finish_sums();
+}
+
+/// As it stands, in vectors.
+bool GradientSum::has_equal_parts(const Parameter& parameter) const {
+  return parameter.grad.numel() % (4 * group_.size()) == 0;
+}
+
+bool GradientSum::can_share(const std::vector<Parameter*>& parameters) const {
+  return std::all_of(parameters.begin(), parameters.end(), [&](const Parameter* parameter) {
+    return parameter->grad.is_cuda() && parameter->value.is_contiguous() && parameter->grad.is_contiguous() &&
+           (!stays_where_it_is(*parameter) || has_equal_parts(*parameter));
+  });
+}
+
+std::vector<GradientSum::Piece> GradientSum::pieces_of(const Bucket& bucket, int rank) const {
+  const std::int64_t part = bucket.values.numel() / group_.size(), first = rank * part, last = first + part;
+  std::vector<Piece> pieces;
+  std::int64_t begin = 0;  // of a parameter in the bucket
+  for (const Parameter* parameter : bucket.parameters) {
+    const std::int64_t count = parameter->grad.numel();
+    const Piece piece{parameter, std::clamp<std::int64_t>(first - begin, 0, count),
+                      std::clamp<std::int64_t>(last - begin, 0, count)};
+    if (piece.begin < piece.end) pieces.push_back(piece);
+    begin += room_of(count);
+  }
+  return pieces;
+}
+
+DeviceAdamW::Job GradientSum::share(const std::vector<Parameter*>& parameters,
+                                    const std::vector<AdamW::Moments>& moments) const {
+  DeviceAdamW::Job job;
+  for (auto bucket = buckets_.rbegin(); bucket != buckets_.rend(); ++bucket) {
+    for (const Piece& piece : pieces_of(*bucket, group_.rank())) {
+      const auto at = std::find(parameters.begin(), parameters.end(), piece.parameter) - parameters.begin();
+      job.tensors.push_back({parameters[static_cast<std::size_t>(at)],
+                             &moments[static_cast<std::size_t>(at)],
+                             {},
+                             {},
+                             piece.begin,
+                             piece.end});
+    }
+    job.groups.push_back(job.tensors.size());
+  }
+  return job;
+}
+
+void GradientSum::add_up(const at::Tensor& numbers) {
+  group_.start_sum(numbers);
+  group_.finish_sums();
+}
+
+void GradientSum::updated(std::size_t group) {
+  group_.start_gather(buckets_[buckets_.size() - 1 - group].weights);
+}
+
+void GradientSum::make_whole(const std::vector<Parameter*>& parameters,
+                             const std::vector<AdamW::Moments>& moments) {
+  for (const Bucket& bucket : buckets_) {
+    for (int rank = 0; rank < group_.size(); ++rank) {
+      for (const Piece& piece : pieces_of(bucket, rank)) {
+        const auto at = std::find(parameters.begin(), parameters.end(), piece.parameter) - parameters.begin();
+        const AdamW::Moments& its = moments[static_cast<std::size_t>(at)];
+        for (const at::Tensor& whole : {piece.parameter->master, its.first, its.second}) {
+          group_.broadcast(whole.view({-1}).narrow(0, piece.begin, piece.end - piece.begin), rank);
+        }
+      }
+    }
+  }
 }
 
 /// First which rows any rank touched, then those rows.

@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/full.h>
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -12,6 +13,18 @@
 
 namespace finesweep::worker {
 
+namespace {
+
+/// What is trained are adapters, at least among other things.
+bool adapts(Model& model) {
+  const std::vector<LinearModule*> modules = model.linear_modules();
+  return std::any_of(modules.begin(), modules.end(), [](const LinearModule* module) {
+    return !module->branches.empty() || !module->scales.empty();
+  });
+}
+
+}  // namespace
+
 Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const TrainingSettings& settings,
                  std::int64_t total_steps, std::uint64_t seed, TrainingLoss loss, std::vector<ParameterMask> masks,
                  ProcessGroup* group)
@@ -20,14 +33,28 @@ Trainer::Trainer(Model& model, std::vector<Parameter*> parameters, const Trainin
       loss_(std::move(loss)),
       seed_(seed),
       training_(std::move(parameters), settings, total_steps, std::move(masks)),
-      gradients_(group == nullptr ? nullptr : std::make_unique<GradientSum>(training_.parameters(), *group)),
+      gradients_(group == nullptr
+                     ? nullptr
+                     : std::make_unique<GradientSum>(training_.parameters(), *group,
+                                                     GradientSum::Options{.shares_update = !adapts(model)})),
       on_device_(DeviceAdamW::available(training_.parameters())) {}
+
+void Trainer::make_whole() {
+  if (gradients_ && gradients_->shares_update())
+    gradients_->make_whole(training_.parameters(), training_.moments());
+}
 
 void Trainer::settle_on_device() {
   if (device_optimizer_) return;
   fused_ = std::make_unique<FusedLora>(model_.linear_modules());
-  device_optimizer_ =
-      std::make_unique<DeviceAdamW>(training_.parameters(), training_.moments(), training_.optimizer_options());
+  if (gradients_ && gradients_->shares_update()) {
+    DeviceAdamW::Job share = gradients_->share(training_.parameters(), training_.moments());
+    share.options = training_.optimizer_options();
+    device_optimizer_ = std::make_unique<DeviceAdamW>(std::vector<DeviceAdamW::Job>{std::move(share)});
+  } else {
+    device_optimizer_ =
+        std::make_unique<DeviceAdamW>(training_.parameters(), training_.moments(), training_.optimizer_options());
+  }
   graphs_ = std::make_unique<StepGraphs>(
       model_, loss_, device_optimizer_->losses(),
       StepGraphs::Options{seed_, training_.settings().gradient_checkpointing, gradients_.get()});
@@ -165,7 +192,13 @@ void Trainer::start_on_device(const std::vector<Batch>& batches) {
   pending.report.learning_rate = training_.learning_rate();
   while (true) {
     pass_on_device(batches, training_.denominator(count));
-    device_optimizer_->update({{pending.report.learning_rate, pending.step + 1, 1 / training_.loss_scale()}});
+    const DeviceAdamW::Step update{pending.report.learning_rate, pending.step + 1, 1 / training_.loss_scale()};
+    if (gradients_ && gradients_->shares_update()) {
+      device_optimizer_->update(update, *gradients_);
+      gradients_->finish_update();
+    } else {
+      device_optimizer_->update({update});
+    }
     pending.result = device_optimizer_->results();
     if (!training_.scales_loss()) break;
     // Whether the scale was too large must be known before the next step.

@@ -50,6 +50,9 @@ class Trainer {
   /// On a GPU: computes such a step twice for nothing, so that kernels are chosen and the pass is captured before
   /// the first one counts. Nothing changes. Elsewhere, and in a group, nothing happens.
   void rehearse(const std::vector<Batch>& batches);
+  /// Of a group: brings the weights and moments together of which each process updates a share, for who reads the
+  /// training's state. No step is under way; all processes call it.
+  void make_whole();
   /// Steps that were started and not reported. State is that behind them all.
   std::int64_t unfinished() const { return static_cast<std::int64_t>(pending_.size()); }
 

@@ -42,6 +42,14 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
+__global__ void __launch_bounds__(1024) sum_all(const double* values, std::int64_t count, double* sum) {
+  __shared__ double shared[32];
+  double mine = 0;
+  for (std::int64_t i = threadIdx.x; i < count; i += 1024) mine += values[i];
+  mine = block_sum<32>(mine, shared);
+  if (threadIdx.x == 0) *sum = mine;
+}
+
 /// A block for each job.
 __global__ void __launch_bounds__(1024)
     verdict(const double* partial, const FinesweepAdamWJob* jobs, const FinesweepAdamWNumbers* all_numbers,
@@ -173,17 +181,29 @@ std::int64_t finesweep_adamw_chunk() {
   return kChunk;
 }
 
-int finesweep_adamw(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
-                    std::int64_t chunk_count, const FinesweepAdamWJob* jobs, std::int64_t job_count,
-                    const FinesweepAdamWNumbers* numbers, double* losses, std::int32_t* broken, double* partial,
-                    FinesweepStepResult* results, void* stream) {
+int finesweep_adamw_squares(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
+                            std::int64_t chunk_count, double* partial, double* total, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
   const auto blocks = static_cast<unsigned>(chunk_count);
   if (blocks > 0) squares<<<blocks, kThreads, 0, on>>>(tensors, chunks, partial);
-  verdict<<<static_cast<unsigned>(job_count), 1024, 0, on>>>(partial, jobs, numbers, losses, broken, results);
-  if (blocks > 0) {
-    update_all<<<blocks, kThreads, 0, on>>>(tensors, chunks, static_cast<int>(job_count), numbers, results, broken);
-  }
+  if (total != nullptr) sum_all<<<1, 1024, 0, on>>>(partial, chunk_count, total);
+  return cudaGetLastError();
+}
+
+int finesweep_adamw_verdict(const double* partial, const FinesweepAdamWJob* jobs, std::int64_t job_count,
+                            const FinesweepAdamWNumbers* numbers, double* losses, std::int32_t* broken,
+                            FinesweepStepResult* results, void* stream) {
+  verdict<<<static_cast<unsigned>(job_count), 1024, 0, static_cast<cudaStream_t>(stream)>>>(
+      partial, jobs, numbers, losses, broken, results);
+  return cudaGetLastError();
+}
+
+int finesweep_adamw_update(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
+                           std::int64_t chunk_count, std::int64_t job_count, const FinesweepAdamWNumbers* numbers,
+                           const FinesweepStepResult* results, std::int32_t* broken, void* stream) {
+  if (chunk_count == 0) return cudaSuccess;
+  update_all<<<static_cast<unsigned>(chunk_count), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      tensors, chunks, static_cast<int>(job_count), numbers, results, broken);
   return cudaGetLastError();
 }
 }

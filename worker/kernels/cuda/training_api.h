@@ -193,10 +193,10 @@ struct FinesweepAdamWTensor {
   float* first;
   float* second;
   float* grad;
-  void* value;  // null: master is what the model reads
-  int type;     // of value
-  int decays;   // weight decay applies
-  std::int64_t count;
+  void* value;         // null: master is what the model reads
+  int type;            // of value
+  int decays;          // weight decay applies
+  std::int64_t count;  // values up to this one
   /// Master and moments are contiguous; of grad and value, rows of `columns` elements lie so far apart.
   std::int64_t columns, grad_stride, value_stride;
   std::int32_t job;
@@ -232,13 +232,19 @@ struct FinesweepStepResult {
   std::int32_t broken;  // what finesweep_own_columns, or the update before, said of the job
   std::int32_t unused;
 };
-/// Clips by the norm of all gradients of a job, updates every tensor and sets the gradients to 0; losses, numbers
-/// and results [jobs]. The losses go to the results and become 0, and so does `broken` (null: none); a job that was
-/// broken counts as not finite. partial [chunks]. All on the device.
-int finesweep_adamw(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
-                    std::int64_t chunk_count, const FinesweepAdamWJob* jobs, std::int64_t job_count,
-                    const FinesweepAdamWNumbers* numbers, double* losses, std::int32_t* broken, double* partial,
-                    FinesweepStepResult* results, void* stream);
+/// A step of AdamW is these three. Sums of squares of the gradients: partial [chunks], and of all of them total[0]
+/// (null: not asked).
+int finesweep_adamw_squares(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
+                            std::int64_t chunk_count, double* partial, double* total, void* stream);
+/// Of each job the norm, how it is clipped and whether it is finite; losses, numbers and results [jobs]. The losses
+/// go to the results and become 0, and so does `broken` (null: none); a job that was broken counts as not finite.
+int finesweep_adamw_verdict(const double* partial, const FinesweepAdamWJob* jobs, std::int64_t job_count,
+                            const FinesweepAdamWNumbers* numbers, double* losses, std::int32_t* broken,
+                            FinesweepStepResult* results, void* stream);
+/// Updates these chunks and sets their gradients to 0. All is on the device.
+int finesweep_adamw_update(const FinesweepAdamWTensor* tensors, const FinesweepAdamWChunk* chunks,
+                           std::int64_t chunk_count, std::int64_t job_count, const FinesweepAdamWNumbers* numbers,
+                           const FinesweepStepResult* results, std::int32_t* broken, void* stream);
 
 /// Attention as plain products works on heads that lie apart and are padded to one length.
 struct FinesweepHeads {
@@ -320,6 +326,6 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
   X(activation_backward) X(gate_forward) X(gate_backward) X(rotate) \
   X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) \
   X(mean_backward) X(cross_entropy) X(distillation) X(add_sum) X(adamw_chunk) \
-  X(adamw) X(gather_heads) X(scatter_heads) X(softmax_forward) \
+  X(adamw_squares) X(adamw_verdict) X(adamw_update) X(gather_heads) X(scatter_heads) X(softmax_forward) \
   X(softmax_backward) X(fp8_quantize) X(fp8_activation_forward) X(fp8_activation_backward) X(scale_rows_and_columns) X(own_columns) X(job_scales_forward) X(job_scales_backward) X(concatenate) X(copy_matrices) X(few_outputs) X(flash_fits) X(flash_forward) X(flash_backward)
 // clang-format on
