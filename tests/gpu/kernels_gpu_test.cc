@@ -206,9 +206,10 @@ TEST_P(KernelsOnGpu, adapters_on_parts_of_a_stacked_linear_are_their_reference) 
 
 TEST_P(KernelsOnGpu, adapters_in_one_matrix_with_their_base_are_their_reference) {
   if (type() == at::kFloat) GTEST_SKIP() << "only where values are narrow";
-  for (const bool gradient_has_room : {true, false}) {
+  for (const auto& [gradient_has_room, moves] :
+       {std::pair(true, true), {true, false}, {false, true}, {false, false}}) {
     for (const Sizes& sizes : sizes()) {
-      SCOPED_TRACE(::testing::Message() << sizes.width() << " room " << gradient_has_room);
+      SCOPED_TRACE(::testing::Message() << sizes.width() << " room " << gradient_has_room << " moves " << moves);
       const Layout layout = layout_of(sizes.lengths, 3, 5);
       const std::int64_t width = sizes.width(), tokens = layout->tokens();
       Parameter weight = parameter(numbers({3 * width, width}, 1) / std::sqrt(double(width)), type(), false);
@@ -232,8 +233,9 @@ TEST_P(KernelsOnGpu, adapters_in_one_matrix_with_their_base_are_their_reference)
       const PassResult mine = run(
           {x}, {&a1, &b1, &a2, &b2, &weight, &bias},
           [&](Tape* tape, const std::vector<Var>& v) {
-            fused.emplace(std::vector<LinearModule*>{&module});
-            EXPECT_EQ(module.room(), 16) << "11 ranks, up to a multiple of eight";
+            fused.emplace(std::vector<LinearModule*>{&module},
+                          moves ? FusedLora::Gradients::may_move : FusedLora::Gradients::stay);
+            EXPECT_EQ(module.room(), 16) << "3 and 8 ranks, each up to a multiple of eight";
             Var input = v[0];
             input.value = empty_with_room(tokens, width, module.room(), v[0].value.options());
             input.value.copy_(v[0].value);
@@ -249,7 +251,7 @@ TEST_P(KernelsOnGpu, adapters_in_one_matrix_with_their_base_are_their_reference)
       expect_same(mine, expected, 2 * tolerance());
       fused.reset();
       EXPECT_EQ(module.room(), 0);
-      EXPECT_TRUE(a2.value.is_contiguous() && b1.value.is_contiguous());
+      EXPECT_TRUE(a2.value.is_contiguous() && b1.value.is_contiguous() && b1.grad.is_contiguous());
     }
   }
 }

@@ -80,10 +80,12 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   /// The first process: it says what the device is before there is anything to run.
   void begin() {
     active = spawn();
-    if (active)
+    if (active) {
       listen(active, 0);
-    else
+      if (!one_pack_each()) free_spare(1);  // libtorch takes it seconds
+    } else {
       boost::asio::post(io, [self = shared_from_this()] { self->describe(Json::object()); });
+    }
   }
 
   void listen(const std::shared_ptr<RunnerProcess>& process, int rank) {

@@ -122,7 +122,10 @@ LinearPass::LinearPass(const LinearModule& module, Layout layout, std::int64_t o
     Lora& lora = loras_.emplace_back();
     lora.branch = &branch;
     lora.columns = columns;
-    if (module.block) lora.rank_begin = module.block->begins[i];
+    if (!module.block) continue;
+    lora.rank_begin = module.block->begins[i];
+    lora.grad_a = module.block->grad_a[i];
+    lora.grad_b = module.block->grad_b[i];
   }
   for (const ScaleBranch& branch : module.scales) {
     if (branch.on_input) continue;
@@ -199,7 +202,7 @@ at::Tensor LinearPass::forward_in_block(const Var& x, const at::Tensor& bias, co
   at::addmm_out(down, down, x.value, block.a().t(), /*beta=*/0, loras_.front().branch->scale);
   for (Lora& lora : loras_) {
     lora.input = x.value;
-    lora.down = down.narrow(1, lora.rank_begin, lora.branch->a->rows());
+    lora.down = down.narrow(1, lora.rank_begin, lora.ranks());
     if (lora.branch->columns != nullptr) {
       gpu::keep_own_columns(lora.down, *lora.branch->columns, layout_, /*check=*/false);
     }
@@ -250,7 +253,9 @@ void LinearPass::lora_backward_on_gpu(const Lora& lora, const at::Tensor& dy) co
   const at::Tensor through = at::mm(columns, lora.up());  // [tokens, rank], not yet scaled
   if (branch.columns != nullptr) gpu::keep_own_columns(through, *branch.columns, layout_, /*check=*/true);
   if (branch.b->trained) {
-    add_scaled_gradient(branch.b->grad.narrow(0, lora.columns.first, lora.columns.count), columns, lora.down,
+    const bool is_padded = lora.grad_b.defined() && lora.down.size(1) == lora.grad_b.size(1);
+    const at::Tensor& grad = is_padded ? lora.grad_b : branch.b->grad;
+    add_scaled_gradient(grad.narrow(0, lora.columns.first, lora.columns.count), columns, lora.down,
                         down_is_scaled_ ? 1 : branch.scale);
   }
   if (branch.a->trained) add_scaled_gradient(branch.a->grad, through, lora.input, branch.scale);
@@ -276,12 +281,14 @@ bool LinearPass::backward_in_block(const at::Tensor& dy) const {
   at::addmm_out(through, through, dy, block.b(), /*beta=*/0, loras_.front().branch->scale);
   for (const Lora& lora : loras_) {
     const LoraBranch& branch = *lora.branch;
-    const at::Tensor mine = through.narrow(1, lora.rank_begin, branch.a->rows());
+    const at::Tensor mine = through.narrow(1, lora.rank_begin, lora.ranks());
     if (branch.columns != nullptr) gpu::keep_own_columns(mine, *branch.columns, layout_, /*check=*/true);
     if (branch.b->trained) {
-      add_scaled_gradient(branch.b->grad, dy.narrow(1, lora.columns.begin, lora.columns.count), lora.down, 1);
+      add_scaled_gradient(lora.grad_b.defined() ? lora.grad_b : branch.b->grad,
+                          dy.narrow(1, lora.columns.begin, lora.columns.count), lora.down, 1);
     }
-    if (branch.a->trained) add_scaled_gradient(branch.a->grad, mine, lora.input, 1);
+    if (branch.a->trained)
+      add_scaled_gradient(lora.grad_a.defined() ? lora.grad_a : branch.a->grad, mine, lora.input, 1);
   }
   if (input_slot_) add_to_input(wide, block.backward_weight());
   return true;

@@ -87,7 +87,9 @@ class LinearPass {
     at::Tensor input;             // dropout(x)
     at::Tensor down;              // input Aᵀ: [tokens, rank]
     std::int64_t rank_begin = 0;  // in the module's block
+    at::Tensor grad_a, grad_b;    // with room for more ranks, and so is `down` then
     at::Tensor up() const { return branch->b->value.narrow(0, columns.first, columns.count); }
+    std::int64_t ranks() const { return grad_a.defined() ? grad_a.size(0) : branch->a->rows(); }
   };
   struct Scale {
     ColumnScale scale;

@@ -29,12 +29,12 @@ LoraBlock block_of(const LinearModule& module) {
   const at::Tensor& weight = module.weight->value;
   block.out = weight.size(0);
   block.in = weight.size(1);
-  std::int64_t ranks = 0;
   for (const LoraBranch& branch : module.branches) {
-    block.begins.push_back(ranks);
-    ranks += branch.a->rows();
+    block.begins.push_back(block.ranks);
+    block.ranks += padded_ranks(branch.a->rows());
   }
-  block.ranks = (ranks + kRankMultiple - 1) / kRankMultiple * kRankMultiple;
+  block.grad_a.resize(module.branches.size());
+  block.grad_b.resize(module.branches.size());
   return block;
 }
 
@@ -44,7 +44,7 @@ std::int64_t bytes_of(const LoraBlock& block) {
 
 }  // namespace
 
-FusedLora::FusedLora(const std::vector<LinearModule*>& modules) {
+FusedLora::FusedLora(const std::vector<LinearModule*>& modules, Gradients gradients) {
   std::int64_t bytes = 0;
   for (LinearModule* module : modules) {
     if (!fits(*module)) continue;
@@ -67,6 +67,12 @@ FusedLora::FusedLora(const std::vector<LinearModule*>& modules) {
       b.copy_(branch.b->value);
       branch.a->value = a;
       branch.b->value = b;
+      const std::int64_t ranks = branch.a->rows(), padded = padded_ranks(ranks);
+      if (gradients == Gradients::stay || ranks == padded || !branch.a->trained || !branch.b->trained) continue;
+      block->grad_a[i] = at::zeros({padded, block->in}, branch.a->grad.options());
+      block->grad_b[i] = at::zeros({branch.b->rows(), padded}, branch.b->grad.options());
+      branch.a->grad = block->grad_a[i].narrow(0, 0, ranks).copy_(branch.a->grad);
+      branch.b->grad = block->grad_b[i].narrow(1, 0, ranks).copy_(branch.b->grad);
     }
     module->block = std::move(block);
   }
@@ -77,6 +83,7 @@ FusedLora::~FusedLora() {
     for (const LoraBranch& branch : module->branches) {
       branch.a->value = branch.a->value.contiguous();
       branch.b->value = branch.b->value.contiguous();
+      if (branch.b->grad.defined()) branch.b->grad = branch.b->grad.contiguous();
     }
     module->block.reset();
   }

@@ -27,7 +27,7 @@ RankGroups::RankGroups(const std::vector<LinearModule*>& host, const std::vector
     allocate(device);
     copy_values(device);
   }
-  fused_ = std::make_unique<FusedLora>(host);
+  fused_ = std::make_unique<FusedLora>(host, FusedLora::Gradients::stay);
   settle_views();
 }
 
@@ -49,7 +49,7 @@ void RankGroups::add(LinearModule& module, const std::vector<Member>& members) {
     ranks += member.branch->a->rows();
   }
   auto group = std::make_unique<Group>();
-  group->all = (ranks + kRankMultiple - 1) / kRankMultiple * kRankMultiple;
+  group->all = padded_ranks(ranks);
   group->in = first.a->columns();
   group->out = first.b->rows();
   group->a.trained = group->b.trained = trained;

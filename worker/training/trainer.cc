@@ -46,7 +46,8 @@ void Trainer::make_whole() {
 
 void Trainer::settle_on_device() {
   if (device_optimizer_) return;
-  fused_ = std::make_unique<FusedLora>(model_.linear_modules());
+  fused_ = std::make_unique<FusedLora>(model_.linear_modules(),
+                                       gradients_ ? FusedLora::Gradients::stay : FusedLora::Gradients::may_move);
   if (gradients_ && gradients_->shares_update()) {
     DeviceAdamW::Job share = gradients_->share(training_.parameters(), training_.moments());
     share.options = training_.optimizer_options();
