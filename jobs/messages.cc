@@ -215,8 +215,8 @@ void read(const Json& j, std::vector<Execute::Member>& pack) {
 }
 
 Json write(const Execute& m) {
-  return {{"pack", write(m.pack)}, {"threads", m.threads}, {"cache", m.cache},
-          {"devices", m.devices},  {"rank", m.rank},       {"ahead", m.ahead}};
+  return {{"pack", write(m.pack)}, {"threads", m.threads}, {"cache", m.cache},        {"devices", m.devices},
+          {"rank", m.rank},        {"ahead", m.ahead},     {"rehearsal", m.rehearsal}};
 }
 void read(const Json& j, Execute& m) {
   read(j.at("pack"), m.pack);
@@ -226,6 +226,7 @@ void read(const Json& j, Execute& m) {
   m.devices = j.at("devices").get<std::vector<std::string>>();
   m.rank = checked_integer<int>(j.at("rank"));
   m.ahead = j.at("ahead").get<bool>();
+  m.rehearsal = j.at("rehearsal").get<bool>();
 }
 
 Json write(const ExecuteProgress& m) {

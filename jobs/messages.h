@@ -148,6 +148,9 @@ struct Execute {
   int rank = 0;
   /// Another process has the device: make everything ready, and wait for Begin.
   bool ahead = false;
+  /// With `ahead`: make everything ready for nothing, so that a process that is new has data, base and kernels.
+  /// Nothing is written; the answer is another RunnerReady.
+  bool rehearsal = false;
 };
 
 /// The pack has work for a while: others may join it, if it has room. Asked when a member leaves, and twice a

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -35,6 +36,11 @@ struct ExecutionRequest {
   std::filesystem::path cache = {};
 };
 
+/// What was made ready is not wanted. A pack's execution passes it on.
+struct NotWanted : std::exception {
+  const char* what() const noexcept override { return "it is not wanted"; }
+};
+
 /// The executor's only way out while it works. Called from the thread that executes, at step boundaries.
 class ExecutionControl {
  public:
@@ -46,7 +52,8 @@ class ExecutionControl {
   /// This attempt fails only because another process of it was lost: what became of that one is the cause.
   virtual void peer_lost() {}
   /// Called once, when data and model are ready and the work itself is to begin: waits until the device is this
-  /// job's. Until then another process has it, so nothing is written and little is computed.
+  /// job's. Until then another process has it, so nothing is written and little is computed. Throws NotWanted where
+  /// the job was only to be made ready.
   virtual void await_turn() {}
   /// Whether await_turn() would return at once.
   virtual bool has_turn() { return true; }

@@ -165,7 +165,8 @@ TEST_F(RunnerPoolTest, one_that_dies_in_a_pack_crashes_what_is_not_done_and_each
 
 // ---- the next pack, made ready beside the one that runs
 
-/// Runners that keep what they are told in in.1, in.2, … in the order in which they were started.
+/// Runners that keep what they are told in in.1, in.2, … in the order in which they were started. All but the first
+/// are told to rehearse first, and have done so at once.
 class PreparedRunnersTest : public RunnerPoolTest {
  protected:
   void SetUp() override {
@@ -176,8 +177,10 @@ echo $$ > pid.$n
 cat <&3 > in.$n &
 reader=$!
 wait_for() { while [ "$(cat in.$n 2>/dev/null | wc -c)" -lt "$1" ]; do sleep 0.01; done; }
-[ -e cold.$n ] || )sh" + printed(RunnerReady{Json::object()}) +
-                                        "\n. ./script.$n\nexec sleep 100\n");
+if [ ! -e cold.$n ]; then )sh" + printed(RunnerReady{Json::object()}) +
+                                        "\nif [ $n -gt 1 ]; then while [ ! -s in.$n ]; do sleep 0.01; done; " +
+                                        printed(RunnerReady{Json::object()}) +
+                                        "; fi; fi\n. ./script.$n\nexec sleep 100\n");
     ::chmod(program.c_str(), 0755);
   }
   static Execute pack_of(const char* job, bool ahead = false) {
@@ -185,6 +188,16 @@ wait_for() { while [ "$(cat in.$n 2>/dev/null | wc -c)" -lt "$1" ]; do sleep 0.0
     execute.pack.emplace_back().job.id = JobId::of(job);
     execute.ahead = ahead;
     return execute;
+  }
+  static Execute rehearsal_of(const char* job) {
+    Execute execute = pack_of(job, true);
+    execute.rehearsal = true;
+    return execute;
+  }
+  /// In a script: waits until another runner has been told these.
+  static std::string wait_until_told(int number, const std::vector<Message>& messages) {
+    return "while [ \"$(cat in." + std::to_string(number) + " 2>/dev/null | wc -c)\" -lt " +
+           std::to_string(bytes(messages).size()) + " ]; do sleep 0.01; done\n";
   }
   static Message done(const char* job) {
     Executed message{{JobId::of(job), 1}, {}};
@@ -290,9 +303,8 @@ wait_for() { while [ "$(cat in.$n 2>/dev/null | wc -c)" -lt "$1" ]; do sleep 0.0
 
 TEST_F(PreparedRunnersTest, it_begins_in_the_process_that_made_it_ready_and_the_other_lets_go) {
   const auto a = pack_of("a"), b = pack_of("b"), b_ahead = pack_of("b", true);
-  script(1, "wait_for " + std::to_string(bytes({a}).size()) + "; while [ ! -s in.2 ]; do sleep 0.01; done\n" +
-                printed(done("a")));
-  script(2, answers({b_ahead, Begin{}}, done("b")));
+  script(1, wait_until_told(2, {rehearsal_of("b"), b_ahead}) + printed(done("a")));
+  script(2, answers({rehearsal_of("b"), b_ahead, Begin{}}, done("b")));
   const auto ended = run({a, b}, [&](std::size_t done) {
     if (done > 0) return;
     boost::asio::post(io, [&] { pool->prepare({b}, true); });
@@ -301,7 +313,7 @@ TEST_F(PreparedRunnersTest, it_begins_in_the_process_that_made_it_ready_and_the_
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
   wait_until_told(1, bytes({a, LetGo{}}).size());
   EXPECT_EQ(told(1), bytes({a, LetGo{}}));
-  EXPECT_EQ(told(2), bytes({b_ahead, Begin{}}));
+  EXPECT_EQ(told(2), bytes({rehearsal_of("b"), b_ahead, Begin{}}));
   EXPECT_TRUE(is_there(1) && is_there(2));
 }
 
@@ -318,9 +330,24 @@ TEST_F(PreparedRunnersTest, while_the_other_process_still_loads_the_next_pack_be
   EXPECT_TRUE(is_there(2));
 }
 
+TEST_F(PreparedRunnersTest, a_new_process_rehearses_before_a_pack_depends_on_it) {
+  const auto a = pack_of("a"), b = pack_of("b");
+  // It never comes to the end of its rehearsal.
+  storage::write_plainly(folder / "cold.2", "");
+  script(1, wait_until_told(2, {rehearsal_of("b")}) + printed(done("a")) + "\n" + answers({a, b}, done("b")));
+  script(2, printed(RunnerReady{Json::object()}));
+  const auto ended = run({a, b}, [&](std::size_t done) {
+    if (done == 0) boost::asio::post(io, [&] { pool->prepare({b}, true); });
+  });
+  EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));
+  EXPECT_EQ(told(2), bytes({rehearsal_of("b")}));
+  EXPECT_TRUE(is_there(2));
+}
+
 TEST_F(PreparedRunnersTest, what_was_made_ready_for_nothing_is_ended) {
   const auto a = pack_of("a"), c = pack_of("c");
-  script(1, "while [ ! -s in.2 ]; do sleep 0.01; done\n" + printed(done("a")) + "\n" + answers({a, c}, done("c")));
+  script(1, wait_until_told(2, {rehearsal_of("b"), pack_of("b", true)}) + printed(done("a")) + "\n" +
+                answers({a, c}, done("c")));
   script(2, "");
   const auto ended = run({a, c}, [&](std::size_t done) {
     if (done == 0) boost::asio::post(io, [&] { pool->prepare({pack_of("b")}, true); });
@@ -334,7 +361,7 @@ TEST_F(PreparedRunnersTest, where_the_process_died_over_it_another_runs_it) {
   script(1,
          "while [ ! -s in.2 ]; do sleep 0.01; done; while kill -0 $(cat pid.2) 2>/dev/null; do sleep 0.01; done\n" +
              printed(done("a")) + "\n" + answers({a, b}, done("b")));
-  script(2, "while [ ! -s in.2 ]; do sleep 0.01; done; kill -KILL $reader $$");
+  script(2, wait_until_told(2, {rehearsal_of("b"), pack_of("b", true)}) + "kill -KILL $reader $$");
   const auto ended = run({a, b}, [&](std::size_t done) {
     if (done == 0) boost::asio::post(io, [&] { pool->prepare({b}, true); });
   });
@@ -344,12 +371,10 @@ TEST_F(PreparedRunnersTest, where_the_process_died_over_it_another_runs_it) {
 TEST_F(PreparedRunnersTest, the_next_pack_begins_while_the_last_one_is_written_and_the_writer_takes_the_one_after) {
   const auto a = pack_of("a"), b = pack_of("b"), c = pack_of("c"), c_ahead = pack_of("c", true);
   const auto b_ahead = pack_of("b", true);
-  script(1, "while [ ! -s in.2 ]; do sleep 0.01; done\n" + printed(Computed{}) +
-                "\nwait_for_begun() { while [ \"$(cat " + "in.2 | wc -c)\" -lt " +
-                std::to_string(bytes({b_ahead, Begin{}}).size()) + " ]; do sleep 0.01; done; }\nwait_for_begun\n" +
-                printed(done("a")) + "\n" + answers({a, LetGo{}, c_ahead, Begin{}}, done("c")));
-  script(2, "while [ \"$(cat in.1 | wc -c)\" -lt " + std::to_string(bytes({a, LetGo{}, c_ahead}).size()) +
-                " ]; do sleep 0.01; done\n" + printed(done("b")));
+  script(1, wait_until_told(2, {rehearsal_of("b"), b_ahead}) + printed(Computed{}) + "\n" +
+                wait_until_told(2, {rehearsal_of("b"), b_ahead, Begin{}}) + printed(done("a")) + "\n" +
+                answers({a, LetGo{}, c_ahead, Begin{}}, done("c")));
+  script(2, wait_until_told(1, {a, LetGo{}, c_ahead}) + printed(done("b")));
   const std::vector<JobId> ended = run_handing_over({a, b, c});
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b"), JobId::of("c")));
   EXPECT_EQ(told(1), bytes({a, LetGo{}, c_ahead, Begin{}}));
@@ -358,30 +383,26 @@ TEST_F(PreparedRunnersTest, the_next_pack_begins_while_the_last_one_is_written_a
 
 TEST_F(PreparedRunnersTest, where_packs_are_brief_three_processes_take_turns) {
   const auto a = pack_of("a"), b = pack_of("b", true), c = pack_of("c", true), d = pack_of("d", true);
-  const auto wait_until_told = [](int number, const std::vector<Message>& messages) {
-    return "while [ \"$(cat in." + std::to_string(number) + " 2>/dev/null | wc -c)\" -lt " +
-           std::to_string(bytes(messages).size()) + " ]; do sleep 0.01; done\n";
-  };
   // The first one that takes little makes place for a third; it makes d ready while b runs and c is ready.
   Executed little{{JobId::of("a"), 1}, {}};
   little.outcome.kind = OutcomeKind::succeeded;
   little.memory_share = 0.01;
-  script(1, wait_until_told(2, {b}) + printed(Computed{}) + "\n" + wait_until_told(2, {b, Begin{}}) +
-                printed(little) + "\n" + answers({a, LetGo{}, c, Begin{}}, done("c")));
-  script(2, wait_until_told(1, {a, LetGo{}, c}) + wait_until_told(3, {d}) + printed(done("b")));
-  script(3, answers({d, Begin{}}, done("d")));
+  script(1, wait_until_told(2, {rehearsal_of("b"), b}) + printed(Computed{}) + "\n" +
+                wait_until_told(2, {rehearsal_of("b"), b, Begin{}}) + printed(little) + "\n" +
+                answers({a, LetGo{}, c, Begin{}}, done("c")));
+  script(2, wait_until_told(1, {a, LetGo{}, c}) + wait_until_told(3, {rehearsal_of("d"), d}) + printed(done("b")));
+  script(3, answers({rehearsal_of("d"), d, Begin{}}, done("d")));
   const std::vector<JobId> ended = run_handing_over({a, b, c, d}, true);
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b"), JobId::of("c"), JobId::of("d")));
   EXPECT_EQ(told(1).substr(0, bytes({a, LetGo{}, c, Begin{}}).size()), bytes({a, LetGo{}, c, Begin{}}));
-  EXPECT_EQ(told(3), bytes({d, Begin{}}));
+  EXPECT_EQ(told(3), bytes({rehearsal_of("d"), d, Begin{}}));
   EXPECT_TRUE(is_there(1) && is_there(2) && is_there(3) && !is_there(4));
 }
 
 TEST_F(PreparedRunnersTest, a_writer_that_dies_crashes_its_own_pack_alone) {
   const auto a = pack_of("a"), b = pack_of("b"), b_ahead = pack_of("b", true);
-  script(1, "while [ ! -s in.2 ]; do sleep 0.01; done\n" + printed(Computed{}) +
-                "\nwhile [ \"$(cat in.2 | wc -c)\" -lt " + std::to_string(bytes({b_ahead, Begin{}}).size()) +
-                " ]; do sleep 0.01; done; kill -KILL $reader $$");
+  script(1, wait_until_told(2, {rehearsal_of("b"), b_ahead}) + printed(Computed{}) + "\n" +
+                wait_until_told(2, {rehearsal_of("b"), b_ahead, Begin{}}) + "kill -KILL $reader $$");
   script(2, "while kill -0 $(cat pid.1) 2>/dev/null; do sleep 0.01; done; sleep 0.1\n" + printed(done("b")));
   const std::vector<JobId> ended = run_handing_over({a, b});
   EXPECT_THAT(ended, testing::ElementsAre(JobId::of("a"), JobId::of("b")));

@@ -26,9 +26,11 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   /// A process beside the one that runs.
   struct Spare {
     std::shared_ptr<RunnerProcess> process;
-    bool is_warm = false;                  // it has loaded what all jobs need
+    /// It loads libtorch; has; makes a pack ready for nothing, so that it has data, base and kernels; has these.
+    enum class Stage { starts, loaded, rehearses, warm };
+    Stage stage = Stage::starts;
     std::vector<AttemptKey> prepared;      // the pack that it makes ready; empty: none
-    std::optional<Execute> awaits_warmth;  // what it is to make ready then
+    std::optional<Execute> awaits_warmth;  // what it is to make ready once it is warm
 
     bool is_free() const { return prepared.empty() && !awaits_warmth; }
   };
@@ -40,7 +42,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   std::vector<AttemptKey> written;        // of the writer's pack, those that are not done
   double memory_share = 1;                // of the device, that the last pack took
   Clock::time_point began{};              // the pack that runs
-  bool packs_are_brief = false;           // the last one was
+  std::optional<Clock::duration> lasts;   // a pack, by the latest few
   std::string killed_because;
   bool described = false;  // the device, or that nobody can
   bool closed = false;
@@ -80,12 +82,8 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   /// The first process: it says what the device is before there is anything to run.
   void begin() {
     active = spawn();
-    if (active) {
-      listen(active, 0);
-      if (!one_pack_each()) free_spare(1);  // libtorch takes it seconds
-    } else {
-      boost::asio::post(io, [self = shared_from_this()] { self->describe(Json::object()); });
-    }
+    if (active) listen(active, 0);
+    if (!active) boost::asio::post(io, [self = shared_from_this()] { self->describe(Json::object()); });
   }
 
   void listen(const std::shared_ptr<RunnerProcess>& process, int rank) {
@@ -150,13 +148,13 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   /// The process waits for another pack, and has not the device.
   void keep(const std::shared_ptr<RunnerProcess>& process) {
     ignore(*process);
-    if (spares.size() >= (packs_are_brief ? kMostSpares : 1)) return process->dismiss();
+    if (spares.size() >= (packs_are_brief() ? kMostSpares : 1)) return process->dismiss();
     process->send(LetGo{});
-    spares.push_back({process, true});
+    spares.push_back({process, Spare::Stage::warm});
   }
 
   std::shared_ptr<RunnerProcess> take_spare() {
-    const auto warm = std::ranges::find(spares, true, &Spare::is_warm);
+    const auto warm = std::ranges::find(spares, Spare::Stage::warm, &Spare::stage);
     const auto taken = warm == spares.end() ? spares.begin() : warm;
     const auto process = taken->process;
     spares.erase(taken);
@@ -181,7 +179,11 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     if (callbacks.computed) callbacks.computed();
   }
 
-  void note_duration() { packs_are_brief = Clock::now() - began < options.brief; }
+  void note_duration() {
+    const Clock::duration last = Clock::now() - began;
+    lasts = lasts ? *lasts + (last - *lasts) / 4 : last;
+  }
+  bool packs_are_brief() const { return lasts && *lasts < options.brief; }
 
   void finish_written(const AttemptKey& attempt, Outcome outcome, bool crashed) {
     if (std::erase(written, attempt) == 0) return;
@@ -209,16 +211,14 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     };
     drop_spares([&](const Spare& spare) { return !spare.prepared.empty() && !is_to_come(spare.prepared); });
     for (Spare& spare : spares) spare.awaits_warmth.reset();
-    const bool has_room_for_more = packs_are_brief && memory_share <= kLittleMemory;
+    const bool has_room_for_more = packs_are_brief() && memory_share <= kLittleMemory;
     for (const Execute& pack : packs) {
       if (pack.devices.size() > 1) return;
       if (std::ranges::find(spares, keys_of(pack), &Spare::prepared) != spares.end()) continue;
       Spare* spare = free_spare(has_room_for_more ? kMostSpares : 1);
       if (!spare) return;
-      if (spare->is_warm)
-        make_ready(*spare, pack);
-      else
-        spare->awaits_warmth = pack;
+      spare->awaits_warmth = pack;
+      go_on(*spare);
     }
   }
 
@@ -226,29 +226,38 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   Spare* free_spare(std::size_t most) {
     Spare* free = nullptr;
     for (Spare& spare : spares)
-      if (spare.is_free() && (!free || spare.is_warm)) free = &spare;
+      if (spare.is_free() && (!free || spare.stage == Spare::Stage::warm)) free = &spare;
     if (free || spares.size() + (writer ? 1 : 0) >= most) return free;
     auto process = spawn();
     if (!process) return nullptr;
     process->on_message = [this, process = process.get()](const Message& message) {
-      if (std::holds_alternative<RunnerReady>(message)) warmed(process);
+      if (std::holds_alternative<RunnerReady>(message)) came_on(process);
     };
     return &spares.emplace_back(Spare{std::move(process)});
   }
 
-  /// Until then the next pack began sooner in the process that runs.
-  void warmed(const RunnerProcess* process) {
+  /// It has loaded libtorch, or has rehearsed.
+  void came_on(const RunnerProcess* process) {
     for (Spare& spare : spares) {
       if (spare.process.get() != process) continue;
-      spare.is_warm = true;
-      if (spare.awaits_warmth) make_ready(spare, *std::exchange(spare.awaits_warmth, std::nullopt));
+      spare.stage = spare.stage == Spare::Stage::starts ? Spare::Stage::loaded : Spare::Stage::warm;
+      go_on(spare);
     }
   }
 
-  static void make_ready(Spare& spare, const Execute& execute) {
-    spare.prepared = keys_of(execute);
-    Execute ahead = execute;
+  /// Until it is warm the next pack begins sooner in the process that runs.
+  static void go_on(Spare& spare) {
+    const bool is_warm = spare.stage == Spare::Stage::warm;
+    if (!spare.awaits_warmth || (!is_warm && spare.stage != Spare::Stage::loaded)) return;
+    Execute ahead = *spare.awaits_warmth;
     ahead.ahead = true;
+    if (is_warm) {
+      spare.prepared = keys_of(ahead);
+      spare.awaits_warmth.reset();
+    } else {
+      ahead.rehearsal = true;
+      spare.stage = Spare::Stage::rehearses;
+    }
     spare.process->send(ahead);
   }
 

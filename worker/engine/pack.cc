@@ -65,6 +65,8 @@ void run_pack(std::vector<WaitingMember> waiting, const MemberEnded& ended, cons
                                                : make_evaluation_pack(std::move(waiting), ended, *device);
     try {
       pack->run();
+    } catch (const NotWanted&) {
+      throw;
     } catch (...) {
       broken = true;
       std::fprintf(stderr, "a pack of jobs is split: %s\n", describe_exception().outcome.error.c_str());

@@ -28,6 +28,7 @@
 #include <cstdio>
 #include <cstring>
 #include <deque>
+#include <exception>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
@@ -74,8 +75,9 @@ class Channel {
     return std::exchange(execute_, std::nullopt);
   }
 
-  /// Until the device is the pack's that came last.
+  /// Until the device is the pack's that came last. A rehearsal ends here.
   void await_turn() {
+    if (rehearses_) throw NotWanted();
     std::unique_lock lock(mutex_);
     arrived_.wait(lock, [this] { return has_turn_; });
   }
@@ -84,6 +86,9 @@ class Channel {
     std::lock_guard lock(mutex_);
     return has_turn_;
   }
+
+  /// Of the pack that the main thread works on.
+  void set_rehearses(bool rehearses) { rehearses_ = rehearses; }
 
   /// Who runs with the pack from now on.
   std::vector<Execute::Member> ask_who_joins() {
@@ -199,6 +204,7 @@ class Channel {
   std::condition_variable arrived_;
   std::optional<Execute> execute_;
   std::optional<ExecuteMore> more_;
+  bool rehearses_ = false;  // of the main thread
   bool has_turn_ = false, lets_go_ = false;
   std::atomic<bool> any_stop_{false};  // asked at every step, so without the lock
   bool stop_all_ = false;
@@ -319,6 +325,26 @@ Status load_cuda() {
                "; run scripts/setup on a machine with a GPU, or use --devices cpu"};
 }
 
+/// Whatever comes of it: where it fails, the job will say so.
+void rehearse(Channel& channel, const Execute& message, const std::string& device) {
+  Execute::Member nobody;
+  nobody.log = "/dev/null";
+  redirect_output({nobody});
+  Computing computing(channel, device);
+  std::deque<Control> controls;
+  std::vector<PackMember> members;
+  for (const Execute::Member& member : message.pack)
+    members.push_back(
+        {to_request(member, message, device), &controls.emplace_back(channel, computing, member.key())});
+  try {
+    if (members.size() == 1)
+      execute(members[0].request, *members[0].control);
+    else
+      execute_pack(members, [](std::size_t, const Outcome&) {});
+  } catch (const NotWanted&) {
+  }
+}
+
 [[noreturn]] void serve(int fd, const std::string& device) {
   Channel channel(fd);
   Status cuda;
@@ -333,6 +359,12 @@ Status load_cuda() {
       continue;
     }
     const Execute& message = *work;
+    channel.set_rehearses(message.rehearsal);
+    if (message.rehearsal) {
+      if (cuda && has_room_beside(device)) rehearse(channel, message, device);
+      channel.send(RunnerReady{describe_device(device)});
+      continue;
+    }
     redirect_output(message.pack);
     crash_point("runner.before_job");
     Computing computing(channel, device);
