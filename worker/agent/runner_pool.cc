@@ -31,6 +31,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
     Stage stage = Stage::starts;
     std::vector<AttemptKey> prepared;      // the pack that it makes ready; empty: none
     std::optional<Execute> awaits_warmth;  // what it is to make ready once it is warm
+    Execute exercise;                      // what it makes ready for nothing until then
 
     bool is_free() const { return prepared.empty() && !awaits_warmth; }
   };
@@ -218,8 +219,16 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
       Spare* spare = free_spare(has_room_for_more ? kMostSpares : 1);
       if (!spare) return;
       spare->awaits_warmth = pack;
+      // A training makes more ready than an evaluation.
+      const auto training = trains(pack) ? packs.end() : std::ranges::find_if(packs, trains);
+      spare->exercise = training == packs.end() ? pack : *training;
       go_on(*spare);
     }
+  }
+
+  static bool trains(const Execute& execute) {
+    const StepKind kind = execute.pack.front().job.kind;
+    return kind == StepKind::finetune || kind == StepKind::distill;
   }
 
   /// A warm one sooner than one that still loads; null where there are `most` already.
@@ -249,7 +258,7 @@ struct RunnerPool::Impl : std::enable_shared_from_this<RunnerPool::Impl> {
   static void go_on(Spare& spare) {
     const bool is_warm = spare.stage == Spare::Stage::warm;
     if (!spare.awaits_warmth || (!is_warm && spare.stage != Spare::Stage::loaded)) return;
-    Execute ahead = *spare.awaits_warmth;
+    Execute ahead = is_warm ? *spare.awaits_warmth : spare.exercise;
     ahead.ahead = true;
     if (is_warm) {
       spare.prepared = keys_of(ahead);
