@@ -341,6 +341,25 @@ TEST(Pack, adapters_that_are_trained_further_share_their_base) {
   }
 }
 
+TEST(Pack, what_is_made_ready_for_nothing_ends_when_its_turn_would_come_and_leaves_nothing) {
+  JobBench bench;
+  const std::vector<Job> trainings = jobs_of(bench, different_trainings(bench));
+  std::vector<RecordingControl> controls(trainings.size());
+  std::vector<ExecutionControl*> given;
+  for (RecordingControl& control : controls) {
+    control.turn = false;
+    control.on_turn = [] { throw NotWanted(); };
+    given.push_back(&control);
+  }
+  EXPECT_THROW(bench.run_pack(trainings, given), NotWanted);
+  const Outcome alone = bench.run(trainings[0], controls[0]);
+  EXPECT_EQ(alone.kind, OutcomeKind::failed);
+  EXPECT_THAT(alone.error, HasSubstr(NotWanted().what()));
+  for (const Job& job : trainings) EXPECT_TRUE(std::filesystem::is_empty(bench.staging(job)));
+  EXPECT_TRUE(bench.ended().empty());
+  EXPECT_EQ(bench.run(trainings[0]).kind, OutcomeKind::succeeded);
+}
+
 TEST(Pack, a_pack_that_runs_out_of_memory_is_split_and_goes_on) {
   for (const std::size_t at : {std::size_t{1}, std::size_t{5}}) {  // while it loads; while it trains
     SCOPED_TRACE(at);
