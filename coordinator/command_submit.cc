@@ -10,6 +10,7 @@
 #include "coordinator/slurm_record.h"
 #include "coordinator/sweep_input.h"
 #include "coordinator/unix_time.h"
+#include "jobs/counted.h"
 #include "slurm/batch_script.h"
 #include "slurm/submission.h"
 #include "storage/files.h"
@@ -84,7 +85,8 @@ int submit_command(const SubmitOptions& options) {
   next.submitted_ms = submitted_ms;
   if (const Status written = write_slurm_record(run, next); !written)
     std::cerr << "finesweep: " << written.error().message << "\n";
-  std::cout << fmt::format("submitted as job {}: {} trials in {}\n", *id, sweep->plan.trials.size(),
+  std::cout << fmt::format("submitted as job {}: {} in {}\n", *id,
+                           counted(static_cast<std::int64_t>(sweep->plan.trials.size()), "trial"),
                            run.path().string());
   return 0;
 }

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "jobs/counted.h"
+
 namespace finesweep::coordinator {
 
 namespace {
@@ -59,10 +61,10 @@ std::string event_line(const Json& record) {
   const std::string event = record.value("event", "");
   const std::string title = record.value("title", "");
   if (event == "sweep_started")
-    return fmt::format("{}: {} trials, {} jobs{} on {} workers, in {}", record.value("sweep", ""),
-                       record.value("trials", 0), record.value("jobs", 0),
+    return fmt::format("{}: {}, {}{} on {}, in {}", record.value("sweep", ""),
+                       counted(record.value("trials", 0), "trial"), counted(record.value("jobs", 0), "job"),
                        record.value("done", 0) > 0 ? fmt::format(" ({} done before)", record.value("done", 0)) : "",
-                       record.value("workers", 0), record.value("directory", ""));
+                       counted(record.value("workers", 0), "worker"), record.value("directory", ""));
   if (event == "worker_joined")
     return fmt::format("worker {} on {} ({})", record.value("worker", ""), record.value("host", ""),
                        record.value("device", ""));
@@ -91,7 +93,7 @@ std::string event_line(const Json& record) {
   if (event == "job_cancelled") return fmt::format("cancelled  {}", title);
   if (event == "sweep_ended") {
     const std::string state = record.value("state", "");
-    std::string text = fmt::format("sweep {}: {} trials succeeded", state, record.value("succeeded", 0));
+    std::string text = fmt::format("sweep {}: {} succeeded", state, counted(record.value("succeeded", 0), "trial"));
     if (const int failed = record.value("failed", 0)) text += fmt::format(", {} failed", failed);
     if (const int cancelled = record.value("cancelled", 0)) text += fmt::format(", {} cancelled", cancelled);
     if (const int pending = record.value("pending", 0)) text += fmt::format(", {} pending", pending);

@@ -4,6 +4,7 @@
 #include <array>
 #include <set>
 
+#include "jobs/counted.h"
 #include "reports/metric_names.h"
 #include "reports/numbers.h"
 #include "reports/text.h"
@@ -205,9 +206,8 @@ std::string counts_sentence(const Analysis& analysis) {
     if (n == 0) continue;
     text += (text.empty() ? "" : ", ") + std::to_string(n) + " " + std::string(job_state_name(state));
   }
-  const std::size_t trials = analysis.trials.size(), configurations = analysis.configurations.size();
-  return std::to_string(trials) + (trials == 1 ? " trial" : " trials") + " of " + std::to_string(configurations) +
-         (configurations == 1 ? " configuration: " : " configurations: ") + text + ".";
+  return counted(std::ssize(analysis.trials), "trial") + " of " +
+         counted(std::ssize(analysis.configurations), "configuration") + ": " + text + ".";
 }
 
 }  // namespace finesweep::reports

@@ -5,6 +5,7 @@
 #include <map>
 #include <unordered_map>
 
+#include "jobs/counted.h"
 #include "sweeps/memory.h"
 #include "sweeps/model_info.h"
 #include "sweeps/packing.h"
@@ -42,10 +43,6 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
   return text;
-}
-
-std::string plural(std::size_t count, const std::string& word) {
-  return std::to_string(count) + " " + word + (count == 1 ? "" : "s");
 }
 
 struct Uses {
@@ -103,9 +100,9 @@ std::string job_table(const Plan& plan, const Uses& uses, ModelCatalog& models) 
   bool any_memory = false;
   for (const Job& job : plan.jobs) {
     const std::string epochs = job.settings.contains("epochs") && (job.keep_training_state || job.continues)
-                                   ? ", " + plural(job.settings["epochs"].get<std::size_t>(), "epoch")
+                                   ? ", " + counted(job.settings["epochs"].get<std::int64_t>(), "epoch")
                                    : "";
-    const std::string devices = job.gpus > 1 ? ", on " + plural(static_cast<std::size_t>(job.gpus), "device") : "";
+    const std::string devices = job.gpus > 1 ? ", on " + counted(job.gpus, "device") : "";
     const std::string title = job.title + epochs + devices;
     const auto [entry, is_new] = lines.emplace(title, Line{});
     if (is_new) order.push_back(title);
@@ -122,7 +119,7 @@ std::string job_table(const Plan& plan, const Uses& uses, ModelCatalog& models) 
   for (const std::string& title : order) {
     const Line& line = lines.at(title);
     rows.push_back({title + (line.continues ? " (continues a shorter one)" : ""), std::to_string(line.jobs),
-                    plural(line.uses, "trial")});
+                    counted(static_cast<std::int64_t>(line.uses), "trial")});
     if (any_memory) rows.back().push_back(line.memory_mb > 0 ? rounded_mb(line.memory_mb) : "");
   }
   return table(rows);
@@ -183,11 +180,11 @@ std::string plan_text(const Plan& plan, SweepFiles& files) {
   ModelCatalog models(files);
   const Uses uses(plan);
   const auto configurations = configurations_of(plan);
-  std::string text = plan.name + ": " + plural(configurations.size(), "configuration") + ", " +
-                     plural(plan.trials.size(), "trial") + ", " + plural(plan.jobs.size(), "job");
+  std::string text = plan.name + ": " + counted(std::ssize(configurations), "configuration") + ", " +
+                     counted(std::ssize(plan.trials), "trial") + ", " + counted(std::ssize(plan.jobs), "job");
   if (plan.jobs.size() < uses.steps)
-    text += " (" + plural(uses.steps, "step") + ", of which " + std::to_string(uses.steps - plan.jobs.size()) +
-            " share a job with another)";
+    text += " (" + counted(static_cast<std::int64_t>(uses.steps), "step") + ", of which " +
+            std::to_string(uses.steps - plan.jobs.size()) + " share a job with another)";
   text += "\n\n";
 
   std::vector<std::vector<std::string>> rows{{"name", "repeats", "label"}};
