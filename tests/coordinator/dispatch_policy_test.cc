@@ -122,6 +122,7 @@ TEST_F(DispatchPolicyTest, the_backlog_grows_where_jobs_are_short) {
 TEST_F(DispatchPolicyTest, a_half_empty_pack_waits_for_more_while_the_worker_has_another_one_ahead) {
   std::vector<JobTraits> jobs(12, packable(1));
   jobs.insert(jobs.end(), 3, packable(2));
+  jobs.insert(jobs.end(), 8, packable(3));
   DispatchOptions options;
   options.max_pack_jobs = 4;
   start(jobs, options);
