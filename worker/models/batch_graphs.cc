@@ -217,8 +217,8 @@ namespace {
 
 /// What this process knows of works of one kind. One job at a time runs in it, on one thread.
 struct KnownKind {
-  /// How often the products of a shape have been announced (RepeatedProducts).
-  std::map<std::vector<std::int64_t>, std::int64_t> announced;
+  /// How often the products of these sizes and this shape have been announced (RepeatedProducts).
+  std::map<std::pair<std::string, std::vector<std::int64_t>>, std::int64_t> announced;
 };
 
 /// Null: of no kind.
@@ -228,10 +228,10 @@ KnownKind* known_kind(const BatchGraphs::Kind& kind) {
 }
 
 /// The first work of a shape may be captured: nothing needs to run before.
-bool captures_first(KnownKind* known, const std::vector<std::int64_t>& shape) {
+bool captures_first(KnownKind* known, const std::string& sizes, const std::vector<std::int64_t>& shape) {
   constexpr std::int64_t often = gpu::RepeatedProducts::kWorthTrying;
   if (known == nullptr || known->announced.empty()) return false;
-  std::int64_t& announced = known->announced[shape];
+  std::int64_t& announced = known->announced[{sizes, shape}];
   if (announced >= often) return true;
   const std::int64_t now = gpu::RepeatedProducts::current();
   if (now == 0 || announced + now >= often) return false;
@@ -289,7 +289,7 @@ at::Tensor BatchGraphs::run(const BatchInputs& inputs, const Work& work) {
   } else {
     const bool is_due = ++shape.runs >= captured_from_;
     KnownKind* known = captured_from_ == 2 ? known_kind(kind_) : nullptr;
-    Result<CapturedGraph> captured = is_due || captures_first(known, packed.key)
+    Result<CapturedGraph> captured = is_due || captures_first(known, kind_.sizes, packed.key)
                                          ? CapturedGraph::capture(device_, compute)
                                          : Result<CapturedGraph>(Error{});
     if (captured) {
@@ -298,7 +298,7 @@ at::Tensor BatchGraphs::run(const BatchInputs& inputs, const Work& work) {
     } else if (!is_due) {
       std::int64_t times = gpu::RepeatedProducts::current();
       if (known != nullptr) {
-        std::int64_t& announced = known->announced[packed.key];
+        std::int64_t& announced = known->announced[{kind_.sizes, packed.key}];
         times = announced += times == 0 ? gpu::RepeatedProducts::kWorthTrying : times;
       }
       const gpu::RepeatedProducts repeats(times);

@@ -30,8 +30,9 @@ class BatchGraphs {
 
   /// What the work is.
   struct Kind {
-    const char* name;     // for messages: a literal
-    std::string of = {};  // work of one name and this needs the same of libraries; empty: no other work does
+    const char* name;        // for messages: a literal
+    std::string of = {};     // work of one name and this needs the same of libraries; empty: no other work does
+    std::string sizes = {};  // of its products, beside the shapes of batches
   };
   /// The `captured_from`th work of a shape is captured; of 2, the first where it can be.
   BatchGraphs(c10::Device device, Kind kind, int captured_from = 2);

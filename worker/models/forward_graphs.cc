@@ -15,16 +15,16 @@ namespace finesweep::worker {
 
 namespace {
 
-std::string kind_of(Model& model, std::size_t jobs) {
-  return structure_of(model) + (jobs > 1 ? " in a pack" : "");
+BatchGraphs::Kind kind_of(Model& model, std::size_t jobs) {
+  return {"an evaluation's pass", structure_of(model) + (jobs > 1 ? " in a pack" : ""), ranks_of(model)};
 }
 
 }  // namespace
 
 ForwardGraphs::ForwardGraphs(Model& model, std::size_t jobs, int captured_from)
     : model_(model),
-      logits_(model.device(), {"an evaluation's pass", kind_of(model, jobs)}, captured_from),
-      losses_(model.device(), {"an evaluation's pass", kind_of(model, jobs)}, captured_from) {
+      logits_(model.device(), kind_of(model, jobs), captured_from),
+      losses_(model.device(), kind_of(model, jobs), captured_from) {
   if (!gpu::has_kernels(model.compute_type(), model.device())) return;
   denominators_ =
       at::empty({static_cast<std::int64_t>(jobs)}, at::TensorOptions(at::kDouble).device(model.device()));

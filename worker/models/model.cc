@@ -27,6 +27,14 @@ std::string structure_of(Model& model) {
   return structure.dump();
 }
 
+std::string ranks_of(Model& model) {
+  std::string ranks;
+  for (const LinearModule* module : model.linear_modules()) {
+    for (const LoraBranch& branch : module->branches) ranks += std::to_string(branch.a->rows()) + " ";
+  }
+  return ranks;
+}
+
 std::vector<Parameter*> trained_parameters(Model& model) {
   std::vector<Parameter*> trained;
   for (Parameter* parameter : model.parameters()) {

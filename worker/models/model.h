@@ -109,9 +109,10 @@ bool is_head_module(const Model& model, std::string_view path);
 /// master copies; quantised ones are dequantised.
 Status save_pretrained(Model& model, const std::filesystem::path& folder);
 
-/// Models and what works on their modules that compute the same operations on tensors of the same sizes have the
-/// same, but for the ranks of adapters.
+/// Models, with what works on their modules, that compute the same operations on tensors of the same sizes have the
+/// same, but for the ranks of adapters: those are the other one's.
 std::string structure_of(Model& model);
+std::string ranks_of(Model& model);
 
 /// The trained parameters and their number of values.
 std::vector<Parameter*> trained_parameters(Model& model);

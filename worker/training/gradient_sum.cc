@@ -71,7 +71,7 @@ void GradientSum::add_bucket(const std::vector<Parameter*>& members) {
   } else {
     std::int64_t count = 0;
     for (const Parameter* parameter : members) count += room_of(parameter->grad.numel());
-    count = (count + group_.size() - 1) / group_.size() * group_.size();
+    count = room_of((count + group_.size() - 1) / group_.size()) * group_.size();
     bucket.values = at::zeros({count}, members.front()->grad.options());
     if (shares_update_) bucket.weights = at::zeros({count}, members.front()->value.options());
     std::int64_t begin = 0;

@@ -15,9 +15,10 @@ namespace finesweep::worker {
 
 namespace {
 
-std::string kind_of(Model& model, const at::Tensor& losses, const StepGraphs::Options& options) {
-  return structure_of(model) + (losses.numel() > 1 ? " in a pack" : "") +
-         (options.recompute_layers ? " recomputed" : "");
+BatchGraphs::Kind kind_of(Model& model, const at::Tensor& losses, const StepGraphs::Options& options) {
+  const std::string structure = structure_of(model) + (losses.numel() > 1 ? " in a pack" : "") +
+                                (options.recompute_layers ? " recomputed" : "");
+  return {"a training step", structure, ranks_of(model)};
 }
 
 }  // namespace
@@ -27,7 +28,7 @@ StepGraphs::StepGraphs(Model& model, const TrainingLoss& loss, at::Tensor losses
       loss_(loss),
       options_(options),
       losses_(std::move(losses)),
-      graphs_(losses_.device(), {"a training step", kind_of(model, losses_, options)}) {
+      graphs_(losses_.device(), kind_of(model, losses_, options)) {
   const std::int64_t bytes = 8 * losses_.numel();
   numbers_ = at::empty({bytes + 8}, losses_.options().dtype(at::kByte));
   denominators_ = numbers_.narrow(0, 0, bytes).view(at::kDouble);
