@@ -27,8 +27,8 @@ std::string key_of(const ModelSource& source, const HeadChoice& head, const Eval
     key["pooling"] = static_cast<int>(head->pooling);
     key["labels"] = head->labels.to_json();
     const Json parsed = Json::parse(*config, nullptr, /*allow_exceptions=*/false);
-    const bool has_head =
-        parsed.is_object() && parsed.contains("modules_to_save") && parsed["modules_to_save"].is_array();
+    const Json saved = parsed.is_object() ? parsed.value("modules_to_save", Json()) : Json();
+    const bool has_head = saved.is_array() && !saved.empty();
     if (!has_head) key["seed"] = seed;
   }
   return key.dump();

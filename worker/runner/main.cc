@@ -341,7 +341,7 @@ void rehearse(Channel& channel, const Execute& message, const std::string& devic
       execute(members[0].request, *members[0].control);
     else
       execute_pack(members, [](std::size_t, const Outcome&) {});
-  } catch (const NotWanted&) {
+  } catch (const std::exception&) {
   }
 }
 
