@@ -16,6 +16,7 @@
 
 #include "jobs/json.h"
 #include "jobs/sha256.h"
+#include "jobs/user_cache.h"
 
 namespace finesweep::sweeps {
 
@@ -174,11 +175,8 @@ std::unique_ptr<SweepFiles> make_sweep_files(fs::path cache_file) {
 }
 
 fs::path default_checksum_cache() {
-  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache && *cache == '/')
-    return fs::path(cache) / "finesweep" / "sha256.json";
-  if (const char* home = std::getenv("HOME"); home && *home == '/')
-    return fs::path(home) / ".cache" / "finesweep" / "sha256.json";
-  return {};
+  const fs::path cache = user_cache();
+  return cache.empty() ? fs::path() : cache / "sha256.json";
 }
 
 SweepFiles::Info MemoryFiles::info(const fs::path& path) {

@@ -35,7 +35,7 @@ class SweepFiles {
 /// the object goes; a cache that cannot be read or written costs time and nothing else.
 std::unique_ptr<SweepFiles> make_sweep_files(std::filesystem::path cache_file);
 
-/// $XDG_CACHE_HOME/finesweep/sha256.json, else ~/.cache/finesweep/sha256.json, else empty (no cache).
+/// sha256.json in user_cache(); empty (no cache) where there is none.
 std::filesystem::path default_checksum_cache();
 
 /// Files in memory, for tests. A folder exists where a file lies below it.

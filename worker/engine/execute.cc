@@ -6,11 +6,13 @@
 #include <new>
 #include <optional>
 
+#include "jobs/user_cache.h"
 #include "worker/engine/device.h"
 #include "worker/engine/loaded_base.h"
 #include "worker/engine/steps.h"
 #include "worker/engine/teacher.h"
 #include "worker/executor.h"
+#include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/gpu/warm_up.h"
 
 namespace finesweep::worker {
@@ -137,7 +139,9 @@ Outcome execute(const ExecutionRequest& request, ExecutionControl& control) {
 
 void warm_up(const std::string& device) {
   const auto found = find_device(device);
-  if (found && !found->is_cpu()) gpu::begin_warm_up(*found);
+  if (!found || found->is_cpu()) return;
+  if (const auto cache = user_cache(); !cache.empty()) gpu::keep_choices(cache);
+  gpu::begin_warm_up(*found);
 }
 
 bool has_room_beside(const std::string& device) {

@@ -48,9 +48,9 @@ __device__ inline void read_head(const FinesweepDecodeAttention& p, const T* hea
   }
 }
 
-/// kKeys are under way in a group.
-template <typename T, int kLanes, int kThreads, int kKeys>
-__global__ void __launch_bounds__(kThreads, kThreads == 128 ? 3 : 2) attend(const FinesweepDecodeAttention p) {
+/// kKeys are under way in a group; kBlocks fit a processor.
+template <typename T, int kLanes, int kThreads, int kKeys, int kBlocks>
+__global__ void __launch_bounds__(kThreads, kBlocks) attend(const FinesweepDecodeAttention p) {
   constexpr int kValues = kVector<T>, kGroups = kThreads / kLanes, kWarps = kThreads / 32;
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes, column = lane * kValues;
   const int warp = threadIdx.x / 32, size = static_cast<int>(p.size), splits = static_cast<int>(p.splits);
@@ -229,9 +229,10 @@ int launch_attention(const FinesweepDecodeAttention& p, void* stream) {
   const dim3 grid(static_cast<unsigned>(p.rows * p.heads), static_cast<unsigned>(p.splits));
   // Few blocks: what counts is how soon each is done.
   if (static_cast<std::int64_t>(grid.x) * grid.y <= 2 * device_facts().processors) {
-    return launch(attend<T, kLanes, 256, 4>, grid, 256, 0, stream, true, p);
+    return launch(attend<T, kLanes, 256, 4, 2>, grid, 256, 0, stream, true, p);
   }
-  return launch(attend<T, kLanes, 128, 8>, grid, 128, 0, stream, true, p);
+  // Many: that all run at once, for which a thread has fewer registers than it could use.
+  return launch(attend<T, kLanes, 128, 4, 6>, grid, 128, 0, stream, true, p);
 }
 
 }  // namespace

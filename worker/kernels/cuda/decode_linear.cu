@@ -6,13 +6,13 @@
 //          runs.
 //   folded the same of one token whose norm is folded into the product.
 //   tiles  a block computes 8 to 32 outputs for up to 64 tokens with the tensor cores, its eight warps each a part
-//   of
-//          the sum: bf16 and fp16.
+//          of the sum: bf16 and fp16. (More than 16 tokens and tens of thousands of outputs: many_outputs.cu.)
 //
 // The norm before the product is computed by each block for itself, in shared memory: cheaper than a kernel of its
 // own.
 
 #include "worker/kernels/cuda/decode.cuh"
+#include "worker/kernels/cuda/many_outputs.cuh"
 
 namespace {
 
@@ -382,25 +382,6 @@ __global__ void __launch_bounds__(kThreads, kGated         ? 2
   store<T>(p, 0, column, y + at_or_zero<T>(p.residual, column));
 }
 
-__device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2,
-                                std::uint32_t a3, std::uint32_t b0, std::uint32_t b1, __nv_bfloat16) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
-      "%2, "
-      "%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-__device__ inline void multiply(float (&c)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2,
-                                std::uint32_t a3, std::uint32_t b0, std::uint32_t b1, __half) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
-      "%2, "
-      "%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 /// Values from one token to the next where the sums of kTiles tiles lie: what a quarter of a warp writes at once
 /// falls into different banks.
 template <int kTiles>
@@ -633,6 +614,7 @@ int choose_linear(const FinesweepDecodeLinear& p, void* stream) {
   if (p.in % kVector<T> != 0 || p.tokens < 1 || p.in < 1 || p.out < 1) return cudaErrorInvalidValue;
   if (p.norm.weight != nullptr && p.tokens > kFusedTokens) return cudaErrorInvalidValue;
   if (p.tokens == 1) return choose_chunks<T, 1>(p, stream);
+  if (has_many_outputs(p)) return linear_of_many_outputs(p, stream);
   if constexpr (sizeof(T) == 4) {
     if (p.tokens <= 2) return choose_chunks<T, 2>(p, stream);
     if (p.tokens <= 4) return choose_chunks<T, 4>(p, stream);

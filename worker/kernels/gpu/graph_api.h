@@ -7,7 +7,7 @@
 extern "C" {
 
 /// Raised with every change of what stands below.
-inline constexpr int kFinesweepGraphVersion = 3;
+inline constexpr int kFinesweepGraphVersion = 4;
 int finesweep_graph_version();
 /// Of the last call on this thread that failed.
 const char* finesweep_graph_error();

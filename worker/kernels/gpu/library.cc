@@ -34,7 +34,8 @@ const GraphModule* load() {
                      find_function(library, "finesweep_graph_mark_delete", module.mark_delete) &&
                      find_function(library, "finesweep_graph_replay", module.replay) &&
                      find_function(library, "finesweep_graph_delete", module.graph_delete) &&
-                     find_function(library, "finesweep_matmul", module.matmul);
+                     find_function(library, "finesweep_matmul", module.matmul) &&
+                     find_function(library, "finesweep_matmul_keep_choices", module.matmul_keep_choices);
   if (whole) return &module;
   std::fprintf(stderr, "%s is of another version of finesweep: build both together\n", kFile);
   return nullptr;

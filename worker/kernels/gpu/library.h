@@ -23,6 +23,7 @@ struct GraphModule {
   decltype(&finesweep_graph_replay) replay = nullptr;
   decltype(&finesweep_graph_delete) graph_delete = nullptr;
   decltype(&finesweep_matmul) matmul = nullptr;
+  decltype(&finesweep_matmul_keep_choices) matmul_keep_choices = nullptr;
 };
 
 /// Loaded at the first call. Null where it is not there or of another version; why is said once on stderr. Any

@@ -17,6 +17,10 @@ bool in_vectors(const at::Tensor& x) {
   return x.stride(0) * x.element_size() % 16 == 0 && reinterpret_cast<std::uintptr_t>(x.const_data_ptr()) % 16 == 0;
 }
 
+void keep_choices(const std::filesystem::path& folder) {
+  if (graph_module() != nullptr) graph_module()->matmul_keep_choices(folder.c_str());
+}
+
 std::int64_t& RepeatedProducts::current() {
   static thread_local std::int64_t times = 0;
   return times;

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <filesystem>
 
 namespace finesweep::worker::gpu {
 
@@ -10,6 +11,9 @@ namespace finesweep::worker::gpu {
 bool has_unit_columns(const at::Tensor& x);
 /// Its address and the distance of its rows are multiples of 16 bytes.
 bool in_vectors(const at::Tensor& x);
+
+/// The choice of a kernel outlives the process: in a file of the folder, which is made where it is missing.
+void keep_choices(const std::filesystem::path& folder);
 
 /// While it lives, the thread's products are expected to be computed so often, in replays of what is captured too.
 /// Who says nothing computes them often: then the kernel for a new shape is chosen by its time, which takes as long

@@ -39,6 +39,10 @@ struct FinesweepMatmul {
 };
 /// On the current stream. Once products of a shape have been announced often enough to be worth it, several kernels
 /// are tried and the fastest is kept, but not while a graph is captured or where d is c; until then cuBLASLt's
-/// first proposal computes. 1 where cuBLASLt cannot do it: the words are in finesweep_graph_error().
+/// first proposal computes. 1 where cuBLASLt cannot do it: the words are in finesweep_graph_error(). Any thread.
 int finesweep_matmul(const FinesweepMatmul* what);
+
+/// From now on what is found to be the fastest is written into a file of `folder`, one for each kind of GPU and
+/// version of cuBLASLt, and what stands there is not tried again (kept_choices.h). Any thread.
+void finesweep_matmul_keep_choices(const char* folder);
 }

@@ -7,8 +7,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
+#include <cstring>
+#include <filesystem>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -16,11 +20,14 @@
 #include <vector>
 
 #include "worker/kernels/cuda/api.h"
+#include "worker/kernels/gpu/kept_choices.h"
 #include "worker/kernels/gpu/library_error.h"
 #include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/gpu/matmul_api.h"
 
 namespace {
+
+using finesweep::worker::gpu::KeptChoices;
 
 void check(cublasStatus_t status, const char* call) {
   if (status != CUBLAS_STATUS_SUCCESS)
@@ -42,10 +49,10 @@ cudaDataType_t type_of(int type) {
   return CUDA_R_16F;
 }
 
-/// What a choice of kernel depends on.
-using Key = std::array<std::int64_t, 14>;
+/// What a choice of kernel depends on, on one device.
+using Key = KeptChoices::Question;
 
-Key key_of(const FinesweepMatmul& w, int device) {
+Key key_of(const FinesweepMatmul& w) {
   const auto aligned = [](const void* p) {
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     return address % 16 == 0 ? 2 : address % 8 == 0 ? 1 : 0;
@@ -63,8 +70,7 @@ Key key_of(const FinesweepMatmul& w, int device) {
           w.epilogue,
           (w.beta != 0 ? 1 : 0) + (w.scale_a != nullptr ? 2 : 0),
           w.ld_aux,
-          places,
-          device};
+          places};
 }
 
 /// A product as cuBLASLt wants it: column-major, so the transpose, with the operands exchanged.
@@ -118,6 +124,14 @@ class Plan {
     if (count == 0) throw std::runtime_error("cuBLASLt has no kernel for the product");
     found.resize(static_cast<std::size_t>(count));
     return found;
+  }
+
+  /// Whether cuBLASLt computes the product by it.
+  bool takes(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm, std::size_t workspace) const {
+    cublasLtMatmulHeuristicResult_t result{};
+    return cublasLtMatmulAlgoCheck(handle, product_, a_, b_, c_, d_, &algorithm, &result) ==
+               CUBLAS_STATUS_SUCCESS &&
+           result.state == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= workspace;
   }
 
   cublasStatus_t run(const FinesweepMatmul& w, cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
@@ -219,31 +233,87 @@ struct Choice {
 };
 constexpr std::int64_t kWorthTrying = finesweep::worker::gpu::RepeatedProducts::kWorthTrying;
 
+/// The file in which a device's choices are kept. What makes another kernel the fastest makes another name: the
+/// GPU, the version, the workspace.
+std::string file_for(int device, std::size_t workspace) {
+  const cudaDeviceProp* properties = at::cuda::getDeviceProperties(static_cast<c10::DeviceIndex>(device));
+  std::string name = properties->name;
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) == 0; }, '-');
+  return "products-" + name + "-" + std::to_string(properties->multiProcessorCount) + "-" +
+         std::to_string(cublasLtGetVersion()) + "-" + std::to_string(workspace >> 10);
+}
+
+/// What is known of products, by their shapes, on one device.
+struct Choices {
+  std::map<Key, Choice> chosen;
+  std::optional<KeptChoices> kept;
+};
+
+std::mutex choices_mutex;
+std::string choices_folder;  // empty: nothing is kept
+std::map<int, Choices> choices_of_devices;
+
+Choices& choices_of(int device, std::size_t workspace) {
+  Choices& choices = choices_of_devices[device];
+  if (!choices.kept) {
+    choices.kept.emplace(choices_folder.empty()
+                             ? std::filesystem::path()
+                             : std::filesystem::path(choices_folder) / file_for(device, workspace));
+  }
+  return choices;
+}
+
+static_assert(sizeof(KeptChoices::Answer) == sizeof(cublasLtMatmulAlgo_t));
+
 }  // namespace
+
+extern "C" void finesweep_matmul_keep_choices(const char* folder) {
+  const std::scoped_lock lock(choices_mutex);
+  choices_folder = folder;
+  for (auto& [device, choices] : choices_of_devices) choices.kept.reset();
+}
 
 extern "C" int finesweep_matmul(const FinesweepMatmul* what) {
   return finesweep::guarded([&] {
-    static std::mutex mutex;
-    static std::map<Key, Choice> chosen;
     const FinesweepMatmul& w = *what;
     const auto stream = c10::cuda::getCurrentCUDAStream();
     cublasLtHandle_t handle = at::cuda::getCurrentCUDABlasLtHandle();
     void* workspace = at::cuda::getCUDABlasLtWorkspace();
     const std::size_t bytes = at::cuda::getCUDABlasLtWorkspaceSize();
     Plan plan(w);
-    const Key key = key_of(w, stream.device_index());
-    const std::scoped_lock lock(mutex);
-    auto found = chosen.find(key);
-    if (found == chosen.end())
-      found = chosen.emplace(key, Choice{plan.candidates(handle, bytes, 1).front().algo}).first;
+    const Key key = key_of(w);
+    const std::scoped_lock lock(choices_mutex);
+    Choices& choices = choices_of(stream.device_index(), bytes);
+    const auto kept = [&]() -> std::optional<Choice> {
+      const auto answer = choices.kept->find(key);
+      if (!answer) return std::nullopt;
+      Choice choice{};
+      std::memcpy(&choice.algorithm, &*answer, sizeof *answer);
+      choice.is_first = false;
+      return plan.takes(handle, choice.algorithm, bytes) ? std::optional(choice) : std::nullopt;
+    };
+    auto found = choices.chosen.find(key);
+    if (found == choices.chosen.end()) {
+      const std::optional<Choice> known = kept();
+      found = choices.chosen.emplace(key, known ? *known : Choice{plan.candidates(handle, bytes, 1).front().algo})
+                  .first;
+    }
     Choice& choice = found->second;
     const bool captures = c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
     const bool overwrites = w.beta != 0 && w.c == w.d;
     if (choice.is_first && !captures && !overwrites) {
       choice.announced += w.repeats > 0 ? w.repeats : kWorthTrying;
       if (choice.announced >= kWorthTrying) {
-        choice.algorithm = fastest(plan, w, handle, workspace, bytes, stream);
-        choice.is_first = false;
+        if (const std::optional<Choice> known = kept()) {  // another process was sooner
+          choice = *known;
+        } else {
+          choice.algorithm = fastest(plan, w, handle, workspace, bytes, stream);
+          choice.is_first = false;
+          KeptChoices::Answer answer;
+          std::memcpy(&answer, &choice.algorithm, sizeof answer);
+          choices.kept->add(key, answer);
+        }
       }
     }
     check(plan.run(w, handle, choice.algorithm, workspace, bytes, stream), "cublasLtMatmul");
