@@ -60,7 +60,10 @@ std::vector<std::string> mpirun_command(const SupervisorOptions& options) {
                                    "--oversubscribe",
                                    "--bind-to",
                                    "none"};
-  for (const auto& [name, value] : {std::pair{"btl", "self,vader"},
+  // ob1 and vader are what one host takes; to look for better ones takes four times as long as all else of
+  // MPI_Init.
+  for (const auto& [name, value] : {std::pair{"pml", "ob1"},
+                                    {"btl", "self,vader"},
                                     {"btl_vader_single_copy_mechanism", "none"},
                                     {"oob_tcp_if_include", "lo"},
                                     {"mpi_yield_when_idle", "1"},

@@ -17,6 +17,10 @@ std::string FinetuneRecipe::method() const {
   return method_name(settings_.method);
 }
 
+void FinetuneRecipe::begin_load(const ModelSource& source, c10::Device device) {
+  begin_load_trained(source, settings_, device);
+}
+
 Result<JobModel> FinetuneRecipe::load(ModelSource& source, const HeadChoice& head, std::uint64_t seed,
                                       c10::Device device) {
   return load_trained(source, head, settings_, seed, device, masks_);

@@ -18,6 +18,7 @@ class FinetuneRecipe final : public TrainingRecipe {
   const FinetuneSettings& settings() const { return settings_; }
   const TrainingSettings& training() const override { return settings_.training; }
   std::string method() const override;
+  void begin_load(const ModelSource& source, c10::Device device) override;
   Result<JobModel> load(ModelSource& source, const HeadChoice& head, std::uint64_t seed,
                         c10::Device device) override;
 

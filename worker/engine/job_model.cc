@@ -116,14 +116,26 @@ Status keep_masks(const ModelSource& source, JobModel& loaded) {
 }
 
 /// The weights that a model with these options is made of.
-Result<std::shared_ptr<const Pretrained>> load_weights(const ModelSource& source, const ModelOptions& options,
-                                                       c10::Device device) {
+BaseRequest weights_of(const ModelSource& source, const ModelOptions& options) {
   // Weights that are trained are kept in fp32, the others in what the model computes in.
   const bool rounded = source.adapter && source.storage;
   const at::ScalarType storage =
       options.train_all ? at::kFloat : scalar_type_of(rounded ? *source.storage : options.precision);
-  return load_base({source.model, storage, quantization_to_do(source, options.precision)}, device,
-                   options.train_all ? KeepLoaded::no : KeepLoaded::yes);
+  return {source.model, storage, quantization_to_do(source, options.precision)};
+}
+
+Result<std::shared_ptr<const Pretrained>> load_weights(const ModelSource& source, const ModelOptions& options,
+                                                       c10::Device device) {
+  return load_base(weights_of(source, options), device, options.train_all ? KeepLoaded::no : KeepLoaded::yes);
+}
+
+ModelOptions trained_options(const FinetuneSettings& settings, std::uint64_t seed) {
+  ModelOptions options;
+  options.precision = settings.training.precision;
+  options.model_dropout = settings.training.model_dropout;
+  options.seed = seed;
+  options.train_all = settings.method == Method::full;
+  return options;
 }
 
 Result<JobModel> make(std::shared_ptr<const Pretrained> weights, const HeadChoice& head, ModelOptions options) {
@@ -212,11 +224,7 @@ Result<std::shared_ptr<const Pretrained>> load_frozen_weights(const ModelSource&
 Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const FinetuneSettings& settings,
                               std::uint64_t seed, c10::Device device, const std::optional<PruneSettings>& masks) {
   if (Status settled = settle_quantization(source, settings); !settled) return settled.error();
-  ModelOptions options;
-  options.precision = settings.training.precision;
-  options.model_dropout = settings.training.model_dropout;
-  options.seed = seed;
-  options.train_all = settings.method == Method::full;
+  const ModelOptions options = trained_options(settings, seed);
   auto loaded = load(source, head, options, device);
   if (!loaded) return loaded;
   if (options.train_all) {
@@ -241,6 +249,12 @@ Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const
   if (!chosen) return chosen.error();
   loaded->masks = apply_masks(*chosen, loaded->adapter->parameters());
   return loaded;
+}
+
+void begin_load_trained(ModelSource source, const FinetuneSettings& settings, c10::Device device) {
+  const ModelOptions options = trained_options(settings, /*seed=*/0);
+  if (options.train_all || !settle_quantization(source, settings)) return;
+  begin_load_base(weights_of(source, options), device);
 }
 
 Result<JobModel> load_host(const ModelSource& source, const HeadChoice& head, Precision precision,

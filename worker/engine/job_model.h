@@ -107,6 +107,10 @@ Result<JobModel> load_trained(ModelSource& source, const HeadChoice& head, const
                               std::uint64_t seed, c10::Device device,
                               const std::optional<PruneSettings>& masks = {});
 
+/// Begins to read the weights that load_trained will make such a model of, while its data is read; those of a model
+/// that is trained as a whole it reads itself.
+void begin_load_trained(ModelSource source, const FinetuneSettings& settings, c10::Device device);
+
 /// The frozen model that adapters over `source` stand on, without any of them: what the batches of a pack go
 /// through. `source` is as load_trained left it, or of an evaluation as load_frozen has it; `model_dropout`
 /// likewise.

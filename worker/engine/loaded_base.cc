@@ -1,8 +1,13 @@
 #include "worker/engine/loaded_base.h"
 
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/core/DeviceGuard.h>
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <exception>
+#include <future>
 #include <string>
 #include <vector>
 
@@ -28,16 +33,39 @@ std::string text_of(const std::optional<BaseQuantization>& quantization) {
   return "nf4 " + std::to_string(quantization->block_size) + (quantization->double_quantization ? " double" : "");
 }
 
+using LoadedBase = Result<std::shared_ptr<const Pretrained>>;
+
 struct Kept {
   std::string key;
   std::shared_ptr<const Pretrained> base;
   std::shared_ptr<void> beside;
+  std::future<LoadedBase> coming;  // of that key
+
+  /// What there is of another model goes first: they would stand in memory together.
+  void become(const std::string& wanted) {
+    if (key == wanted) return;
+    *this = {};
+    key = wanted;
+  }
+  /// Waits for what is coming. Why it did not come, who loads it again says.
+  void settle() {
+    if (!coming.valid()) return;
+    try {
+      if (auto loaded = coming.get()) base = std::move(*loaded);
+    } catch (const std::exception&) {
+    }
+  }
 };
 
 /// One job at a time runs in a process, on one thread.
 Kept& kept() {
   static Kept instance;
   return instance;
+}
+
+std::string key_of(const BaseRequest& request, c10::Device device) {
+  return fingerprint(request.path) + "\n" + std::string(c10::toString(request.storage)) + " " +
+         text_of(request.quantization) + " " + device.str();
 }
 
 }  // namespace
@@ -60,25 +88,32 @@ std::string fingerprint(const fs::path& path) {
 
 Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device,
                                                     KeepLoaded keep) {
-  auto& [loaded_key, loaded, beside] = kept();
-  const std::string key = fingerprint(request.path) + "\n" + std::string(c10::toString(request.storage)) + " " +
-                          text_of(request.quantization) + " " + device.str();
-  if (keep == KeepLoaded::no || loaded_key != key) {
-    beside.reset();
-    loaded.reset();
-  }
+  Kept& here = kept();
+  here.settle();
+  here.become(keep == KeepLoaded::yes ? key_of(request, device) : "");
   begin_memory_peak(device);  // without the model of another job
-  if (loaded) return loaded;
-  auto base = load_pretrained(request.path, request.storage, device, request.quantization);
-  if (base && keep == KeepLoaded::yes) {
-    loaded = *base;
-    loaded_key = key;
-  }
+  if (here.base) return here.base;
+  LoadedBase base = load_pretrained(request.path, request.storage, device, request.quantization);
+  if (base && keep == KeepLoaded::yes) here.base = *base;
   return base;
 }
 
+void begin_load_base(const BaseRequest& request, c10::Device device) {
+  if (device.is_cpu()) return;
+  Kept& here = kept();
+  here.settle();
+  here.become(key_of(request, device));
+  if (here.base) return;
+  here.coming = std::async(std::launch::async, [request, device, threads = at::get_num_threads()] {
+    const c10::DeviceGuard guard(device);
+    const at::NoGradGuard no_graph;
+    at::set_num_threads(threads);
+    return load_pretrained(request.path, request.storage, device, request.quantization);
+  });
+}
+
 void forget_base() {
-  kept_beside_base().reset();
+  kept().settle();
   kept() = {};
 }
 

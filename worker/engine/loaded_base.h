@@ -30,6 +30,9 @@ std::string fingerprint(const std::filesystem::path& path);
 enum class KeepLoaded { yes, no };
 Result<std::shared_ptr<const Pretrained>> load_base(const BaseRequest& request, c10::Device device,
                                                     KeepLoaded keep);
+/// Begins, on a thread of its own, what load_base() will be asked for, to be kept; on a GPU alone. Whatever comes
+/// of it, that says.
+void begin_load_base(const BaseRequest& request, c10::Device device);
 /// Nothing stays loaded.
 void forget_base();
 

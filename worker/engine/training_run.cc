@@ -125,6 +125,7 @@ Status TrainingRun::load_rows() {
   auto source = recipe_.find_model(request_, context_);
   if (!source) return source.error();
   source_ = std::move(*source);
+  recipe_.begin_load(source_, device_);
   auto task = make_job_task(context_, source_, settings().pooling, request_.cache);
   if (!task) return task.error();
   task_ = std::move(*task);

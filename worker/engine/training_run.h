@@ -37,6 +37,8 @@ class TrainingRecipe {
   virtual Result<ModelSource> find_model(const ExecutionRequest& request, const JobContext& context) {
     return worker::find_model(request, context);
   }
+  /// While the data is read, load() may be prepared.
+  virtual void begin_load(const ModelSource& /*source*/, c10::Device /*device*/) {}
   virtual Result<JobModel> load(ModelSource& source, const HeadChoice& head, std::uint64_t seed,
                                 c10::Device device) = 0;
   /// In place of the loss of `model`; empty: that one. `rows` are those that train. Both outlive what is returned.
