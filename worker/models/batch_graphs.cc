@@ -95,7 +95,7 @@ struct PackedTokens {
   LayoutShape shape;
   std::size_t layout = 0, ids = 0;
   std::int64_t layout_count = 0;
-  std::optional<std::size_t> positions, types;
+  std::optional<std::size_t> positions, types, places;
   std::optional<Place> streams;        // of a pack
   std::vector<std::int64_t> job_rows;  // of a pack
 
@@ -111,10 +111,11 @@ struct PackedTokens {
     ids = package.add(tokens.ids, shape.size, 0);
     if (tokens.positions.defined()) positions = package.add(tokens.positions, shape.size, 0);
     if (tokens.types.defined()) types = package.add(tokens.types, shape.size, 0);
+    if (tokens.places.defined()) places = package.add(tokens.places, shape.size, tokens.spare_place);
   }
   void append_to(std::vector<std::int64_t>& key) const {
     shape.append_to(key);
-    key.push_back((positions ? 1 : 0) + (types ? 2 : 0));
+    key.push_back((positions ? 1 : 0) + (types ? 2 : 0) + (places ? 4 : 0));
     key.insert(key.end(), job_rows.begin(), job_rows.end());
   }
   /// The same as the device reads it. A layout of its own for each pass: what one pass derives from it is not
@@ -132,6 +133,7 @@ struct PackedTokens {
     tokens.ids = view_of(bytes, ids, shape.size, at::kLong);
     if (positions) tokens.positions = view_of(bytes, *positions, shape.size, at::kLong);
     if (types) tokens.types = view_of(bytes, *types, shape.size, at::kLong);
+    if (places) tokens.places = view_of(bytes, *places, shape.size, at::kLong);
     return tokens;
   }
 };

@@ -17,6 +17,9 @@ struct BatchInputs {
   struct Tokens {
     Layout layout;
     at::Tensor ids, positions, types;  // [tokens] int64; undefined where the model does not read them
+    /// Of prompts: where keys and values of the tokens go in a flattened cache (KeyValueCache). [tokens] int64.
+    at::Tensor places;
+    std::int64_t spare_place = 0;  // of those of tokens of no row, if a pass has such
   };
   Tokens tokens;  // of an encoder-decoder: the decoder's
   Tokens source;  // of an encoder-decoder

@@ -237,7 +237,7 @@ std::optional<BatchInputs> Decoder::inputs(const Batch& batch, std::int64_t firs
   inputs.tokens.positions = batch.position_ids.defined() ? of_tokens(batch.position_ids) : layout->positions();
   reach(inputs.tokens.positions);
   inputs.of_tokens = !classifies_;
-  inputs.labels = classifies_ ? batch.labels : of_tokens(shifted(batch.labels));
+  if (batch.labels.defined()) inputs.labels = classifies_ ? batch.labels : of_tokens(shifted(batch.labels));
   return inputs;
 }
 
@@ -363,6 +363,7 @@ at::Tensor Decoder::next_logits(const Batch& batch, Decoding& decoding) {
   if (classifies_) throw std::logic_error("a classifier does not generate text");
   Pass pass;
   pass.cache = decoding.cache;
+  pass.inputs = decoding.inputs;
   const Tokens tokens = tokens_of(batch, pass);
   return logits_of_last(last_tokens(nullptr, run(tokens, pass), tokens.layout), tokens.layout->first_tokens(),
                         pass);

@@ -16,27 +16,16 @@ at::Tensor flat(const at::Tensor& tokens) {
   return tokens.view({-1, tokens.size(2)});
 }
 
-/// Where the tokens of a pass go in a flattened cache: the same in all layers.
-at::Tensor places_of(const KeyValueCache& cache, const TokenLayout& layout) {
-  for (std::int64_t r = 0; r < layout.rows; ++r) {
-    if (cache.lengths[r] + layout.tokens_of(r) <= cache.capacity) continue;
-    throw std::length_error("a row has more tokens than its cache has room for");
-  }
-  const at::Tensor index = at::empty({layout.tokens()}, at::kLong);
-  std::int64_t* place = index.mutable_data_ptr<std::int64_t>();
-  for (std::int64_t r = 0; r < layout.rows; ++r) {
-    for (std::int64_t i = 0; i < layout.tokens_of(r); ++i) *place++ = r * cache.capacity + cache.lengths[r] + i;
-  }
-  return index;
-}
-
-void append(KeyValueCache& cache, std::size_t number, const at::Tensor& keys_and_values,
-            const TokenLayout& layout) {
+void append(const Pass& pass, std::size_t number, const at::Tensor& keys_and_values, const TokenLayout& layout) {
+  KeyValueCache& cache = *pass.cache;
   KeyValueCache::Layer& layer = cache.layers[number];
   if (!layer.tokens.defined()) {
     layer.tokens = at::empty({layout.rows, cache.capacity, keys_and_values.size(1)}, keys_and_values.options());
   }
-  if (number == 0) cache.places = places_of(cache, layout).to(keys_and_values.device());
+  if (number == 0) {
+    cache.places =
+        pass.inputs != nullptr ? pass.inputs->tokens.places : places_of(cache, layout).to(keys_and_values.device());
+  }
   flat(layer.tokens).index_copy_(0, cache.places, keys_and_values);
 }
 
@@ -85,7 +74,7 @@ Var self_attention(const Pass& pass, std::size_t layer, const Var& projected, co
   KeyValueCache& cache = *pass.cache;
   if (cache.lengths.empty()) cache.lengths.assign(static_cast<std::size_t>(layout->rows), 0);
   if (cache.layers.size() <= layer) cache.layers.resize(layer + 1);
-  append(cache, layer, qkv.value.narrow(1, query_width, 2 * key_width), *layout);
+  append(pass, layer, qkv.value.narrow(1, query_width, 2 * key_width), *layout);
   if (std::all_of(cache.lengths.begin(), cache.lengths.end(), [](std::int64_t length) { return length == 0; })) {
     const AttentionInputs inputs{qkv, 0, qkv, query_width, query_width + key_width};
     return attention(nullptr, inputs, layout, layout->spans(), options, dropout);
@@ -101,6 +90,19 @@ Var self_attention(const Pass& pass, std::size_t layer, const Var& projected, co
 
 at::Tensor positions_of(const Pass& pass, const Layout& layout) {
   return layout->positions(pass.cache == nullptr ? std::vector<std::int64_t>() : pass.cache->lengths);
+}
+
+at::Tensor places_of(const KeyValueCache& cache, const TokenLayout& layout) {
+  for (std::int64_t r = 0; r < layout.rows; ++r) {
+    if (cache.lengths[r] + layout.tokens_of(r) <= cache.capacity) continue;
+    throw std::length_error("a row has more tokens than its cache has room for");
+  }
+  const at::Tensor index = at::empty({layout.tokens()}, at::kLong);
+  std::int64_t* place = index.mutable_data_ptr<std::int64_t>();
+  for (std::int64_t r = 0; r < layout.rows; ++r) {
+    for (std::int64_t i = 0; i < layout.tokens_of(r); ++i) *place++ = r * cache.capacity + cache.lengths[r] + i;
+  }
+  return index;
 }
 
 void advance(KeyValueCache& cache, const Layout& layout) {

@@ -47,6 +47,9 @@ struct Decoding {
   /// Null: every step is given all tokens from the start.
   KeyValueCache* cache = nullptr;
   std::optional<EncodedSource> source;
+  /// Where set, of a model that steps: the tokens of the next pass on the model's device, the first that the cache
+  /// is to hold, with their places. Of the batch itself nothing is read then.
+  const BatchInputs* inputs = nullptr;
 };
 
 /// What the loss of a language model is computed from: logits are scale · hidden Wᵀ of its head.
@@ -102,6 +105,10 @@ Var self_attention(const Pass& pass, std::size_t layer, const Var& qkv, const La
 
 /// Positions of the batch's tokens: behind those of the cache where there is one. [tokens] int64, CPU.
 at::Tensor positions_of(const Pass& pass, const Layout& layout);
+
+/// Where the tokens of a layout go in a flattened cache, behind those that it holds: the same in all layers.
+/// [tokens] int64, CPU. Throws std::length_error where a row has no room for them.
+at::Tensor places_of(const KeyValueCache& cache, const TokenLayout& layout);
 
 /// The tokens of a finished pass count as held.
 void advance(KeyValueCache& cache, const Layout& layout);

@@ -61,7 +61,8 @@ class Model {
   /// `denominator`: the sum of counted() over the whole accumulated batch. Cross-entropy, or squared error for a
   /// regression.
   virtual Var loss(const Batch& batch, const Pass& pass, const Denominator& denominator) = 0;
-  /// What `loss` reads of a batch, on the CPU. Absent: the model's passes cannot do without the batch.
+  /// What `loss` reads of a batch, or of one without labels other passes, on the CPU. Absent: the model's passes
+  /// cannot do without the batch.
   virtual std::optional<BatchInputs> inputs(const Batch& /*batch*/, std::int64_t /*first_row*/) { return {}; }
   /// Over how many rows or tokens `loss` of this batch is a sum.
   virtual std::int64_t counted(const Batch& batch) const = 0;
