@@ -103,12 +103,8 @@ int run_supervised(const RunOptions& options) {
       "run", fs::absolute(options.sweep).string(), "--out", run.path().string(), "--devices", options.devices};
   for (const std::string& override : options.overrides)
     supervisor.arguments.insert(supervisor.arguments.end(), {"--set", override});
-  if (options.join_port >= 0)
-    supervisor.arguments.insert(supervisor.arguments.end(), {"--join-port", std::to_string(options.join_port),
-                                                             "--join-address", options.join_address});
-  if (options.status_port >= 0)
-    supervisor.arguments.insert(supervisor.arguments.end(), {"--status-port", std::to_string(options.status_port),
-                                                             "--status-address", options.status_address});
+  const std::vector<std::string> listening = options.listen.arguments();
+  supervisor.arguments.insert(supervisor.arguments.end(), listening.begin(), listening.end());
   Console console(options.json                 ? ConsoleMode::json
                   : isatty(STDOUT_FILENO) == 1 ? ConsoleMode::bars
                                                : ConsoleMode::lines);
@@ -144,13 +140,13 @@ class Joining {
     const auto token = random_secret();
     if (!token) return token.error();
     TcpLinkOptions link_options;
-    link_options.address = options.join_address;
-    link_options.port = options.join_port;
+    link_options.address = options.listen.join_address;
+    link_options.port = options.listen.join_port;
     link_options.first_rank = first_rank;
     auto link = TcpLink::listen(link_options, *token);
     if (!link) return Error{"--join-port: " + link.error().message};
-    JoinTicket ticket{options.join_address, (*link)->port(), *token, run.path().string()};
-    if (options.join_address == "0.0.0.0" || options.join_address == "::") ticket.host = host_name();
+    JoinTicket ticket{options.listen.join_address, (*link)->port(), *token, run.path().string()};
+    if (options.listen.join_address == "0.0.0.0" || options.listen.join_address == "::") ticket.host = host_name();
     auto joining = std::unique_ptr<Joining>(new Joining(run.join_file(), std::move(*link)));
     if (const Status written = storage::write_file_atomically(run.join_file(), write_join_ticket(ticket), 0600);
         !written)
@@ -207,7 +203,7 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   std::optional<SplitLink> both;
   std::error_code ignored;
   fs::remove(run.join_file(), ignored);  // of a coordinator that was killed
-  if (options.join_port >= 0) {
+  if (options.listen.join_port >= 0) {
     auto allowed = Joining::allow(options, run, world.size());
     if (!allowed) return give_up(2, allowed.error().message);
     joining = std::move(*allowed);
@@ -215,10 +211,10 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
   }
 
   std::unique_ptr<OpenStatusPage> page;
-  if (options.status_port >= 0) {
+  if (options.listen.status_port >= 0) {
     StatusPageOptions page_options;
-    page_options.address = options.status_address;
-    page_options.port = options.status_port;
+    page_options.address = options.listen.status_address;
+    page_options.port = options.listen.status_port;
     auto opened = OpenStatusPage::open(run, page_options);
     if (!opened) return give_up(2, "--status-port: " + opened.error().message);
     page = std::move(*opened);
@@ -250,6 +246,15 @@ int coordinate(MpiWorld& world, const RunOptions& options, MpiLink& link) {
 }
 
 }  // namespace
+
+std::vector<std::string> ListenOptions::arguments() const {
+  std::vector<std::string> all;
+  if (join_port >= 0)
+    all.insert(all.end(), {"--join-port", std::to_string(join_port), "--join-address", join_address});
+  if (status_port >= 0)
+    all.insert(all.end(), {"--status-port", std::to_string(status_port), "--status-address", status_address});
+  return all;
+}
 
 int run_command(const RunOptions& options, const WorkerMain& worker_main) {
   if (!under_mpi_launcher()) return run_supervised(options);

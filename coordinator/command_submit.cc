@@ -32,6 +32,7 @@ slurm::BatchJob batch_job(const SubmitOptions& options, const storage::RunDirect
   // On a CPU results depend on the number of threads: ranks get what the run began with.
   if (options.gpus_per_node == 0) job.cpus_per_task = chosen_threads(run, plan).value_or(1);
   job.time = options.time;
+  job.arguments = options.listen.arguments();
   return job;
 }
 

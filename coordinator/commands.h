@@ -17,6 +17,19 @@ namespace finesweep::coordinator {
 // What each command of `finesweep` does. All return the exit code: 0 all trials succeeded, 1 some failed, 2 the
 // input is wrong, 3 interrupted and resumable, 4 the system failed.
 
+/// What a sweep that runs lets in.
+struct ListenOptions {
+  /// Workers may join over TCP at this port (0: any that is free); -1: they may not.
+  int join_port = -1;
+  std::string join_address = "127.0.0.1";  // an IP address of this host, or 0.0.0.0
+  /// A page in a browser shows how the sweep stands (coordinator/status_page.h); -1: none.
+  int status_port = -1;
+  std::string status_address = "127.0.0.1";
+
+  /// As arguments of `finesweep run`.
+  std::vector<std::string> arguments() const;
+};
+
 struct RunOptions {
   std::filesystem::path sweep;
   std::filesystem::path out;           // empty: runs/<sweep's name>
@@ -24,12 +37,7 @@ struct RunOptions {
   int workers = 0;                     // 0: as devices, cores and memory allow
   std::string devices = "auto";        // auto, cpu, or indices of GPUs: "0,1"
   bool json = false;
-  /// Workers may join over TCP at this port (0: any that is free); -1: they may not.
-  int join_port = -1;
-  std::string join_address = "127.0.0.1";  // an IP address of this host, or 0.0.0.0
-  /// A page in a browser shows how the sweep stands (coordinator/status_page.h); -1: none.
-  int status_port = -1;
-  std::string status_address = "127.0.0.1";
+  ListenOptions listen;
   std::filesystem::path program;  // this executable
 };
 
@@ -84,6 +92,7 @@ struct SubmitOptions {
   int workers = 1;        // of each node, on CPUs
   std::string time;       // empty: the partition's default
   bool dry_run = false;   // print the batch script, submit and write nothing
+  ListenOptions listen;
   std::vector<std::string> sbatch_arguments;
   std::filesystem::path program;
 };

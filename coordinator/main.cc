@@ -194,6 +194,21 @@ void add_worker(CLI::App& app, coordinator::WorkerOptions& options, int& exit_co
   command->callback([&] { exit_code = join_main(options); });
 }
 
+void add_listening(CLI::App* command, coordinator::ListenOptions& listen) {
+  command
+      ->add_option("--join-port", listen.join_port,
+                   "Let workers join by `finesweep worker` at this port, 0: any free one (default: none may join)")
+      ->check(CLI::Range(0, 65535));
+  command->add_option("--join-address", listen.join_address,
+                      "IP address to listen on for them; 0.0.0.0: all of the host's (default: 127.0.0.1)");
+  command
+      ->add_option("--status-port", listen.status_port,
+                   "Show how the sweep stands on a page at this port, 0: any free one (default: no page)")
+      ->check(CLI::Range(0, 65535));
+  command->add_option("--status-address", listen.status_address,
+                      "IP address to serve it at; 0.0.0.0: all of the host's (default: 127.0.0.1)");
+}
+
 void add_submit(CLI::App& app, coordinator::SubmitOptions& options, int& exit_code) {
   auto* command = app.add_subcommand("submit", "Run a sweep as a job of Slurm, or go on with one.");
   command->add_option("sweep", options.sweep, "The sweep file")->required();
@@ -209,6 +224,7 @@ void add_submit(CLI::App& app, coordinator::SubmitOptions& options, int& exit_co
       ->check(CLI::Range(1, 100000));
   command->add_option("--time", options.time, "Time limit as sbatch takes it: minutes, h:mm:ss, d-hh:mm:ss");
   command->add_flag("--dry-run", options.dry_run, "Print the batch script; submit and write nothing");
+  add_listening(command, options.listen);
   command->add_option("sbatch", options.sbatch_arguments, "After --: arguments for sbatch, which go before ours");
   command->footer(
       "Examples:\n  finesweep submit sweep.yaml --nodes 2 --gpus-per-node 4 --time 2:00:00\n"
@@ -248,18 +264,7 @@ int run(int argc, char** argv) {
       ->check(CLI::Range(1, 100000));
   run_app->add_option("--devices", run.devices, "auto, cpu, or indices of GPUs such as 0,1");
   run_app->add_flag("--json", run.json, "One JSON object for each event");
-  run_app
-      ->add_option("--join-port", run.join_port,
-                   "Let workers join by `finesweep worker` at this port, 0: any free one (default: none may join)")
-      ->check(CLI::Range(0, 65535));
-  run_app->add_option("--join-address", run.join_address,
-                      "IP address to listen on for them; 0.0.0.0: all of this host's (default: 127.0.0.1)");
-  run_app
-      ->add_option("--status-port", run.status_port,
-                   "Show how the sweep stands on a page at this port, 0: any free one (default: no page)")
-      ->check(CLI::Range(0, 65535));
-  run_app->add_option("--status-address", run.status_address,
-                      "IP address to serve it at; 0.0.0.0: all of this host's (default: 127.0.0.1)");
+  add_listening(run_app, run.listen);
   run_app->footer("Example:\n  finesweep run examples/quickstart.yaml --workers 2");
   run_app->callback([&] {
     exit_code = coordinator::run_command(run, [&](coordinator::MpiWorld& world, const std::string& device) {

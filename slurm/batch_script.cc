@@ -22,7 +22,7 @@ bool is_plain(const std::string& path) {
   });
 }
 
-// What follows the directives; the variables above it are finesweep, run and devices.
+// What follows the directives; the variables above it are finesweep, run, devices and arguments.
 constexpr const char* kBody = R"(
 step= warned= told_to_end= srun_code=4
 # USR1 comes some time before the time limit: srun passes it on, and the coordinator has checkpoints written.
@@ -35,7 +35,7 @@ trap 'told_to_end=yes' TERM
 # A lost node costs its jobs and nothing else: --no-kill here and above, and -K0 and --wait=0 for sites that end all
 # ranks with the first one.
 srun --mpi=pmix --no-kill -K0 --wait=0 --export=ALL ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
-  "$finesweep" run "$run/sweep.yaml" --out "$run" --devices "$devices" </dev/null &
+  "$finesweep" run "$run/sweep.yaml" --out "$run" --devices "$devices" "${arguments[@]}" </dev/null &
 step=$!
 [ -z "$warned" ] || kill -USR1 "$step" 2>/dev/null
 
@@ -88,6 +88,9 @@ std::string batch_script(const BatchJob& job) {
   text += "\nfinesweep=" + shell_word(job.program.string()) + "\n";
   text += "run=" + shell_word(job.run.string()) + "\n";
   text += std::string("devices=") + (job.gpus_per_node > 0 ? "auto" : "cpu") + "\n";
+  text += "arguments=(";
+  for (std::size_t i = 0; i < job.arguments.size(); ++i) text += (i > 0 ? " " : "") + shell_word(job.arguments[i]);
+  text += ")\n";
   // Bash opens what Slurm would read otherwise than it is meant.
   if (!slurm_opens_log) text += "exec >>\"$run/logs/slurm-$SLURM_JOB_ID.log\" 2>&1\n";
   return text + kBody;

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "jobs/result.h"
 
@@ -19,7 +20,8 @@ struct BatchJob {
   int workers_per_node = 1;
   /// Cores of each rank; 0: as the cluster has it.
   int cpus_per_task = 0;
-  std::string time;  // as sbatch takes it; empty: the partition's default
+  std::string time;                    // as sbatch takes it; empty: the partition's default
+  std::vector<std::string> arguments;  // more of them for `finesweep run`
 };
 
 /// Seconds before the time limit at which the job is told to write checkpoints.
@@ -31,8 +33,8 @@ Status check(const BatchJob& job);
 /// The text of a bash script for sbatch, whole in itself: `sbatch FILE` runs the sweep or goes on with it.
 ///
 /// The script starts srun in the background and passes USR1 on to it; the step checkpoints and ends; then
-/// `finesweep slurm-life end` has the job requeued, or not (docs/slurm.md). Of what a user wrote only paths stand
-/// in it, each as one quoted word. `job` has passed check().
+/// `finesweep slurm-life end` has the job requeued, or not (docs/slurm.md). Of what a user wrote only paths and
+/// `arguments` stand in it, each as one quoted word. `job` has passed check().
 std::string batch_script(const BatchJob& job);
 
 }  // namespace finesweep::slurm

@@ -104,7 +104,9 @@ fi
     fs::create_directories(program_.parent_path());
     fake(program_, program_body_);
     const fs::path script = folder_ / "script.sh";
-    std::ofstream(script, std::ios::binary) << batch_script(job_of(run_, program_));
+    BatchJob job = job_of(run_, program_);
+    job.arguments = arguments_;
+    std::ofstream(script, std::ios::binary) << batch_script(job);
     const auto checked = run_command({"bash", "-n", script.string()});
     EXPECT_TRUE(checked && checked->exit_code == 0) << (checked ? checked->errors : checked.error().message);
     std::string words[] = {"bash", script.string()};
@@ -130,6 +132,7 @@ fi
   }
 
   fs::path run_, program_ = fs::path();
+  std::vector<std::string> arguments_;
   std::string program_body_;
 };
 
@@ -156,6 +159,16 @@ TEST_F(RunningScript, hands_over_paths_as_they_are_whatever_is_in_them) {
     EXPECT_FALSE(fs::exists("pwned"));
     EXPECT_FALSE(fs::exists(run_ / "pwned"));
   }
+}
+
+TEST_F(RunningScript, further_arguments_reach_the_program_as_they_are) {
+  program_ = folder_ / "finesweep";
+  arguments_ = {"--join-port", "0", "--join-address", "it's $(touch pwned) *", ""};
+  EXPECT_EQ(exit_code_of(start()), 0);
+  std::string all = "--devices" + kNul + "cpu" + kNul;
+  for (const std::string& word : arguments_) all += word + kNul;
+  EXPECT_THAT(seen("srun"), testing::EndsWith(all));
+  EXPECT_FALSE(fs::exists("pwned"));
 }
 
 TEST_F(RunningScript, cores_of_each_rank_are_handed_on_to_srun) {
