@@ -178,8 +178,7 @@ TEST_F(SlurmLab, a_life_that_brings_nothing_is_not_requeued) {
 
 TEST_F(SlurmLab, scancel_checkpoints_and_a_new_submission_goes_on) {
   const fs::path out = *workspace_ / "scancel";
-  const std::string job =
-      submit(out, {"--workers", "2", "--time", "20", "--status-port", "0", "--join-port", "0"});
+  const std::string job = submit(out, {"--workers", "2", "--time", "20", "--status-port", "0", "--join-port", "0"});
   ASSERT_TRUE(wait_for([&] { return has_checkpoint(out); }, 60s)) << log_of(out, job);
   EXPECT_THAT(log_of(out, job), HasSubstr("http://127.0.0.1:")) << "the page";
   EXPECT_TRUE(fs::exists(out / "join.json"));
