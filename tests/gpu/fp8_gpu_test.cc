@@ -59,9 +59,9 @@ const char* name_of(Fp8Way way) {
 
 TEST_F(Fp8OnGpu, codes_and_scales_are_the_reference_s_bit_for_bit_in_all_sizes) {
   for (const auto& [rows, columns] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-           {1, 1},    {3, 7},      {5, 8},     {2, 40},   {9, 256},  {6, 264},  {7, 512},
-           {5, 768},  {130, 1024}, {3, 1032},  {4, 2048}, {3, 3072}, {5, 4096}, {2, 5632},
-           {3, 8192}, {2, 8200},   {3, 12288}, {2, 1000}, {2, 1001}, {2, 9001}}) {
+           {1, 1},    {3, 7},    {5, 8},     {2, 40},    {9, 256},   {6, 264},   {7, 512},  {5, 768},   {130, 1024},
+           {3, 1032}, {4, 2048}, {3, 3072},  {5, 4096},  {2, 5632},  {3, 8192},  {2, 8200}, {3, 12288}, {2, 1000},
+           {2, 1001}, {2, 9001}, {3, 11264}, {2, 16384}, {2, 22016}, {2, 32768}, {2, 32776}}) {
     for (const bool with_factors : {false, true}) {
       for (const bool inside : {false, true}) {
         SCOPED_TRACE(::testing::Message() << rows << "x" << columns << " factors " << with_factors
@@ -221,24 +221,66 @@ TEST_F(Fp8OnGpu, norms_and_activations_quantise_what_they_give_as_a_kernel_of_it
   }
 }
 
+TEST_F(Fp8OnGpu, gates_quantise_what_they_give_as_kernels_of_their_own_do) {
+  const at::NoGradGuard no_graph;
+  const auto expect_rows = [](const Fp8Rows& mine, const at::Tensor& of, const at::Tensor& factors = {}) {
+    const Fp8Rows expected = quantize_fp8(of, factors);
+    EXPECT_TRUE(at::equal(mine.codes.view(at::kByte), expected.codes.view(at::kByte)));
+    EXPECT_TRUE(at::equal(mine.scales, expected.scales));
+  };
+  const auto room = [](const at::Tensor& like) {
+    return Fp8Rows{at::empty(like.sizes(), like.options().dtype(at::kFloat8_e4m3fn)),
+                   at::empty({like.size(0)}, like.options().dtype(at::kFloat))};
+  };
+  for (const std::int64_t inner : {8, 48, 264, 1024, 1536, 4096, 5632, 8192, 11008, 16384}) {
+    for (const Activation activation : {Activation::silu, Activation::gelu, Activation::gelu_tanh}) {
+      SCOPED_TRACE(::testing::Message() << inner << " activation " << static_cast<int>(activation));
+      ASSERT_TRUE(gpu::fuses_fp8_gate(2 * inner, activation));
+      const at::Tensor z = there(numbers({37, 2 * inner}, 1).to(at::kBFloat16));
+      const at::Tensor dy = there(numbers({37, inner}, 2).to(at::kBFloat16)),
+                       factors = there(numbers({2 * inner}, 3));
+      const at::Tensor y = at::empty_like(dy), dz = at::empty_like(z), y_too = at::empty_like(y),
+                       dz_too = at::empty_like(z);
+      gpu::gate(z, y, activation);
+      gpu::gate_gradient(z, dy, dz, activation);
+      const Fp8Rows rows = room(y), alone = room(y), gradient = room(dz), gradient_alone = room(dz);
+      gpu::gate(z, y_too, rows, activation);
+      gpu::gate(z, {}, alone, activation);
+      gpu::gate_gradient(z, dy, dz_too, factors, gradient, activation);
+      gpu::gate_gradient(z, dy, {}, factors, gradient_alone, activation);
+      EXPECT_TRUE(at::equal(y_too, y));
+      EXPECT_TRUE(at::equal(dz_too, dz));
+      for (const Fp8Rows* mine : {&rows, &alone}) expect_rows(*mine, y);
+      for (const Fp8Rows* mine : {&gradient, &gradient_alone}) expect_rows(*mine, dz, factors);
+    }
+  }
+  EXPECT_FALSE(gpu::fuses_fp8_gate(24, Activation::silu)) << "halves are not whole vectors";
+  EXPECT_FALSE(gpu::fuses_fp8_gate(32784, Activation::silu)) << "wider than registers hold";
+  EXPECT_FALSE(gpu::fuses_fp8_gate(64, Activation::relu));
+}
+
 TEST_F(Fp8OnGpu, a_feed_forward_block_is_that_of_the_cpu_wherever_its_adapters_are) {
   const at::NoGradGuard no_graph;
   for (const auto& [width, inner] : std::vector<std::pair<std::int64_t, std::int64_t>>{{48, 192}, {768, 3072}}) {
-    for (const Activation activation : {Activation::gelu, Activation::gelu_tanh, Activation::relu}) {
-      for (const int adapted : {0, 1, 2, 3}) {
-        SCOPED_TRACE(::testing::Message()
-                     << width << " activation " << static_cast<int>(activation) << " adapters " << adapted);
+    for (const Activation activation :
+         {Activation::gelu, Activation::gelu_tanh, Activation::silu, Activation::relu}) {
+      for (const int form : {0, 1, 2, 3, 4, 5, 6, 7}) {
+        const int adapted = form & 3;
+        const bool is_gated = form >= 4;
+        const std::int64_t rows = is_gated ? 2 * inner : inner;
+        SCOPED_TRACE(::testing::Message() << width << " activation " << static_cast<int>(activation) << " adapters "
+                                          << adapted << (is_gated ? " gated" : ""));
         const Layout layout = layout_of({17, 33, 16, 64});
         const auto run = [&](c10::Device device) {
           Parameter up_weight, down_weight;
-          up_weight.parts.push_back({"up", inner});
-          up_weight.quantized = std::make_shared<Fp8Weight>(numbers({inner, width}, 1).to(device) / 16);
+          up_weight.parts.push_back({"up", rows});
+          up_weight.quantized = std::make_shared<Fp8Weight>(numbers({rows, width}, 1).to(device) / 16);
           down_weight.parts.push_back({"down", width});
           down_weight.quantized = std::make_shared<Fp8Weight>(numbers({width, inner}, 2).to(device) / 16);
-          Parameter up_bias = parameter(numbers({inner}, 3).to(device), at::kBFloat16, false);
+          Parameter up_bias = parameter(numbers({rows}, 3).to(device), at::kBFloat16, false);
           Parameter down_bias = parameter(numbers({width}, 4).to(device), at::kBFloat16, false);
           Parameter a = parameter(numbers({8, width}, 5).to(device) / 16, at::kBFloat16, true);
-          Parameter b = parameter(numbers({inner, 8}, 6).to(device) / 4, at::kBFloat16, true);
+          Parameter b = parameter(numbers({rows, 8}, 6).to(device) / 4, at::kBFloat16, true);
           Parameter a2 = parameter(numbers({8, inner}, 7).to(device) / 16, at::kBFloat16, true);
           Parameter b2 = parameter(numbers({width, 8}, 8).to(device) / 4, at::kBFloat16, true);
           LinearModule up, down;
@@ -250,7 +292,8 @@ TEST_F(Fp8OnGpu, a_feed_forward_block_is_that_of_the_cpu_wherever_its_adapters_a
           if ((adapted & 2) != 0) down.branches.push_back({&a2, &b2, 0.5, 0, 2, 0});
           Tape tape;
           const Var x = tape.track(numbers({layout->tokens(), width}, 9).to(at::kBFloat16).to(device));
-          const Var middle = linear(&tape, x, up, layout, {}, activation, 0, -1, &down);
+          const Var middle = is_gated ? linear_gated(&tape, x, up, layout, {}, activation, &down)
+                                      : linear(&tape, x, up, layout, {}, activation, 0, -1, &down);
           const Var y = linear_add(&tape, middle, down, x, layout, {}, {});
           PassResult result{y.value.cpu(), {}};
           y.slot->add(numbers({layout->tokens(), width}, 10).to(at::kBFloat16).to(device));

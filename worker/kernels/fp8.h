@@ -25,7 +25,7 @@ inline constexpr float kFp8Smallest = 0x1p-100f;
 ///   x        [rows, columns] fp32, bf16 or fp16
 ///   factors  [columns] fp32, of each column; undefined: 1
 ///
-/// On a GPU bf16 goes through one kernel, which reads x once where rows are no wider than 8,192.
+/// On a GPU bf16 goes through one kernel, which reads x once where rows are no wider than 32,768.
 Fp8Rows quantize_fp8(const at::Tensor& x, const at::Tensor& factors = {});
 
 /// The numbers that a matrix in FP8 stands for, in fp32, rounded once to `type`.

@@ -121,6 +121,11 @@ Var linear_add(Tape* tape, const Var& x, const LinearModule& module, const Var& 
 /// activation(z[:, :inner]) · z[:, inner:]: the middle of a gated feed-forward block.  z [tokens, 2 × inner].
 Var gated(Tape* tape, const Var& z, Activation activation);
 
+/// gated(linear(x)). On a GPU a module in FP8 gets the gate's gradient quantised by the kernel that computes it,
+/// and `next` the gate, as in linear.
+Var linear_gated(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const DropoutRun& run,
+                 Activation activation, const LinearModule* next = nullptr);
+
 /// norm(words[id] + positions[position] + types[type]), without the parts that the module does not have, and
 /// dropout at the end. Ids [tokens] int64, in range; those of an absent table are not read.
 Var embed(Tape* tape, const EmbeddingModule& module, const at::Tensor& ids, const at::Tensor& positions,

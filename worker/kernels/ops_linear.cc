@@ -105,6 +105,35 @@ at::Tensor activation_gradient(const at::Tensor& z, at::Tensor gradient, Activat
   return out;
 }
 
+/// The gate of z on a GPU, and its rows in FP8 as in activated_for.
+Var gate_for(const at::Tensor& z, Activation activation, const LinearModule* next) {
+  const ProfileScope scope("gated activation", OperatorGroup::activation);
+  Var y(at::empty({z.size(0), z.size(1) / 2}, z.options()));
+  const auto rows = gpu::empty_fp8_for(next, y.value);
+  if (rows == nullptr) {
+    gpu::gate(z, y.value, activation);
+  } else {
+    gpu::gate(z, reads_input(*next) ? y.value : at::Tensor(), *rows, activation);
+    y.fp8 = rows;
+  }
+  return y;
+}
+
+/// Its gradient, and `rows` as in activation_gradient.
+at::Tensor gate_gradient(const at::Tensor& z, at::Tensor gradient, Activation activation, const LinearPass& pass,
+                         std::shared_ptr<Fp8Rows>& rows) {
+  const ProfileScope scope("gated activation's gradient", OperatorGroup::activation);
+  const at::Tensor dy = std::move(gradient).contiguous(), dz = at::empty_like(z);
+  rows = gpu::empty_fp8_for(pass.quantizing(), z);
+  if (rows == nullptr) {
+    gpu::gate_gradient(z, dy, dz, activation);
+  } else {
+    gpu::gate_gradient(z, dy, pass.reads_gradient() ? dz : at::Tensor(), pass.gradient_factors(), *rows,
+                       activation);
+  }
+  return dz;
+}
+
 /// x with its columns multiplied: IA3 on a feed-forward module.
 Var scaled_input(Tape* tape, const Var& x, const ScaleBranch& branch, const Layout& layout) {
   ColumnScale scale(branch, layout, 0, x.value.size(1));
@@ -183,6 +212,31 @@ Var linear(Tape* tape, const Var& x, const LinearModule& module, const Layout& l
     std::shared_ptr<Fp8Rows> rows;
     if (activation != Activation::none) dy = activation_gradient(z, std::move(dy), activation, pass, rows);
     pass.backward(std::move(dy), rows.get());
+  });
+  adds_to(tape, parameters);
+  return result;
+}
+
+Var linear_gated(Tape* tape, const Var& x, const LinearModule& module, const Layout& layout, const DropoutRun& run,
+                 Activation activation, const LinearModule* next) {
+  const bool in_one_step = module.quantizes_inputs() && module.of_jobs.empty() && gpu::quantizes_fp8(x.value) &&
+                           gpu::fuses_fp8_gate(module.weight->rows(), activation);
+  if (!in_one_step) return gated(tape, linear(tape, x, module, layout, run), activation);
+  const ProfileScope scope("linear", OperatorGroup::matrix_product);
+  const Var input = after_input_scales(tape, x, module, layout);
+  LinearPass pass(module, layout, 0, -1);
+  const bool recorded = tape != nullptr && (input.needs_grad() || pass.trains());
+  const at::Tensor z = pass.forward(input, run, {}, recorded);
+  Var y = gate_for(z, activation, next);
+  if (!recorded) return y;
+  Var result = tape->track(y.value);
+  result.fp8 = y.fp8;
+  const std::vector<Parameter*> parameters = pass.parameters();
+  tape->record([slot = result.slot, z, pass = std::move(pass), activation] {
+    if (!slot->grad.defined()) return;
+    std::shared_ptr<Fp8Rows> rows;
+    at::Tensor dz = gate_gradient(z, std::move(slot->grad), activation, pass, rows);
+    pass.backward(std::move(dz), rows.get());
   });
   adds_to(tape, parameters);
   return result;

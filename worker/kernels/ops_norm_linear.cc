@@ -14,7 +14,7 @@ Var norm_linear(Tape* tape, const Var& x, const NormModule& norm, const LinearMo
     if (y.defined()) return Var(y);
   }
   const Var normed = worker::norm(tape, x, norm, &module);
-  const Var y = options.gated ? gated(tape, linear(tape, normed, module, layout, run), options.activation)
+  const Var y = options.gated ? linear_gated(tape, normed, module, layout, run, options.activation, options.next)
                               : linear(tape, normed, module, layout, run, options.activation, 0, -1, options.next);
   return options.to_float ? worker::to_float(tape, y) : y;
 }

@@ -9,7 +9,7 @@
 extern "C" {
 
 /// Raised with every change of what stands below.
-inline constexpr int kFinesweepCudaVersion = 6;
+inline constexpr int kFinesweepCudaVersion = 7;
 int finesweep_cuda_version();
 /// The words for an error.
 const char* finesweep_cuda_error(int error);

@@ -1,10 +1,12 @@
+#include <type_traits>
+
 #include "worker/kernels/cuda/activation.cuh"
 #include "worker/kernels/cuda/device.cuh"
 #include "worker/kernels/cuda/fp8.cuh"
 
 // Rows of bf16 to FP8 e4m3 with a scale a row, behind an activation or its gradient too, and scales behind a
-// product that has none. A row is kept in registers by one warp (narrow rows, four a block) or by eight, so that it
-// is read once; wider ones are read twice.
+// product that has none. A row is kept in registers by one warp (narrow rows, four a block) or by 8, 16 or 32, so
+// that it is read once; wider ones than 32,768 are read twice.
 
 namespace finesweep::cuda {
 namespace {
@@ -76,9 +78,60 @@ struct GradientSource {
   }
 };
 
+/// act(z[:, :columns]) · z[:, columns:], which goes to y too where that is not null.
+template <int kActivation>
+struct GateSource {
+  const Bf16* z;
+  Bf16* y;
+  std::int64_t columns;
+
+  template <int kCount>
+  __device__ void load(std::int64_t row, std::int64_t column, float (&v)[kCount]) const {
+    float up[kCount];
+    cuda::load<kCount>(z + row * 2 * columns + column, v);
+    cuda::load<kCount>(z + row * 2 * columns + columns + column, up);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) v[k] = from(to<Bf16>(act<kActivation>(v[k]) * up[k]));
+    if (y != nullptr) store<kCount>(y + row * columns + column, v);
+  }
+};
+
+/// dz · factors, where dz, the gradient of z of the gate above, goes to memory too, unless its place is null.
+template <int kActivation>
+struct GateGradientSource {
+  const Bf16 *z, *dy;
+  Bf16* dz;
+  const float* factors;
+  std::int64_t inner;  // columns of dy
+
+  template <int kCount>
+  __device__ void load(std::int64_t row, std::int64_t column, float (&v)[kCount]) const {
+    const bool is_gate = column < inner;
+    const std::int64_t at = is_gate ? column : column - inner, place = row * 2 * inner + column;
+    float gate[kCount], d[kCount];
+    cuda::load<kCount>(z + row * 2 * inner + at, gate);
+    cuda::load<kCount>(dy + row * inner + at, d);
+    if (is_gate) {
+      cuda::load<kCount>(z + place + inner, v);
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) v[k] = from(to<Bf16>(d[k] * v[k] * act_gradient<kActivation>(gate[k])));
+    } else {
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) v[k] = from(to<Bf16>(d[k] * act<kActivation>(gate[k])));
+    }
+    if (dz != nullptr) store<kCount>(dz + place, v);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) v[k] *= factors[column + k];
+  }
+};
+
+/// Threads of a block with so many warps a row.
+template <int kWarps>
+constexpr int kThreadsOf = kWarps == 1 ? 32 * kRowsOfBlock : 32 * kWarps;
+
 /// kCount elements a vector, kVectors of them a thread (0: rows of any width, read twice), kWarps warps a row.
 template <typename Source, int kCount, int kVectors, int kWarps>
-__global__ void __launch_bounds__(kWarps == 1 ? 128 : 256) quantize_rows(const Source source, const Fp8Target to) {
+__global__ void __launch_bounds__(kThreadsOf<kWarps>) quantize_rows(const Source source, const Fp8Target to) {
   __shared__ float shared[kWarps];
   wait_for_predecessor();
   constexpr int kLanes = 32 * kWarps;
@@ -126,11 +179,24 @@ __global__ void __launch_bounds__(kWarps == 1 ? 128 : 256) quantize_rows(const S
 template <int kCount, int kVectors, int kWarps, typename Source>
 int launch_rows(const Source& source, const Fp8Target& to, void* stream) {
   const unsigned blocks = blocks_for(to.rows, kWarps == 1 ? kRowsOfBlock : 1);
-  return launch(quantize_rows<Source, kCount, kVectors, kWarps>, dim3(blocks), kWarps == 1 ? 128 : 256, 0, stream,
-                true, source, to);
+  return launch(quantize_rows<Source, kCount, kVectors, kWarps>, dim3(blocks), kThreadsOf<kWarps>, 0, stream, true,
+                source, to);
 }
 
 constexpr int kWide = 8, kOfWarp = 32 * kWide, kOfBlock = 8 * kOfWarp;
+
+/// Rows of whole vectors that a block keeps, up to 32,768 columns.
+template <typename Source>
+int launch_kept(const Source& source, const Fp8Target& to, void* stream) {
+  if (to.columns <= kOfBlock) return launch_rows<kWide, 1, 8>(source, to, stream);
+  if (to.columns <= 2 * kOfBlock) return launch_rows<kWide, 2, 8>(source, to, stream);
+  if (to.columns <= 4 * kOfBlock) return launch_rows<kWide, 4, 8>(source, to, stream);
+  if (to.columns <= 6 * kOfBlock) return launch_rows<kWide, 3, 16>(source, to, stream);
+  if (to.columns <= 8 * kOfBlock) return launch_rows<kWide, 4, 16>(source, to, stream);
+  if (to.columns <= 16 * kOfBlock) return launch_rows<kWide, 4, 32>(source, to, stream);
+  return cudaErrorInvalidValue;
+}
+constexpr int kWidestKept = 16 * kOfBlock;
 
 int quantize_plain(const PlainSource& source, const Fp8Target& to, void* stream) {
   const bool vectors =
@@ -140,9 +206,7 @@ int quantize_plain(const PlainSource& source, const Fp8Target& to, void* stream)
   if (to.columns <= 2 * kOfWarp) return launch_rows<kWide, 2, 1>(source, to, stream);
   if (to.columns <= 3 * kOfWarp) return launch_rows<kWide, 3, 1>(source, to, stream);
   if (to.columns <= 4 * kOfWarp) return launch_rows<kWide, 4, 1>(source, to, stream);
-  if (to.columns <= kOfBlock) return launch_rows<kWide, 1, 8>(source, to, stream);
-  if (to.columns <= 2 * kOfBlock) return launch_rows<kWide, 2, 8>(source, to, stream);
-  if (to.columns <= 4 * kOfBlock) return launch_rows<kWide, 4, 8>(source, to, stream);
+  if (to.columns <= kWidestKept) return launch_kept(source, to, stream);
   return launch_rows<kWide, 0, 8>(source, to, stream);
 }
 
@@ -150,9 +214,20 @@ int quantize_plain(const PlainSource& source, const Fp8Target& to, void* stream)
 template <typename Source>
 int quantize_written(const Source& source, const Fp8Target& to, void* stream) {
   if (to.columns % kWide != 0 || !aligned(to.codes)) return cudaErrorInvalidValue;
-  if (to.columns <= kOfBlock) return launch_rows<kWide, 1, 8>(source, to, stream);
-  if (to.columns <= 2 * kOfBlock) return launch_rows<kWide, 2, 8>(source, to, stream);
-  if (to.columns <= 4 * kOfBlock) return launch_rows<kWide, 4, 8>(source, to, stream);
+  return launch_kept(source, to, stream);
+}
+
+/// Calls work(its number) for an activation that these kernels have.
+template <typename Work>
+int with_activation(int activation, const Work& work) {
+  switch (activation) {
+    case kActivationGelu:
+      return work(std::integral_constant<int, kActivationGelu>());
+    case kActivationGeluTanh:
+      return work(std::integral_constant<int, kActivationGeluTanh>());
+    case kActivationSilu:
+      return work(std::integral_constant<int, kActivationSilu>());
+  }
   return cudaErrorInvalidValue;
 }
 
@@ -207,13 +282,9 @@ int finesweep_fp8_activation_forward(int activation, const void* z, void* y, std
   const auto* from = static_cast<const Bf16*>(z);
   const auto out = static_cast<Bf16*>(y);
   const Fp8Target to{rows, columns, static_cast<std::uint8_t*>(codes), scales};
-  if (activation == kActivationGelu) {
-    return quantize_written(ActivationSource<kActivationGelu>{from, out, columns}, to, stream);
-  }
-  if (activation == kActivationGeluTanh) {
-    return quantize_written(ActivationSource<kActivationGeluTanh>{from, out, columns}, to, stream);
-  }
-  return cudaErrorInvalidValue;
+  return with_activation(activation, [&](auto kind) {
+    return quantize_written(ActivationSource<decltype(kind)::value>{from, out, columns}, to, stream);
+  });
 }
 
 int finesweep_fp8_activation_backward(int activation, const void* z, const void* dy, void* dz, const float* factors,
@@ -224,13 +295,33 @@ int finesweep_fp8_activation_backward(int activation, const void* z, const void*
   const auto *from = static_cast<const Bf16*>(z), *d = static_cast<const Bf16*>(dy);
   const auto out = static_cast<Bf16*>(dz);
   const Fp8Target to{rows, columns, static_cast<std::uint8_t*>(codes), scales};
-  if (activation == kActivationGelu) {
-    return quantize_written(GradientSource<kActivationGelu>{from, d, out, factors, columns}, to, stream);
-  }
-  if (activation == kActivationGeluTanh) {
-    return quantize_written(GradientSource<kActivationGeluTanh>{from, d, out, factors, columns}, to, stream);
-  }
-  return cudaErrorInvalidValue;
+  return with_activation(activation, [&](auto kind) {
+    return quantize_written(GradientSource<decltype(kind)::value>{from, d, out, factors, columns}, to, stream);
+  });
+}
+
+int finesweep_fp8_gate_forward(int activation, const void* z, void* y, std::int64_t rows, std::int64_t inner,
+                               void* codes, float* scales, void* stream) {
+  if (rows == 0) return cudaSuccess;
+  if (!aligned(z) || !aligned(y)) return cudaErrorInvalidValue;
+  const Fp8Target to{rows, inner, static_cast<std::uint8_t*>(codes), scales};
+  return with_activation(activation, [&](auto kind) {
+    return quantize_written(
+        GateSource<decltype(kind)::value>{static_cast<const Bf16*>(z), static_cast<Bf16*>(y), inner}, to, stream);
+  });
+}
+
+int finesweep_fp8_gate_backward(int activation, const void* z, const void* dy, void* dz, const float* factors,
+                                std::int64_t rows, std::int64_t inner, void* codes, float* scales, void* stream) {
+  if (rows == 0) return cudaSuccess;
+  if (inner % kWide != 0 || !aligned(z) || !aligned(dy) || !aligned(dz)) return cudaErrorInvalidValue;
+  const Fp8Target to{rows, 2 * inner, static_cast<std::uint8_t*>(codes), scales};
+  return with_activation(activation, [&](auto kind) {
+    return quantize_written(
+        GateGradientSource<decltype(kind)::value>{static_cast<const Bf16*>(z), static_cast<const Bf16*>(dy),
+                                                  static_cast<Bf16*>(dz), factors, inner},
+        to, stream);
+  });
 }
 
 int finesweep_scale_rows_and_columns(void* y, std::int64_t rows, std::int64_t columns, const float* row_scales,

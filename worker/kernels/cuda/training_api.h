@@ -158,14 +158,20 @@ int finesweep_own_columns(void* x, std::int64_t tokens, std::int64_t columns, st
 /// v[r] · (448 / max |v[r]|).  x bf16 [rows, columns], its rows `stride` apart; codes contiguous.
 int finesweep_fp8_quantize(const void* x, std::int64_t stride, std::int64_t rows, std::int64_t columns,
                            const float* factors, void* codes, float* scales, void* stream);
-/// y = activation(z) (GELU, by erf or tanh) and the rows of y in FP8.  bf16 [rows, columns] contiguous; y may be z,
-/// or null: the rows alone
+/// y = activation(z) (GELU by erf or tanh, SiLU) and the rows of y in FP8.  bf16 [rows, columns] contiguous; y may
+/// be z, or null: the rows alone
 int finesweep_fp8_activation_forward(int activation, const void* z, void* y, std::int64_t rows,
                                      std::int64_t columns, void* codes, float* scales, void* stream);
 /// dz = dy · activation'(z), and the rows of dz · factors in FP8; dz may be dy, or null.
 int finesweep_fp8_activation_backward(int activation, const void* z, const void* dy, void* dz, const float* factors,
                                       std::int64_t rows, std::int64_t columns, void* codes, float* scales,
                                       void* stream);
+/// The same of y = activation(z[:, :inner]) · z[:, inner:] and of its gradient. z and dz [rows, 2 × inner], y and
+/// dy [rows, inner]; dz is not z.
+int finesweep_fp8_gate_forward(int activation, const void* z, void* y, std::int64_t rows, std::int64_t inner,
+                               void* codes, float* scales, void* stream);
+int finesweep_fp8_gate_backward(int activation, const void* z, const void* dy, void* dz, const float* factors,
+                                std::int64_t rows, std::int64_t inner, void* codes, float* scales, void* stream);
 /// y[r, c] = y[r, c] · row_scales[r] · column_scales[c] + bias[c] + residual[r, c] in fp32, each null: left out.
 /// y bf16 [rows, columns] contiguous; bias and residual bf16, the latter's rows residual_stride apart.
 int finesweep_scale_rows_and_columns(void* y, std::int64_t rows, std::int64_t columns, const float* row_scales,
@@ -327,5 +333,6 @@ int finesweep_flash_backward(const FinesweepFlash* what, const void* out, const 
   X(gather_rows) X(add_rows) X(scatter_rows) X(mean_forward) \
   X(mean_backward) X(cross_entropy) X(distillation) X(add_sum) X(adamw_chunk) \
   X(adamw_squares) X(adamw_verdict) X(adamw_update) X(gather_heads) X(scatter_heads) X(softmax_forward) \
-  X(softmax_backward) X(fp8_quantize) X(fp8_activation_forward) X(fp8_activation_backward) X(scale_rows_and_columns) X(own_columns) X(job_scales_forward) X(job_scales_backward) X(concatenate) X(copy_matrices) X(few_outputs) X(flash_fits) X(flash_forward) X(flash_backward)
+  X(softmax_backward) X(fp8_quantize) X(fp8_activation_forward) X(fp8_activation_backward) \
+  X(fp8_gate_forward) X(fp8_gate_backward) X(scale_rows_and_columns) X(own_columns) X(job_scales_forward) X(job_scales_backward) X(concatenate) X(copy_matrices) X(few_outputs) X(flash_fits) X(flash_forward) X(flash_backward)
 // clang-format on

@@ -43,19 +43,25 @@ void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Te
        dy.const_data_ptr(), dz.mutable_data_ptr(), z.numel(), type_of(z));
 }
 
+void gate(const at::Tensor& z, const at::Tensor& y, Activation activation) {
+  call(&CudaModule::gate_forward, "gate", y, kind_of(activation), z.const_data_ptr(), y.mutable_data_ptr(),
+       y.size(0), y.size(1), type_of(y));
+}
+
+void gate_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, Activation activation) {
+  call(&CudaModule::gate_backward, "gate's gradient", z, kind_of(activation), z.const_data_ptr(),
+       dy.const_data_ptr(), dz.mutable_data_ptr(), dy.size(0), dy.size(1), type_of(z));
+}
+
 Var gated(Tape* tape, const Var& z, Activation activation) {
-  const std::int64_t tokens = z.value.size(0), inner = z.value.size(1) / 2;
-  const int kind = kind_of(activation);
-  const at::Tensor y = at::empty({tokens, inner}, z.value.options());
-  call(&CudaModule::gate_forward, "gate", y, kind, z.value.const_data_ptr(), y.mutable_data_ptr(), tokens, inner,
-       type_of(y));
+  const at::Tensor y = at::empty({z.value.size(0), z.value.size(1) / 2}, z.value.options());
+  gate(z.value, y, activation);
   if (tape == nullptr || !z.needs_grad()) return Var(y);
   const Var result = tape->track(y);
-  tape->record([slot = result.slot, z_slot = z.slot, z = z.value, kind, tokens, inner] {
+  tape->record([slot = result.slot, z_slot = z.slot, z = z.value, activation] {
     if (!slot->grad.defined()) return;
     const at::Tensor dy = std::move(slot->grad).contiguous(), dz = at::empty_like(z);
-    call(&CudaModule::gate_backward, "gate's gradient", z, kind, z.const_data_ptr(), dy.const_data_ptr(),
-         dz.mutable_data_ptr(), tokens, inner, type_of(z));
+    gate_gradient(z, dy, dz, activation);
     z_slot->add(dz);
   });
   return result;

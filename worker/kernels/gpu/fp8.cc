@@ -17,6 +17,11 @@ namespace finesweep::worker::gpu {
 namespace {
 
 constexpr std::int64_t kFp8Multiple = 16;
+constexpr std::int64_t kWidest = 32768;  // a row stays in registers
+
+bool has_fp8_kernel(Activation activation) {
+  return activation == Activation::gelu || activation == Activation::gelu_tanh || activation == Activation::silu;
+}
 
 Fp8Rows empty_rows(const at::Tensor& like) {
   return {at::empty(like.sizes(), like.options().dtype(at::kFloat8_e4m3fn)),
@@ -74,9 +79,12 @@ bool quantizes_fp8(const at::Tensor& x) {
 }
 
 bool fuses_fp8(const at::Tensor& z, Activation activation) {
-  constexpr std::int64_t kWidest = 8192;  // a row stays in registers
-  return (activation == Activation::gelu || activation == Activation::gelu_tanh) && quantizes_fp8(z) &&
-         z.is_contiguous() && in_vectors(z) && z.size(1) <= kWidest;
+  return has_fp8_kernel(activation) && quantizes_fp8(z) && z.is_contiguous() && in_vectors(z) &&
+         z.size(1) <= kWidest;
+}
+
+bool fuses_fp8_gate(std::int64_t width, Activation activation) {
+  return has_fp8_kernel(activation) && width % 16 == 0 && width <= kWidest;
 }
 
 std::shared_ptr<Fp8Rows> empty_fp8_for(const LinearModule* next, const at::Tensor& like) {
@@ -95,6 +103,18 @@ void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Te
                          const Fp8Rows& rows, Activation activation) {
   call(&CudaModule::fp8_activation_backward, "activation's gradient", z, kind_of(activation), z.const_data_ptr(),
        dy.const_data_ptr(), writable_or_null(dz), factors.const_data_ptr<float>(), z.size(0), z.size(1),
+       rows.codes.mutable_data_ptr(), rows.scales.mutable_data_ptr<float>());
+}
+
+void gate(const at::Tensor& z, const at::Tensor& y, const Fp8Rows& rows, Activation activation) {
+  call(&CudaModule::fp8_gate_forward, "gate", z, kind_of(activation), z.const_data_ptr(), writable_or_null(y),
+       z.size(0), z.size(1) / 2, rows.codes.mutable_data_ptr(), rows.scales.mutable_data_ptr<float>());
+}
+
+void gate_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, const at::Tensor& factors,
+                   const Fp8Rows& rows, Activation activation) {
+  call(&CudaModule::fp8_gate_backward, "gate's gradient", z, kind_of(activation), z.const_data_ptr(),
+       dy.const_data_ptr(), writable_or_null(dz), factors.const_data_ptr<float>(), z.size(0), z.size(1) / 2,
        rows.codes.mutable_data_ptr(), rows.scales.mutable_data_ptr<float>());
 }
 

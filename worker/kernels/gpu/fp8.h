@@ -27,6 +27,15 @@ void activate(const at::Tensor& z, const at::Tensor& y, const Fp8Rows& rows, Act
 void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, const at::Tensor& factors,
                          const Fp8Rows& rows, Activation activation);
 
+/// The same of activation(z[:, :inner]) · z[:, inner:], the middle of a gated block, which `width` = 2 × inner
+/// columns go into.
+bool fuses_fp8_gate(std::int64_t width, Activation activation);
+/// y [tokens, inner] may be undefined.
+void gate(const at::Tensor& z, const at::Tensor& y, const Fp8Rows& rows, Activation activation);
+/// dz may be undefined.
+void gate_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, const at::Tensor& factors,
+                   const Fp8Rows& rows, Activation activation);
+
 /// In bf16. Undefined where cuBLASLt cannot do it: then nothing was done. Which way was found for a shape is kept.
 at::Tensor product_fp8(const Fp8Rows& a, const Fp8Rows& b, const at::Tensor& bias, const at::Tensor& residual);
 

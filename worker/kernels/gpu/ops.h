@@ -20,6 +20,9 @@ void dropout(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& 
 void activate(const at::Tensor& z, const at::Tensor& y, Activation activation);
 void activation_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, Activation activation);
 Var gated(Tape* tape, const Var& z, Activation activation);
+/// y [tokens, inner] = activation(z[:, :inner]) · z[:, inner:], and its gradient dz.
+void gate(const at::Tensor& z, const at::Tensor& y, Activation activation);
+void gate_gradient(const at::Tensor& z, const at::Tensor& dy, const at::Tensor& dz, Activation activation);
 void rotate_in_place(const at::Tensor& x, const RotaryTable& table, const at::Tensor& positions, std::int64_t heads,
                      std::int64_t size, float sign);
 
