@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <iostream>
 #include <optional>
 
@@ -14,6 +15,7 @@
 #include "coordinator/unix_time.h"
 #include "storage/artifact.h"
 #include "storage/files.h"
+#include "storage/process_start.h"
 #include "storage/run_directory.h"
 #include "storage/status_file.h"
 #include "storage/store.h"
@@ -111,6 +113,21 @@ RunnerEnd merge(const ExportOptions& options, const TrialModel& model, const sto
   });
 }
 
+/// What an export that was killed left: folders whose names are the prefix and the number of a process that has
+/// ended.
+void remove_deserted(const fs::path& parent, const std::string& prefix) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(parent, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(prefix)) continue;
+    pid_t pid = 0;
+    const char* end = name.data() + name.size();
+    const auto [stop, failed] = std::from_chars(name.data() + prefix.size(), end, pid);
+    if (failed == std::errc() && stop == end && pid > 0 && !storage::start_time_of(pid))
+      fs::remove_all(entry.path(), ignored);
+  }
+}
+
 }  // namespace
 
 int export_command(const ExportOptions& options) {
@@ -128,8 +145,10 @@ int export_command(const ExportOptions& options) {
   // Beside its place first, so that what stands there in the end is whole.
   const bool is_adapter = model->manifest.model.value("kind", "") == "adapter";
   const fs::path parent = to.parent_path();
-  const fs::path partial = parent / ("." + to.filename().string() + ".partial." + std::to_string(getpid()));
+  const std::string partial_prefix = "." + to.filename().string() + ".partial.";
+  const fs::path partial = parent / (partial_prefix + std::to_string(getpid()));
   fs::create_directories(parent, error);
+  remove_deserted(parent, partial_prefix);
   RunnerEnd end{0, ""};
   if (is_adapter && options.merge) {
     end = merge(options, *model, run, partial);

@@ -39,6 +39,13 @@ std::optional<StatusSnapshot> status_of(const storage::RunDirectory& run) {
   return std::move(*status);
 }
 
+/// Of the job that asks.
+Result<std::optional<SlurmRecord::Life>> own_life(const storage::RunDirectory& run) {
+  const auto allocation = slurm::read_allocation();
+  if (!allocation) return Error{"slurm-life is for the batch script that `finesweep submit` writes"};
+  return read_slurm_life(run, allocation->job);
+}
+
 int begin_life(const storage::RunDirectory& run) {
   const auto allocation = slurm::read_allocation();
   if (!allocation) return fail(2, "slurm-life is for the batch script that `finesweep submit` writes");
@@ -55,6 +62,7 @@ int begin_life(const storage::RunDirectory& run) {
   life.heartbeat_before_ms = status ? status->heartbeat_ms : 0;
   life.results_before = harvest.results;
   life.checkpoints_before = std::move(harvest.checkpoints);
+  if (const Status written = write_slurm_life(run, life); !written) return fail(4, written.error().message);
   next.life = std::move(life);
   if (const Status written = write_slurm_record(run, next); !written) return fail(4, written.error().message);
   return 0;
@@ -64,8 +72,8 @@ int begin_life(const storage::RunDirectory& run) {
 int await_life(const storage::RunDirectory& run, pid_t srun) {
   // What is meant for the batch script and for srun is not for the one who watches.
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) std::signal(signal, SIG_IGN);
-  const auto record = read_slurm_record(run);
-  const std::int64_t before = record && *record && (*record)->life ? (*record)->life->heartbeat_before_ms : 0;
+  const auto life = own_life(run);
+  const std::int64_t before = life && *life ? (*life)->heartbeat_before_ms : 0;
   const auto started = storage::start_time_of(srun);
   std::int64_t heartbeat = before;
   auto moved = SteadyClock::now();
@@ -87,10 +95,10 @@ int await_life(const storage::RunDirectory& run, pid_t srun) {
 }
 
 int end_life(const storage::RunDirectory& run, int srun_code) {
-  const auto record = read_slurm_record(run);
-  if (!record) return fail(4, record.error().message);
-  if (!*record || !(*record)->life) return fail(4, run.path().string() + ": no life of a Slurm job began here");
-  const SlurmRecord::Life& life = *(*record)->life;
+  const auto own = own_life(run);
+  if (!own) return fail(4, own.error().message);
+  if (!*own) return fail(4, run.path().string() + ": no life of this Slurm job began here");
+  const SlurmRecord::Life& life = **own;
   const Verdict verdict = judge_life(life, status_of(run), take_stock(run), srun_code);
   if (!verdict.message.empty()) std::cerr << "finesweep: " << verdict.message << std::endl;
   if (!verdict.requeue) return verdict.exit_code;
@@ -114,11 +122,9 @@ int desert_life(const storage::RunDirectory& run) {
     if (!first || !now || now->heartbeat_ms != first->heartbeat_ms || now->state != StatusSnapshot::State::running)
       return 4;
   }
-  const auto record = read_slurm_record(run);
-  if (!record || !*record || !(*record)->life) return 4;  // not of the batch script
-  const SlurmRecord::Life& life = *(*record)->life;
-  const auto allocation = slurm::read_allocation();
-  if (!allocation || allocation->job != life.job) return 4;
+  const auto own = own_life(run);
+  if (!own || !*own) return 4;  // not of the batch script
+  const SlurmRecord::Life& life = **own;
   const Verdict verdict = judge_life(life, status_of(run), take_stock(run), 4);
   std::cerr << "finesweep: " << verdict.message << std::endl;
   const Status done = verdict.requeue ? slurm::requeue(life.job) : slurm::cancel(life.job);

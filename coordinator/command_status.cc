@@ -63,19 +63,30 @@ std::string describe(const StatusSnapshot& status) {
   return text;
 }
 
-/// "  Slurm job 17, started again 2 times, ends in 1:02:03\n"; empty where Slurm has no part in it.
-std::string describe(const SlurmRecord& record, bool running) {
+/// "  Slurm job 17, requeued 2 times, time limit in 1:02:03\n" of the job whose coordinator is at work, and what
+/// waits in Slurm's queue; empty where Slurm has no part in it.
+std::string describe(const SlurmRecord& record, const std::optional<SlurmRecord::Life>& at_work) {
+  std::string text;
+  if (at_work) {
+    text = "  Slurm job " + at_work->job;
+    if (at_work->restarts > 0) text += fmt::format(", requeued {} times", at_work->restarts);
+    if (at_work->ends_ms)
+      text += ", time limit in " + format_duration(static_cast<double>(*at_work->ends_ms - unix_ms()) / 1000);
+    text += "\n";
+  }
   if (waits_in_queue(record)) {
     const double age = static_cast<double>(unix_ms() - record.submitted_ms) / 1000;
-    return fmt::format("  submitted {} ago as Slurm job {}, which has not started (squeue -j {} says why)\n",
-                       format_duration(age), record.submitted_job, record.submitted_job);
+    text += fmt::format("  submitted {} ago as Slurm job {}, which has not started (squeue -j {} says why)\n",
+                        format_duration(age), record.submitted_job, record.submitted_job);
   }
-  if (!running || !record.life) return "";
-  std::string text = "  Slurm job " + record.life->job;
-  if (record.life->restarts > 0) text += fmt::format(", requeued {} times", record.life->restarts);
-  if (record.life->ends_ms)
-    text += ", time limit in " + format_duration(static_cast<double>(*record.life->ends_ms - unix_ms()) / 1000);
-  return text + "\n";
+  return text;
+}
+
+/// Of the job whose coordinator is at work.
+std::optional<SlurmRecord::Life> life_at_work(const storage::RunDirectory& run, const StatusSnapshot& status) {
+  if (status.state != StatusSnapshot::State::running || status.slurm_job.empty()) return std::nullopt;
+  auto life = read_slurm_life(run, status.slurm_job);
+  return life ? std::move(*life) : std::nullopt;
 }
 
 std::optional<SlurmRecord> slurm_record_of(const storage::RunDirectory& run) {
@@ -96,7 +107,7 @@ int status_command(const StatusOptions& options) {
       if (options.json)
         std::cout << Json{{"state", "submitted"}, {"slurm_job", slurm->submitted_job}}.dump() << std::endl;
       else
-        std::cout << "not begun\n" << describe(*slurm, false);
+        std::cout << "not begun\n" << describe(*slurm, std::nullopt);
       return 0;
     }
     if (!status) {
@@ -108,9 +119,7 @@ int status_command(const StatusOptions& options) {
     } else {
       if (lines > 0 && isatty(STDOUT_FILENO)) std::cout << fmt::format("\x1b[{}A\x1b[J", lines);
       std::string text = describe(*status);
-      if (slurm)
-        text += describe(*slurm, status->state == StatusSnapshot::State::running && slurm->life &&
-                                     slurm->life->job == status->slurm_job);
+      if (slurm) text += describe(*slurm, life_at_work(run, *status));
       if (status->state == StatusSnapshot::State::running)
         if (const auto page = read_status_page_ticket(run)) text += "  page: " + page->url + "\n";
       lines = static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));

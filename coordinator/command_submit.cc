@@ -11,6 +11,7 @@
 #include "coordinator/sweep_input.h"
 #include "coordinator/unix_time.h"
 #include "jobs/counted.h"
+#include "jobs/sha256.h"
 #include "slurm/batch_script.h"
 #include "slurm/submission.h"
 #include "storage/files.h"
@@ -36,10 +37,19 @@ slurm::BatchJob batch_job(const SubmitOptions& options, const storage::RunDirect
   return job;
 }
 
+/// Where the text of a sweep is kept for jobs: other texts have other names, so a job that comes back finds its
+/// own.
+std::filesystem::path file_for(const storage::RunDirectory& run, const std::string& sweep_text) {
+  return run.path() / "submitted" / (to_hex(sha256(sweep_text)).substr(0, 16) + ".yaml");
+}
+
 /// The job reads the sweep as it stands now, wherever it is started from and whatever becomes of the file.
-Status prepare(const storage::RunDirectory& run, const std::string& sweep_text, const std::string& script) {
+Status prepare(const storage::RunDirectory& run, const std::filesystem::path& file, const std::string& sweep_text,
+               const std::string& script) {
   if (Status created = run.create(); !created) return created;
-  if (Status written = storage::write_file_atomically(run.sweep_file(), sweep_text); !written) return written;
+  std::error_code ignored;  // the writing says it
+  std::filesystem::create_directories(file.parent_path(), ignored);
+  if (Status written = storage::write_file_atomically(file, sweep_text); !written) return written;
   return storage::write_file_atomically(run.path() / "slurm.sh", script);
 }
 
@@ -60,7 +70,8 @@ int submit_command(const SubmitOptions& options) {
   const auto sweep = parse_sweep_file(options.sweep, options.overrides);
   if (!sweep) return 2;
   const storage::RunDirectory run(run_directory_of(options.out, sweep->plan));
-  const slurm::BatchJob job = batch_job(options, run, sweep->plan);
+  slurm::BatchJob job = batch_job(options, run, sweep->plan);
+  job.file = file_for(run, sweep->resolved_text);
   if (const Status checked = slurm::check(job); !checked) return fail(2, checked.error().message);
   const int workers = options.gpus_per_node > 0 ? options.gpus_per_node : std::max(1, options.workers);
   if (workers < devices_needed(sweep->plan))
@@ -74,7 +85,7 @@ int submit_command(const SubmitOptions& options) {
     return 0;
   }
   warn_of_running_sweep(run);
-  if (const Status prepared = prepare(run, sweep->resolved_text, script); !prepared)
+  if (const Status prepared = prepare(run, job.file, sweep->resolved_text, script); !prepared)
     return fail(4, prepared.error().message);
   const std::int64_t submitted_ms = unix_ms();
   const auto id = slurm::submit(run.path() / "slurm.sh", options.sbatch_arguments);

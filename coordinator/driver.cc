@@ -409,8 +409,10 @@ struct Driver::Impl {
         status.postpone(std::min((now() - time) * 30, Instant(std::chrono::seconds(8))));
       }
       if (control.due(time)) answer_requests();
-      if (lock && holding.due(time))
+      if (lock && holding.due(time)) {
         if (const Status held = lock->heartbeat(); !held) broken = held.error().message;
+        if (!run.holds_run()) broken = run.database().string() + " was removed; this coordinator stops";
+      }
       if (received.empty()) {
         std::this_thread::sleep_for(nap);
         nap = std::min(nap * 2, kLongestNap);

@@ -7,7 +7,10 @@
 
 #include <CLI/CLI.hpp>
 #include <boost/asio/io_context.hpp>
+#include <cerrno>
 #include <chrono>
+#include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <thread>
@@ -361,6 +364,16 @@ int run(int argc, char** argv) {
   return exit_code;
 }
 
+/// An answer that could not be written is none: then an exit code that says "all is well" becomes 4.
+int once_written(int exit_code) {
+  errno = 0;
+  const bool flushed = std::cout.flush().good() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  if (flushed) return exit_code;
+  std::cerr << "finesweep: not all could be written to standard output"
+            << (errno != 0 ? std::string(": ") + std::strerror(errno) : "") << "\n";
+  return exit_code == 0 ? 4 : exit_code;
+}
+
 }  // namespace
 }  // namespace finesweep
 
@@ -377,7 +390,7 @@ int main(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_logger_st("finesweep"));
   spdlog::set_pattern("%H:%M:%S %l: %v");
   try {
-    return run(argc, argv);
+    return once_written(run(argc, argv));
   } catch (const std::exception& error) {
     std::cerr << "finesweep: internal error: " << error.what() << "\n";
     return 4;

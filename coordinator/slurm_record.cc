@@ -1,5 +1,6 @@
 #include "coordinator/slurm_record.h"
 
+#include <exception>
 #include <filesystem>
 
 #include "jobs/json.h"
@@ -11,6 +12,14 @@ namespace {
 
 std::filesystem::path record_file(const storage::RunDirectory& run) {
   return run.path() / "slurm.json";
+}
+
+std::filesystem::path life_file(const storage::RunDirectory& run, const std::string& job) {
+  return run.path() / "slurm-lives" / (job + ".json");
+}
+
+Error not_ours(const std::filesystem::path& file, const std::exception& error) {
+  return Error{file.string() + ": not as finesweep writes it (" + error.what() + "); remove it"};
 }
 
 Json life_json(const SlurmRecord::Life& life) {
@@ -52,7 +61,7 @@ Result<std::optional<SlurmRecord>> read_slurm_record(const storage::RunDirectory
     if (json->contains("life")) record.life = read_life(json->at("life"));
     return std::optional<SlurmRecord>(std::move(record));
   } catch (const Json::exception& error) {
-    return Error{record_file(run).string() + ": not as finesweep writes it (" + error.what() + "); remove it"};
+    return not_ours(record_file(run), error);
   }
 }
 
@@ -60,6 +69,28 @@ Status write_slurm_record(const storage::RunDirectory& run, const SlurmRecord& r
   Json json{{"submitted_job", record.submitted_job}, {"submitted_ms", record.submitted_ms}};
   if (record.life) json["life"] = life_json(*record.life);
   return storage::write_file_atomically(record_file(run), json.dump(1) + "\n");
+}
+
+Result<std::optional<SlurmRecord::Life>> read_slurm_life(const storage::RunDirectory& run, const std::string& job) {
+  const std::filesystem::path file = life_file(run, job);
+  std::error_code ignored;
+  if (!std::filesystem::exists(file, ignored)) return std::optional<SlurmRecord::Life>();
+  const auto text = storage::read_file(file);
+  if (!text) return text.error();
+  const auto json = parse_json(*text, file.string());
+  if (!json) return json.error();
+  try {
+    return std::optional(read_life(*json));
+  } catch (const Json::exception& error) {
+    return not_ours(file, error);
+  }
+}
+
+Status write_slurm_life(const storage::RunDirectory& run, const SlurmRecord::Life& life) {
+  const std::filesystem::path file = life_file(run, life.job);
+  std::error_code ignored;  // the writing says it
+  std::filesystem::create_directories(file.parent_path(), ignored);
+  return storage::write_file_atomically(file, life_json(life).dump(1) + "\n");
 }
 
 bool waits_in_queue(const SlurmRecord& record) {

@@ -10,7 +10,8 @@
 
 namespace finesweep::coordinator {
 
-/// slurm.json in a run directory: what `submit` and the batch script note there. Times are Unix milliseconds.
+/// slurm.json in a run directory: what `submit` and the batch script of the job that began last note there. Times
+/// are Unix milliseconds.
 struct SlurmRecord {
   /// The job that was submitted last.
   std::string submitted_job;
@@ -35,6 +36,11 @@ struct SlurmRecord {
 /// Absent where there is none.
 Result<std::optional<SlurmRecord>> read_slurm_record(const storage::RunDirectory& run);
 Status write_slurm_record(const storage::RunDirectory& run, const SlurmRecord& record);
+
+/// The life of a job alone, in slurm-lives/JOB.json: a second job on the directory, which is refused, begins a life
+/// too, and the first one's must still be there in the end. Absent where there is none.
+Result<std::optional<SlurmRecord::Life>> read_slurm_life(const storage::RunDirectory& run, const std::string& job);
+Status write_slurm_life(const storage::RunDirectory& run, const SlurmRecord::Life& life);
 
 /// Submitted after the last life began: the job waits in Slurm's queue, or was cancelled there.
 bool waits_in_queue(const SlurmRecord& record);

@@ -22,7 +22,7 @@ bool is_plain(const std::string& path) {
   });
 }
 
-// What follows the directives; the variables above it are finesweep, run, devices and arguments.
+// What follows the directives; the variables above it are finesweep, run, sweep, devices and arguments.
 constexpr const char* kBody = R"(
 step= warned= told_to_end= srun_code=4
 # USR1 comes some time before the time limit: srun passes it on, and the coordinator has checkpoints written.
@@ -35,7 +35,7 @@ trap 'told_to_end=yes' TERM
 # A lost node costs its jobs and nothing else: --no-kill here and above, and -K0 and --wait=0 for sites that end all
 # ranks with the first one.
 srun --mpi=pmix --no-kill -K0 --wait=0 --export=ALL ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
-  "$finesweep" run "$run/sweep.yaml" --out "$run" --devices "$devices" "${arguments[@]}" </dev/null &
+  "$finesweep" run "$sweep" --out "$run" --devices "$devices" "${arguments[@]}" </dev/null &
 step=$!
 [ -z "$warned" ] || kill -USR1 "$step" 2>/dev/null
 
@@ -87,6 +87,7 @@ std::string batch_script(const BatchJob& job) {
   directive("output=" + (slurm_opens_log ? log : std::string("/dev/null")));
   text += "\nfinesweep=" + shell_word(job.program.string()) + "\n";
   text += "run=" + shell_word(job.run.string()) + "\n";
+  text += "sweep=" + shell_word(job.file.string()) + "\n";
   text += std::string("devices=") + (job.gpus_per_node > 0 ? "auto" : "cpu") + "\n";
   text += "arguments=(";
   for (std::size_t i = 0; i < job.arguments.size(); ++i) text += (i > 0 ? " " : "") + shell_word(job.arguments[i]);

@@ -12,7 +12,8 @@ namespace finesweep::slurm {
 struct BatchJob {
   std::string sweep;              // its name, for the job's name
   std::filesystem::path program;  // finesweep, absolute; the same path on all nodes
-  std::filesystem::path run;      // the run directory, absolute; sweep.yaml lies in it
+  std::filesystem::path run;      // the run directory, absolute
+  std::filesystem::path file;     // the sweep file, absolute: nobody changes it as long as the job may come back
   int nodes = 1;
   /// Of each node; 0: the sweep runs on CPUs.
   int gpus_per_node = 0;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "tests/storage/temporary_folder.h"
 
@@ -106,6 +107,26 @@ TEST(SlurmRecordTest, comes_back_as_it_was_written) {
   record.life->begun_ms = 1600;
   ASSERT_TRUE(write_slurm_record(run, record));
   EXPECT_FALSE(waits_in_queue(**read_slurm_record(run)));
+}
+
+TEST(SlurmRecordTest, each_job_has_its_own_life) {
+  const storage::TemporaryFolder folder;
+  const storage::RunDirectory run(folder.path());
+  SlurmRecord::Life first = life(), second = life();
+  first.job = "21";
+  second.job = "22_3";
+  second.results_before = first.results_before + 5;
+  ASSERT_TRUE(write_slurm_life(run, first));
+  ASSERT_TRUE(write_slurm_life(run, second));
+  const auto back = read_slurm_life(run, "21"), other = read_slurm_life(run, "22_3");
+  ASSERT_TRUE(back && *back && other && *other);
+  EXPECT_EQ((*back)->job, "21");
+  EXPECT_EQ((*back)->results_before, first.results_before);
+  EXPECT_EQ((*other)->results_before, second.results_before);
+  ASSERT_TRUE(read_slurm_life(run, "23"));
+  EXPECT_FALSE(read_slurm_life(run, "23")->has_value());
+  std::ofstream(folder.path() / "slurm-lives/21.json") << "{}";
+  EXPECT_FALSE(read_slurm_life(run, "21"));
 }
 
 TEST(SlurmLife, the_highest_step_of_all_attempts_counts) {

@@ -28,6 +28,7 @@ BatchJob job_of(const fs::path& run, const fs::path& program = "/opt/bin/fineswe
   job.sweep = "lora ranks";
   job.program = program;
   job.run = run;
+  job.file = run / "submitted/the sweep's.yaml";
   return job;
 }
 
@@ -152,7 +153,7 @@ TEST_F(RunningScript, hands_over_paths_as_they_are_whatever_is_in_them) {
     };
     EXPECT_EQ(seen("srun"),
               words({"--mpi=pmix", "--no-kill", "-K0", "--wait=0", "--export=ALL", program_.string(), "run",
-                     (run_ / "sweep.yaml").string(), "--out", run_.string(), "--devices", "cpu"}));
+                     (run_ / "submitted/the sweep's.yaml").string(), "--out", run_.string(), "--devices", "cpu"}));
     const std::string calls = seen("calls");
     EXPECT_THAT(calls, HasSubstr(words({"slurm-life", "begin", run_.string()}) + "\n"));
     EXPECT_THAT(calls, HasSubstr(words({"slurm-life", "end", run_.string(), "0"}) + "\n"));

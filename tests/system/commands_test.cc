@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <sstream>
@@ -119,6 +120,28 @@ TEST_F(Export, nothing_is_written_over_and_what_cannot_be_is_named) {
   EXPECT_NE(unknown.output.find(names_.at("lora")), std::string::npos) << unknown.output;
   EXPECT_FALSE(fs::exists(*workspace_ / "unknown"));
   EXPECT_EQ(command({"export", "model", "lora", "--to", "x"}).exit_code, 2);
+}
+
+TEST_F(Export, what_a_killed_one_left_is_taken_away_by_the_next) {
+  Process ended({"true"}, workspace_->path());
+  ASSERT_EQ(ended.wait(10s), 0);
+  const fs::path deserted = *workspace_ / (".again.partial." + std::to_string(ended.pid()));
+  const fs::path at_work = *workspace_ / (".again.partial." + std::to_string(getpid()));
+  for (const fs::path& folder : {deserted, at_work}) fs::create_directory(folder);
+  const auto exported = command({"export", "runs/small", "lora", "--to", "again"});
+  EXPECT_EQ(exported.exit_code, 0) << exported.output;
+  EXPECT_FALSE(fs::exists(deserted));
+  EXPECT_TRUE(fs::exists(at_work));
+}
+
+TEST_F(Export, an_answer_that_cannot_be_written_is_no_success) {
+  for (const char* arguments : {"status runs/small --json", "report runs/small", "init", "plan sweep.yaml"}) {
+    Process process({"bash", "-c", "exec \"$0\" " + std::string(arguments) + " >/dev/full", finesweep_program()},
+                    workspace_->path());
+    EXPECT_EQ(process.wait(120s), 4) << arguments;
+    EXPECT_NE(process.output().find("not all could be written to standard output"), std::string::npos)
+        << process.output();
+  }
 }
 
 TEST_F(Export, a_damaged_artifact_is_not_exported) {

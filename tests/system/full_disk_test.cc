@@ -93,5 +93,17 @@ TEST_F(SmallDisk,
   EXPECT_EQ(interrupted, results_of(disk_ / "run"));
 }
 
+TEST(RunDirectory, a_database_that_is_removed_meanwhile_ends_the_sweep) {
+  const Workspace workspace;
+  const fs::path run = workspace / "run";
+  Process process({finesweep_program(), "run", workspace.make_small_sweep(3000), "--out", run, "--workers", "1"},
+                  workspace.path());
+  ASSERT_TRUE(wait_for([&] { return count_events(run, "attempt_started") > 0; }, 60s)) << process.output();
+  for (const char* name : {"finesweep.db", "finesweep.db-wal", "finesweep.db-shm"}) fs::remove(run / name);
+  EXPECT_EQ(process.wait(60s), 4) << process.output();
+  EXPECT_NE(process.output().find("finesweep.db was removed"), std::string::npos) << process.output();
+  EXPECT_TRUE(process.wait_until_gone(5s).empty());
+}
+
 }  // namespace
 }  // namespace finesweep::tests

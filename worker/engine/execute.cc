@@ -14,6 +14,7 @@
 #include "worker/executor.h"
 #include "worker/kernels/gpu/matmul.h"
 #include "worker/kernels/gpu/warm_up.h"
+#include "worker/kernels/memory.h"
 
 namespace finesweep::worker {
 namespace {
@@ -125,8 +126,7 @@ Thrown describe_exception() {
     return no_memory;
   } catch (const c10::Error& error) {
     const std::string text = error.what_without_backtrace();
-    // What libtorch's allocator for the CPU says, in place of std::bad_alloc.
-    if (text.find("not enough memory") != std::string::npos) return no_memory;
+    if (tells_of_no_memory(text)) return no_memory;
     return {failed_this_time("libtorch failed: " + text)};
   } catch (const std::exception& exception) {
     return {failed_this_time(std::string("The job failed: ") + exception.what())};

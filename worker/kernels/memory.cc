@@ -15,4 +15,8 @@ void keep_freed_memory() {
 #endif
 }
 
+bool tells_of_no_memory(const std::string& words) {
+  return words.find("DefaultCPUAllocator") != std::string::npos;
+}
+
 }  // namespace finesweep::worker

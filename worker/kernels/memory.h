@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 namespace finesweep::worker {
 
 /// Tells the C library to keep freed memory for the next allocation, for the whole process. A training step frees
@@ -7,5 +9,9 @@ namespace finesweep::worker {
 /// be cleared and mapped anew, which costs some 5 % of a step on a CPU. Call once, before the first model is
 /// loaded.
 void keep_freed_memory();
+
+/// Whether an exception of libtorch says, in these words, that the host has no memory left: its allocator for the
+/// CPU throws no std::bad_alloc.
+bool tells_of_no_memory(const std::string& words);
 
 }  // namespace finesweep::worker

@@ -1,9 +1,11 @@
 #include "worker/models/pretrained.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <map>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -155,6 +157,22 @@ Result<Parameter> load(const WeightSpec& spec, const NameMap& names, const Weigh
   return weight;
 }
 
+/// What the exception that is being handled says. Missing memory is not the files' matter: that is thrown on.
+std::string words_of_exception() {
+  try {
+    throw;
+  } catch (const c10::OutOfMemoryError&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const c10::Error& error) {
+    if (tells_of_no_memory(error.what_without_backtrace())) throw;
+    return error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+}
+
 }  // namespace
 
 const Parameter* Pretrained::find(std::string_view name) const {
@@ -202,16 +220,16 @@ Result<std::shared_ptr<const Pretrained>> load_pretrained(const std::filesystem:
   }
   model->specs = std::move(*specs);
   return std::shared_ptr<const Pretrained>(std::move(model));
-} catch (const std::exception& error) {
-  return Error{folder.string() + ": cannot load the model: " + error.what()};
+} catch (const std::exception&) {
+  return Error{folder.string() + ": cannot load the model: " + words_of_exception()};
 }
 
 Result<std::unique_ptr<Model>> make_model(std::shared_ptr<const Pretrained> pretrained,
                                           const ModelOptions& options) try {
   const Family* family = find_family(pretrained->family);
   return family->make(std::move(pretrained), options);
-} catch (const std::exception& error) {
-  return Error{std::string("cannot make the model: ") + error.what()};
+} catch (const std::exception&) {
+  return Error{"cannot make the model: " + words_of_exception()};
 }
 
 }  // namespace finesweep::worker

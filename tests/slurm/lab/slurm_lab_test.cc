@@ -206,6 +206,24 @@ TEST_F(SlurmLab, two_sweeps_run_at_once_and_one_directory_has_one_coordinator) {
   EXPECT_THAT(results(one), HasSubstr(",succeeded,"));
 }
 
+TEST_F(SlurmLab, a_second_job_on_a_directory_is_refused_and_the_first_one_is_requeued_all_the_same) {
+  const fs::path out = *workspace_ / "shared";
+  const std::string first = submit(out, {"--workers", "1", "--time", "20", "--set", "finetune.steps=20000"});
+  ASSERT_TRUE(wait_for([&] { return has_checkpoint(out); }, 60s)) << log_of(out, first);
+  // Another sweep in the same place, which must not become the first job's.
+  const std::string second = submit(out, {"--workers", "1", "--time", "20", "--set", "finetune.steps=7"});
+  EXPECT_EQ(cluster_->wait(second, 120s), "FAILED") << log_of(out, second);
+  EXPECT_THAT(log_of(out, second), HasSubstr("(Slurm job " + first + ")"));
+  EXPECT_THAT(finesweep({"status", out}).output, HasSubstr("Slurm job " + first + ", time limit in "));
+  command({"scancel", "--batch", "--signal=USR1", first});
+  ASSERT_TRUE(wait_for([&] { return cluster_->field(first, "Restarts") == "1"; }, 60s)) << log_of(out, first);
+  ASSERT_TRUE(wait_for([&] { return log_of(out, first).find("(attempt 2) on worker") != std::string::npos; }, 60s))
+      << log_of(out, first);
+  EXPECT_THAT(read_text(out / "sweep.yaml"), HasSubstr("20000"));
+  EXPECT_EQ(finesweep({"cancel", out}).exit_code, 0);
+  EXPECT_EQ(cluster_->wait(first, 30s), "FAILED");
+}
+
 TEST_F(SlurmLab, workers_have_the_gpus_of_their_node_and_the_rank_too_many_is_a_spare) {
   const fs::path out = *workspace_ / "gpus";
   const std::string job =
