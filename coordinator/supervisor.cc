@@ -28,6 +28,8 @@ namespace finesweep::coordinator {
 namespace {
 
 constexpr int kLivesWithoutProgress = 3;
+/// So long a sweep that is to stop may take to begin.
+constexpr std::chrono::seconds kUntilBegun{10};
 
 volatile sig_atomic_t interrupts = 0;
 volatile sig_atomic_t stop_gently = 0;
@@ -169,7 +171,7 @@ class RecordReader {
 void attend(const Launched& launched, RecordReader& reader, Console& console, int& interrupts_passed,
             bool& stop_passed) {
   bool open = true, was_early = false;
-  std::chrono::steady_clock::time_point kill_at{};
+  std::chrono::steady_clock::time_point kill_at{}, stopped_at{};
   while (true) {
     if ((interrupts > 0 || stop_gently) && !stop_passed) {
       stop_passed = true;
@@ -177,12 +179,15 @@ void attend(const Launched& launched, RecordReader& reader, Console& console, in
       console.show({{"event", "text"}, {"text", "stopping: running jobs write a checkpoint (again: stop now)"}});
       kill(launched.pid, SIGUSR1);
       was_early = !reader.has_begun();
+      stopped_at = std::chrono::steady_clock::now();
     }
     // A signal that comes while mpirun still starts its processes reaches none of them.
     if (was_early && reader.has_begun()) {
       kill(launched.pid, SIGUSR1);
       was_early = false;
     }
+    // Where none begins there is nothing to wait for.
+    if (was_early && std::chrono::steady_clock::now() - stopped_at > kUntilBegun) interrupts = 2;
     if (interrupts > 1 && interrupts_passed < 2) {
       interrupts_passed = 2;
       kill(launched.pid, SIGTERM);

@@ -10,6 +10,7 @@
 // clipping, AdamW; the host is one step ahead. Each number is the median over groups of ten steps. Its peer:
 // peers/ddp_lm.py.
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <c10/core/DeviceGuard.h>
@@ -40,6 +41,10 @@ namespace finesweep::worker {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+/// As many as a job on a GPU has. With all cores for each process they stand in each other's way: from 64 rows of
+/// 512 tokens on libtorch shares even small things out.
+constexpr int kThreads = 4;
 
 struct Options {
   int gpus = 2, steps = 100, rank = -1;
@@ -73,6 +78,7 @@ int train(const Options& options) {
   const std::string name = options.cpu ? "cpu" : "cuda:" + std::to_string(options.rank);
   const c10::Device device = require(find_device(name));
   const c10::DeviceGuard guard(device);
+  at::set_num_threads(kThreads);
   std::unique_ptr<ProcessGroup> group;
   if (options.gpus > 1 && !options.apart) {
     GroupOptions how;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <sstream>
 
 #include "jobs/json.h"
@@ -150,6 +151,20 @@ TEST(Program, status_and_report_answer_while_a_sweep_runs) {
   EXPECT_NE(read_text(workspace / "live/reports/results.csv").find("pending"), std::string::npos);
   running.signal(SIGINT);
   EXPECT_EQ(running.wait(60s), 3) << running.output();
+}
+
+TEST(Program, one_whose_launcher_hangs_can_be_stopped) {
+  const Workspace workspace;
+  const fs::path sweep = workspace.make_small_sweep();
+  fs::create_directory(workspace / "bin");
+  workspace.write("bin/mpirun", "#!/bin/bash\ntrap '' USR1\ntouch began\nwhile :; do sleep 1; done\n");
+  fs::permissions(workspace / "bin/mpirun", fs::perms::owner_all);
+  Process run({finesweep_program(), "run", sweep}, workspace.path(),
+              {"PATH=" + (workspace / "bin").string() + ":" + std::getenv("PATH")});
+  ASSERT_TRUE(wait_for([&] { return fs::exists(workspace / "began"); }, 20s)) << run.output();
+  run.signal(SIGTERM);
+  EXPECT_EQ(run.wait(40s), 3) << run.output();
+  EXPECT_TRUE(run.wait_until_gone(5s).empty());
 }
 
 TEST(Program, plan_shows_trials_and_starts_nothing) {
