@@ -149,6 +149,24 @@ TEST_F(Joining, ctrl_c_at_the_sweep_ends_its_joined_workers_too_after_a_checkpoi
   EXPECT_TRUE(worker.wait_until_gone(5s).empty());
 }
 
+TEST_F(Joining, who_is_refused_is_told_on_standard_error_and_not_among_the_records) {
+  Process sweep({"bash", "-c", "exec \"$@\" >records", "bash", finesweep_program(), "run", sweep_, "--out", run_,
+                 "--workers", "1", "--json", "--join-port", "0"},
+                workspace_.path());
+  ASSERT_TRUE(wait_for([&] { return fs::exists(ticket_); }, 60s)) << sweep.output();
+  const int port = Json::parse(read_text(ticket_)).value("port", 0);
+  Process stranger({"bash", "-c", "echo nonsense >/dev/tcp/127.0.0.1/" + std::to_string(port)}, workspace_.path());
+  EXPECT_EQ(stranger.wait(20s), 0) << stranger.output();
+  const std::string words = " warning: a connection was refused: 127.0.0.1:";
+  EXPECT_TRUE(wait_for([&] { return sweep.output().find(words) != std::string::npos; }, 30s)) << sweep.output();
+  EXPECT_EQ(sweep.output().find('\x1b'), std::string::npos) << "colours";
+  sweep.signal(SIGINT);
+  EXPECT_EQ(sweep.wait(60s), 3) << sweep.output();
+  std::istringstream records(read_text(workspace_ / "records"));
+  for (std::string line; std::getline(records, line);)
+    EXPECT_TRUE(Json::parse(line, nullptr, false).is_object()) << line;
+}
+
 TEST_F(Joining, what_is_no_ticket_and_a_run_directory_that_is_not_seen_are_refused_at_once) {
   const auto refused = [&](const std::string& text) {
     workspace_.write("copy.json", text);
