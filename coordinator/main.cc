@@ -17,6 +17,7 @@
 
 #include "coordinator/commands.h"
 #include "coordinator/devices.h"
+#include "coordinator/supervisor.h"
 #include "jobs/lifeline.h"
 #include "jobs/version.h"
 #include "worker/agent/agent.h"
@@ -383,7 +384,7 @@ int main(int argc, char** argv) {
   if (argc > 3 && std::string(argv[1]) == "exec-with-lifeline") {
     const Error error = exec_with_lifeline(std::atoi(argv[2]), std::vector<std::string>(argv + 3, argv + argc));
     std::cerr << "finesweep: " << error.message << "\n";
-    return 4;
+    return coordinator::kLauncherMissing;
   }
   // Only what another process of ours started has somebody to end with: a user's shell is not it.
   if (announced_parent() > 0 || coordinator::under_mpi_launcher()) end_with_parent(announced_parent());

@@ -167,10 +167,12 @@ class RecordReader {
   bool has_begun_ = false;
 };
 
-/// Shows what comes until mpirun has ended, and passes signals on meanwhile.
-void attend(const Launched& launched, RecordReader& reader, Console& console, int& interrupts_passed,
-            bool& stop_passed) {
+/// Shows what comes until mpirun has ended, and passes signals on meanwhile. Gives mpirun's exit code; -1: it has
+/// none.
+int attend(const Launched& launched, RecordReader& reader, Console& console, int& interrupts_passed,
+           bool& stop_passed) {
   bool open = true, was_early = false;
+  int exit_code = -1;
   std::chrono::steady_clock::time_point kill_at{}, stopped_at{};
   while (true) {
     if ((interrupts > 0 || stop_gently) && !stop_passed) {
@@ -210,10 +212,12 @@ void attend(const Launched& launched, RecordReader& reader, Console& console, in
     if (!open) {
       int status = 0;
       const pid_t ended = waitpid(launched.pid, &status, WNOHANG);
+      if (ended == launched.pid && WIFEXITED(status)) exit_code = WEXITSTATUS(status);
       if (ended == launched.pid || (ended < 0 && errno == ECHILD)) break;
     }
   }
   close(launched.output);
+  return exit_code;
 }
 
 struct Standing {
@@ -262,8 +266,12 @@ int supervise(const SupervisorOptions& options, Console& console) {
       return 4;
     }
     RecordReader reader(console);
-    attend(*launched, reader, console, interrupts_passed, stop_passed);
+    const int ended = attend(*launched, reader, console, interrupts_passed, stop_passed);
     crash_point("supervisor.launcher_ended");
+    if (ended == kLauncherMissing && !reader.has_begun()) {
+      std::fprintf(stderr, "finesweep: a sweep needs Open MPI's mpirun in PATH; see `finesweep doctor`\n");
+      return 4;
+    }
     if (reader.gave_up()) return *reader.gave_up();
     const Standing standing = read_standing(run, started_ms);
     if (standing.decided) return standing.exit_code;

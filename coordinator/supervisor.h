@@ -9,6 +9,9 @@
 
 namespace finesweep::coordinator {
 
+/// Exit code of `finesweep exec-with-lifeline` where the program cannot be started, as of a shell's.
+inline constexpr int kLauncherMissing = 127;
+
 /// What `finesweep run` does when it was not started by an MPI launcher: it starts mpirun itself, shows what rank 0
 /// says, passes signals on, and starts mpirun again where the sweep died under it (a killed rank kills the whole
 /// MPI job), until the sweep has ended or three lives in a row brought nothing.

@@ -167,6 +167,17 @@ TEST(Program, one_whose_launcher_hangs_can_be_stopped) {
   EXPECT_TRUE(run.wait_until_gone(5s).empty());
 }
 
+TEST(Program, a_machine_without_mpirun_is_told_so_once) {
+  const Workspace workspace;
+  fs::create_directory(workspace / "empty");
+  Process run({finesweep_program(), "run", workspace.make_small_sweep()}, workspace.path(),
+              {"PATH=" + (workspace / "empty").string()});
+  EXPECT_EQ(run.wait(20s), 4) << run.output();
+  EXPECT_NE(run.output().find("mpirun: cannot be started"), std::string::npos) << run.output();
+  EXPECT_NE(run.output().find("needs Open MPI's mpirun in PATH"), std::string::npos) << run.output();
+  EXPECT_EQ(run.output().find("died"), std::string::npos) << run.output();
+}
+
 TEST(Program, plan_shows_trials_and_starts_nothing) {
   Workspace workspace;
   const fs::path sweep = workspace.make_small_sweep(40);
