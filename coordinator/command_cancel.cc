@@ -21,7 +21,7 @@ using storage::StatusSnapshot;
 constexpr std::chrono::seconds kPatience{15};
 
 int not_running(const storage::RunDirectory& run) {
-  if (const auto record = read_slurm_record(run); record && *record && waits_in_queue(**record))
+  if (const auto record = read_slurm_record(run); record && *record && waits_in_queue(run, **record))
     return fail(2,
                 fmt::format("the sweep waits in Slurm's queue as job {0}: scancel {0}", (*record)->submitted_job));
   const auto status = storage::read_status(run.status_file());

@@ -113,8 +113,8 @@ RunnerEnd merge(const ExportOptions& options, const TrialModel& model, const sto
   });
 }
 
-/// What an export that was killed left: folders whose names are the prefix and the number of a process that has
-/// ended.
+/// What an export on this host that was killed left: folders whose names are the prefix and the number of a process
+/// that has ended.
 void remove_deserted(const fs::path& parent, const std::string& prefix) {
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(parent, ignored)) {
@@ -145,7 +145,7 @@ int export_command(const ExportOptions& options) {
   // Beside its place first, so that what stands there in the end is whole.
   const bool is_adapter = model->manifest.model.value("kind", "") == "adapter";
   const fs::path parent = to.parent_path();
-  const std::string partial_prefix = "." + to.filename().string() + ".partial.";
+  const std::string partial_prefix = "." + to.filename().string() + ".partial." + host_name() + ".";
   const fs::path partial = parent / (partial_prefix + std::to_string(getpid()));
   fs::create_directories(parent, error);
   remove_deserted(parent, partial_prefix);

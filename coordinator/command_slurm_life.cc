@@ -33,6 +33,8 @@ constexpr std::chrono::seconds kSecondLook{20};
 /// How long a requeued job waits to be ended.
 constexpr std::chrono::seconds kUntilEnded{120};
 
+constexpr const char* kOfBatchScript = "slurm-life is for the batch script that `finesweep submit` writes";
+
 std::optional<StatusSnapshot> status_of(const storage::RunDirectory& run) {
   auto status = storage::read_status(run.status_file());
   if (!status) return std::nullopt;
@@ -40,21 +42,18 @@ std::optional<StatusSnapshot> status_of(const storage::RunDirectory& run) {
 }
 
 /// Of the job that asks.
-Result<std::optional<SlurmRecord::Life>> own_life(const storage::RunDirectory& run) {
+Result<std::optional<SlurmLife>> own_life(const storage::RunDirectory& run) {
   const auto allocation = slurm::read_allocation();
-  if (!allocation) return Error{"slurm-life is for the batch script that `finesweep submit` writes"};
+  if (!allocation) return Error{kOfBatchScript};
   return read_slurm_life(run, allocation->job);
 }
 
 int begin_life(const storage::RunDirectory& run) {
   const auto allocation = slurm::read_allocation();
-  if (!allocation) return fail(2, "slurm-life is for the batch script that `finesweep submit` writes");
-  auto record = read_slurm_record(run);
-  if (!record) return fail(4, record.error().message);
+  if (!allocation) return fail(2, kOfBatchScript);
   const auto status = status_of(run);
   Harvest harvest = take_stock(run);
-  SlurmRecord next = record->value_or(SlurmRecord());
-  SlurmRecord::Life life;
+  SlurmLife life;
   life.job = allocation->job;
   life.restarts = allocation->restarts;
   life.begun_ms = unix_ms();
@@ -63,8 +62,6 @@ int begin_life(const storage::RunDirectory& run) {
   life.results_before = harvest.results;
   life.checkpoints_before = std::move(harvest.checkpoints);
   if (const Status written = write_slurm_life(run, life); !written) return fail(4, written.error().message);
-  next.life = std::move(life);
-  if (const Status written = write_slurm_record(run, next); !written) return fail(4, written.error().message);
   return 0;
 }
 
@@ -98,7 +95,7 @@ int end_life(const storage::RunDirectory& run, int srun_code) {
   const auto own = own_life(run);
   if (!own) return fail(4, own.error().message);
   if (!*own) return fail(4, run.path().string() + ": no life of this Slurm job began here");
-  const SlurmRecord::Life& life = **own;
+  const SlurmLife& life = **own;
   const Verdict verdict = judge_life(life, status_of(run), take_stock(run), srun_code);
   if (!verdict.message.empty()) std::cerr << "finesweep: " << verdict.message << std::endl;
   if (!verdict.requeue) return verdict.exit_code;
@@ -124,7 +121,7 @@ int desert_life(const storage::RunDirectory& run) {
   }
   const auto own = own_life(run);
   if (!own || !*own) return 4;  // not of the batch script
-  const SlurmRecord::Life& life = **own;
+  const SlurmLife& life = **own;
   const Verdict verdict = judge_life(life, status_of(run), take_stock(run), 4);
   std::cerr << "finesweep: " << verdict.message << std::endl;
   const Status done = verdict.requeue ? slurm::requeue(life.job) : slurm::cancel(life.job);

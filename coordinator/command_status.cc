@@ -65,7 +65,8 @@ std::string describe(const StatusSnapshot& status) {
 
 /// "  Slurm job 17, requeued 2 times, time limit in 1:02:03\n" of the job whose coordinator is at work, and what
 /// waits in Slurm's queue; empty where Slurm has no part in it.
-std::string describe(const SlurmRecord& record, const std::optional<SlurmRecord::Life>& at_work) {
+std::string describe(const storage::RunDirectory& run, const SlurmRecord& record,
+                     const std::optional<SlurmLife>& at_work) {
   std::string text;
   if (at_work) {
     text = "  Slurm job " + at_work->job;
@@ -74,7 +75,7 @@ std::string describe(const SlurmRecord& record, const std::optional<SlurmRecord:
       text += ", time limit in " + format_duration(static_cast<double>(*at_work->ends_ms - unix_ms()) / 1000);
     text += "\n";
   }
-  if (waits_in_queue(record)) {
+  if (waits_in_queue(run, record)) {
     const double age = static_cast<double>(unix_ms() - record.submitted_ms) / 1000;
     text += fmt::format("  submitted {} ago as Slurm job {}, which has not started (squeue -j {} says why)\n",
                         format_duration(age), record.submitted_job, record.submitted_job);
@@ -83,7 +84,7 @@ std::string describe(const SlurmRecord& record, const std::optional<SlurmRecord:
 }
 
 /// Of the job whose coordinator is at work.
-std::optional<SlurmRecord::Life> life_at_work(const storage::RunDirectory& run, const StatusSnapshot& status) {
+std::optional<SlurmLife> life_at_work(const storage::RunDirectory& run, const StatusSnapshot& status) {
   if (status.state != StatusSnapshot::State::running || status.slurm_job.empty()) return std::nullopt;
   auto life = read_slurm_life(run, status.slurm_job);
   return life ? std::move(*life) : std::nullopt;
@@ -107,7 +108,7 @@ int status_command(const StatusOptions& options) {
       if (options.json)
         std::cout << Json{{"state", "submitted"}, {"slurm_job", slurm->submitted_job}}.dump() << std::endl;
       else
-        std::cout << "not begun\n" << describe(*slurm, std::nullopt);
+        std::cout << "not begun\n" << describe(run, *slurm, std::nullopt);
       return 0;
     }
     if (!status) {
@@ -119,7 +120,7 @@ int status_command(const StatusOptions& options) {
     } else {
       if (lines > 0 && isatty(STDOUT_FILENO)) std::cout << fmt::format("\x1b[{}A\x1b[J", lines);
       std::string text = describe(*status);
-      if (slurm) text += describe(*slurm, life_at_work(run, *status));
+      if (slurm) text += describe(run, *slurm, life_at_work(run, *status));
       if (status->state == StatusSnapshot::State::running)
         if (const auto page = read_status_page_ticket(run)) text += "  page: " + page->url + "\n";
       lines = static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));

@@ -90,12 +90,7 @@ int submit_command(const SubmitOptions& options) {
   const std::int64_t submitted_ms = unix_ms();
   const auto id = slurm::submit(run.path() / "slurm.sh", options.sbatch_arguments);
   if (!id) return fail(4, id.error().message);
-  // Where the job has begun already, its life is in the record.
-  auto record = read_slurm_record(run);
-  SlurmRecord next = record ? record->value_or(SlurmRecord()) : SlurmRecord();
-  next.submitted_job = *id;
-  next.submitted_ms = submitted_ms;
-  if (const Status written = write_slurm_record(run, next); !written)
+  if (const Status written = write_slurm_record(run, {*id, submitted_ms}); !written)
     std::cerr << "finesweep: " << written.error().message << "\n";
   std::cout << fmt::format("submitted as job {}: {} in {}\n", *id,
                            counted(static_cast<std::int64_t>(sweep->plan.trials.size()), "trial"),

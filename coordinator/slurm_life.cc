@@ -45,7 +45,7 @@ Harvest take_stock(const storage::RunDirectory& run) {
   return harvest;
 }
 
-bool brought_something(const SlurmRecord::Life& life, const Harvest& now) {
+bool brought_something(const SlurmLife& life, const Harvest& now) {
   if (now.results > life.results_before) return true;
   return std::any_of(now.checkpoints.begin(), now.checkpoints.end(), [&](const auto& checkpoint) {
     const auto before = life.checkpoints_before.find(checkpoint.first);
@@ -54,7 +54,7 @@ bool brought_something(const SlurmRecord::Life& life, const Harvest& now) {
   });
 }
 
-Verdict judge_life(const SlurmRecord::Life& life, const std::optional<StatusSnapshot>& status, const Harvest& now,
+Verdict judge_life(const SlurmLife& life, const std::optional<StatusSnapshot>& status, const Harvest& now,
                    int srun_code) {
   Verdict verdict;
   const bool spoke = status && status->slurm_job == life.job && status->heartbeat_ms != life.heartbeat_before_ms;

@@ -21,7 +21,7 @@ struct Harvest {
 Harvest take_stock(const storage::RunDirectory& run);
 
 /// A result more, or a checkpoint of a later step.
-bool brought_something(const SlurmRecord::Life& life, const Harvest& now);
+bool brought_something(const SlurmLife& life, const Harvest& now);
 
 /// What is to be done at the end of a life.
 struct Verdict {
@@ -32,7 +32,7 @@ struct Verdict {
 
 /// `status`: what status.json holds now; `srun_code`: srun's exit code, believed only where this life's coordinator
 /// left no word. Pure.
-Verdict judge_life(const SlurmRecord::Life& life, const std::optional<storage::StatusSnapshot>& status,
-                   const Harvest& now, int srun_code);
+Verdict judge_life(const SlurmLife& life, const std::optional<storage::StatusSnapshot>& status, const Harvest& now,
+                   int srun_code);
 
 }  // namespace finesweep::coordinator

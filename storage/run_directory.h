@@ -17,7 +17,7 @@ namespace finesweep::storage {
 ///   join.json                    what a worker needs to join, while the coordinator lets workers join
 ///   status-page.json             where the page of the running sweep is, with its token, while there is one
 ///   control/                     requests to the running sweep
-///   slurm.sh  slurm.json         of `submit`: the batch script, and what was submitted and began last
+///   slurm.sh  slurm.json         of `submit`: the batch script, and which job was submitted last
 ///   submitted/  slurm-lives/     sweeps by the hash of their text; by job of Slurm what was there when it began
 ///   staging/<job>.<n>/           what attempt n writes: artifact/ and checkpoints/
 ///   artifacts/<job>/             manifest.json and files

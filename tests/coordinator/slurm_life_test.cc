@@ -15,8 +15,8 @@ using storage::StatusSnapshot;
 using ::testing::HasSubstr;
 using State = StatusSnapshot::State;
 
-SlurmRecord::Life life() {
-  SlurmRecord::Life life;
+SlurmLife life() {
+  SlurmLife life;
   life.job = "17";
   life.restarts = 1;
   life.begun_ms = 1000;
@@ -95,24 +95,23 @@ TEST(SlurmRecordTest, comes_back_as_it_was_written) {
   record.submitted_job = "18";
   record.submitted_ms = 1500;
   ASSERT_TRUE(write_slurm_record(run, record));
-  EXPECT_TRUE(waits_in_queue(**read_slurm_record(run)));
-  record.life = life();
-  ASSERT_TRUE(write_slurm_record(run, record));
   const SlurmRecord back = **read_slurm_record(run);
-  EXPECT_TRUE(waits_in_queue(back)) << "submitted after the last life began";
   EXPECT_EQ(back.submitted_job, "18");
-  EXPECT_EQ(back.life->checkpoints_before, life().checkpoints_before);
-  EXPECT_EQ(back.life->ends_ms, life().ends_ms);
-  EXPECT_EQ(back.life->restarts, 1);
-  record.life->begun_ms = 1600;
-  ASSERT_TRUE(write_slurm_record(run, record));
-  EXPECT_FALSE(waits_in_queue(**read_slurm_record(run)));
+  EXPECT_EQ(back.submitted_ms, 1500);
+  EXPECT_TRUE(waits_in_queue(run, back));
+  SlurmLife begun = life();
+  ASSERT_TRUE(write_slurm_life(run, begun));
+  EXPECT_TRUE(waits_in_queue(run, back)) << "another job's life";
+  begun.job = "18";
+  ASSERT_TRUE(write_slurm_life(run, begun));
+  EXPECT_FALSE(waits_in_queue(run, back));
+  EXPECT_FALSE(waits_in_queue(run, SlurmRecord())) << "nothing was submitted";
 }
 
 TEST(SlurmRecordTest, each_job_has_its_own_life) {
   const storage::TemporaryFolder folder;
   const storage::RunDirectory run(folder.path());
-  SlurmRecord::Life first = life(), second = life();
+  SlurmLife first = life(), second = life();
   first.job = "21";
   second.job = "22_3";
   second.results_before = first.results_before + 5;
@@ -122,6 +121,9 @@ TEST(SlurmRecordTest, each_job_has_its_own_life) {
   ASSERT_TRUE(back && *back && other && *other);
   EXPECT_EQ((*back)->job, "21");
   EXPECT_EQ((*back)->results_before, first.results_before);
+  EXPECT_EQ((*back)->checkpoints_before, first.checkpoints_before);
+  EXPECT_EQ((*back)->ends_ms, first.ends_ms);
+  EXPECT_EQ((*back)->restarts, 1);
   EXPECT_EQ((*other)->results_before, second.results_before);
   ASSERT_TRUE(read_slurm_life(run, "23"));
   EXPECT_FALSE(read_slurm_life(run, "23")->has_value());

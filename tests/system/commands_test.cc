@@ -125,13 +125,19 @@ TEST_F(Export, nothing_is_written_over_and_what_cannot_be_is_named) {
 TEST_F(Export, what_a_killed_one_left_is_taken_away_by_the_next) {
   Process ended({"true"}, workspace_->path());
   ASSERT_EQ(ended.wait(10s), 0);
-  const fs::path deserted = *workspace_ / (".again.partial." + std::to_string(ended.pid()));
-  const fs::path at_work = *workspace_ / (".again.partial." + std::to_string(getpid()));
-  for (const fs::path& folder : {deserted, at_work}) fs::create_directory(folder);
+  char host[256] = "";
+  ASSERT_EQ(gethostname(host, sizeof host - 1), 0);
+  const auto partial = [&](const std::string& where, pid_t pid) {
+    return *workspace_ / (".again.partial." + where + "." + std::to_string(pid));
+  };
+  const fs::path deserted = partial(host, ended.pid()), at_work = partial(host, getpid()),
+                 elsewhere = partial("another-host", ended.pid());
+  for (const fs::path& folder : {deserted, at_work, elsewhere}) fs::create_directory(folder);
   const auto exported = command({"export", "runs/small", "lora", "--to", "again"});
   EXPECT_EQ(exported.exit_code, 0) << exported.output;
   EXPECT_FALSE(fs::exists(deserted));
   EXPECT_TRUE(fs::exists(at_work));
+  EXPECT_TRUE(fs::exists(elsewhere)) << "nobody here knows whether that process lives";
 }
 
 TEST_F(Export, an_answer_that_cannot_be_written_is_no_success) {

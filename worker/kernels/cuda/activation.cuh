@@ -1,5 +1,9 @@
 #pragma once
 
+#include <cuda_runtime_api.h>
+
+#include <type_traits>
+
 #include "worker/kernels/cuda/api.h"
 
 // The activations of feed-forward blocks and their slopes, by FinesweepActivation.
@@ -42,6 +46,14 @@ __device__ inline float act_gradient(float x) {
     const float s = 1.0f / (1.0f + __expf(-x));
     return s * (1.0f + x * (1.0f - s));
   }
+}
+
+/// Calls work(its number as a type) for an activation that is one of kKinds; else cudaErrorInvalidValue.
+template <int... kKinds, typename Work>
+int with_activation(int activation, const Work& work) {
+  int result = cudaErrorInvalidValue;
+  (void)((activation == kKinds && (result = work(std::integral_constant<int, kKinds>()), true)) || ...);
+  return result;
 }
 
 }  // namespace finesweep::cuda

@@ -18,6 +18,7 @@ namespace finesweep_decode {
 using finesweep::cuda::device_facts;
 using finesweep::cuda::launch;
 using finesweep::cuda::let_successor_begin;
+using finesweep::cuda::shared_memory_limit;
 using finesweep::cuda::wait_for_predecessor;
 
 /// Values of T in 16 bytes.

@@ -117,21 +117,10 @@ __global__ void gate_backward(const T* z, const T* dy, T* dz, std::int64_t vecto
   store<kCount>(dz + first + inner, b);
 }
 
-template <typename T, typename Work>
-int with_activation(int activation, const Work& work) {
-  switch (activation) {
-    case kActivationGelu:
-      return work(std::integral_constant<int, kActivationGelu>());
-    case kActivationGeluTanh:
-      return work(std::integral_constant<int, kActivationGeluTanh>());
-    case kActivationRelu:
-      return work(std::integral_constant<int, kActivationRelu>());
-    case kActivationTanh:
-      return work(std::integral_constant<int, kActivationTanh>());
-    case kActivationSilu:
-      return work(std::integral_constant<int, kActivationSilu>());
-  }
-  return cudaErrorInvalidValue;
+template <typename Work>
+int with_any_activation(int activation, const Work& work) {
+  return with_activation<kActivationGelu, kActivationGeluTanh, kActivationRelu, kActivationTanh, kActivationSilu>(
+      activation, work);
 }
 
 // ---- rotary
@@ -186,7 +175,7 @@ int finesweep_activation_forward(int activation, const void* z, void* y, std::in
   if (count == 0) return cudaSuccess;
   return with_type(type, [&](auto like) {
     using T = decltype(like);
-    return with_activation<T>(activation, [&](auto kind) {
+    return with_any_activation(activation, [&](auto kind) {
       constexpr int n = kVector<T>, k = decltype(kind)::value;
       const auto on = static_cast<cudaStream_t>(stream);
       const T* from = static_cast<const T*>(z);
@@ -205,7 +194,7 @@ int finesweep_activation_backward(int activation, const void* z, const void* dy,
   if (count == 0) return cudaSuccess;
   return with_type(type, [&](auto like) {
     using T = decltype(like);
-    return with_activation<T>(activation, [&](auto kind) {
+    return with_any_activation(activation, [&](auto kind) {
       constexpr int n = kVector<T>, k = decltype(kind)::value;
       const auto on = static_cast<cudaStream_t>(stream);
       const T *from = static_cast<const T*>(z), *d = static_cast<const T*>(dy);
@@ -225,7 +214,7 @@ int finesweep_gate_forward(int activation, const void* z, void* y, std::int64_t 
   if (tokens * inner == 0) return cudaSuccess;
   return with_type(type, [&](auto like) {
     using T = decltype(like);
-    return with_activation<T>(activation, [&](auto kind) {
+    return with_any_activation(activation, [&](auto kind) {
       constexpr int n = kVector<T>, k = decltype(kind)::value;
       const auto on = static_cast<cudaStream_t>(stream);
       const T* from = static_cast<const T*>(z);
@@ -246,7 +235,7 @@ int finesweep_gate_backward(int activation, const void* z, const void* dy, void*
   if (tokens * inner == 0) return cudaSuccess;
   return with_type(type, [&](auto like) {
     using T = decltype(like);
-    return with_activation<T>(activation, [&](auto kind) {
+    return with_any_activation(activation, [&](auto kind) {
       constexpr int n = kVector<T>, k = decltype(kind)::value;
       const auto on = static_cast<cudaStream_t>(stream);
       const T *from = static_cast<const T*>(z), *d = static_cast<const T*>(dy);

@@ -1,5 +1,3 @@
-#include <type_traits>
-
 #include "worker/kernels/cuda/activation.cuh"
 #include "worker/kernels/cuda/device.cuh"
 #include "worker/kernels/cuda/fp8.cuh"
@@ -217,18 +215,10 @@ int quantize_written(const Source& source, const Fp8Target& to, void* stream) {
   return launch_kept(source, to, stream);
 }
 
-/// Calls work(its number) for an activation that these kernels have.
+/// Of the activations that these kernels have.
 template <typename Work>
-int with_activation(int activation, const Work& work) {
-  switch (activation) {
-    case kActivationGelu:
-      return work(std::integral_constant<int, kActivationGelu>());
-    case kActivationGeluTanh:
-      return work(std::integral_constant<int, kActivationGeluTanh>());
-    case kActivationSilu:
-      return work(std::integral_constant<int, kActivationSilu>());
-  }
-  return cudaErrorInvalidValue;
+int with_own_activation(int activation, const Work& work) {
+  return with_activation<kActivationGelu, kActivationGeluTanh, kActivationSilu>(activation, work);
 }
 
 /// Block (x, y): kCount × 128 columns from x on, of row y.
@@ -282,7 +272,7 @@ int finesweep_fp8_activation_forward(int activation, const void* z, void* y, std
   const auto* from = static_cast<const Bf16*>(z);
   const auto out = static_cast<Bf16*>(y);
   const Fp8Target to{rows, columns, static_cast<std::uint8_t*>(codes), scales};
-  return with_activation(activation, [&](auto kind) {
+  return with_own_activation(activation, [&](auto kind) {
     return quantize_written(ActivationSource<decltype(kind)::value>{from, out, columns}, to, stream);
   });
 }
@@ -295,7 +285,7 @@ int finesweep_fp8_activation_backward(int activation, const void* z, const void*
   const auto *from = static_cast<const Bf16*>(z), *d = static_cast<const Bf16*>(dy);
   const auto out = static_cast<Bf16*>(dz);
   const Fp8Target to{rows, columns, static_cast<std::uint8_t*>(codes), scales};
-  return with_activation(activation, [&](auto kind) {
+  return with_own_activation(activation, [&](auto kind) {
     return quantize_written(GradientSource<decltype(kind)::value>{from, d, out, factors, columns}, to, stream);
   });
 }
@@ -305,7 +295,7 @@ int finesweep_fp8_gate_forward(int activation, const void* z, void* y, std::int6
   if (rows == 0) return cudaSuccess;
   if (!aligned(z) || !aligned(y)) return cudaErrorInvalidValue;
   const Fp8Target to{rows, inner, static_cast<std::uint8_t*>(codes), scales};
-  return with_activation(activation, [&](auto kind) {
+  return with_own_activation(activation, [&](auto kind) {
     return quantize_written(
         GateSource<decltype(kind)::value>{static_cast<const Bf16*>(z), static_cast<Bf16*>(y), inner}, to, stream);
   });
@@ -316,7 +306,7 @@ int finesweep_fp8_gate_backward(int activation, const void* z, const void* dy, v
   if (rows == 0) return cudaSuccess;
   if (inner % kWide != 0 || !aligned(z) || !aligned(dy) || !aligned(dz)) return cudaErrorInvalidValue;
   const Fp8Target to{rows, 2 * inner, static_cast<std::uint8_t*>(codes), scales};
-  return with_activation(activation, [&](auto kind) {
+  return with_own_activation(activation, [&](auto kind) {
     return quantize_written(
         GateGradientSource<decltype(kind)::value>{static_cast<const Bf16*>(z), static_cast<const Bf16*>(dy),
                                                   static_cast<Bf16*>(dz), factors, inner},

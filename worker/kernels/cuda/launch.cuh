@@ -43,6 +43,17 @@ inline const DeviceFacts& device_facts() {
   return facts[device];
 }
 
+/// Most shared memory that a block may ask for.
+inline int shared_memory_limit() {
+  static const int limit = [] {
+    int device = 0, bytes = 48 << 10;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return bytes;
+  }();
+  return limit;
+}
+
 /// `overlaps`: it may begin while the kernel before it runs.
 template <typename... Parameters, typename... Arguments>
 int launch(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t shared, void* stream, bool overlaps,

@@ -107,25 +107,30 @@ __global__ void __launch_bounds__(kThreads, 1) many_outputs(const FinesweepDecod
   }
 }
 
+/// kEights of a product.
+constexpr int eights_of(std::int64_t tokens) {
+  return tokens <= 32 ? 4 : 8;
+}
+/// Of the tokens' values, which are two bytes.
+std::int64_t shared_bytes(std::int64_t tokens, std::int64_t in) {
+  return eights_of(tokens) * 8 * stride_of(in) * 2;
+}
+
 template <typename T, int kEights>
 int launch_many(const FinesweepDecodeLinear& p, void* stream) {
-  const std::size_t shared = static_cast<std::size_t>(kEights) * 8 * stride_of(p.in) * sizeof(T);
+  const auto shared = static_cast<std::size_t>(shared_bytes(p.tokens, p.in));
   const std::int64_t blocks =
       std::min<std::int64_t>(device_facts().processors, divide_up(p.out, kWarps * kOutputs));
   return launch(many_outputs<T, kEights>, dim3(static_cast<unsigned>(blocks)), kThreads, shared, stream, true, p);
 }
 
-constexpr std::int64_t eights_of(std::int64_t tokens) {
-  return tokens <= 32 ? 4 : 8;
-}
-
 }  // namespace
 
 bool has_many_outputs(const FinesweepDecodeLinear& p) {
-  constexpr std::int64_t kMany = 16384, kFewestTokens = 17, kMostTokens = 64, kMostShared = 220 * 1024;
+  constexpr std::int64_t kMany = 16384, kFewestTokens = 17, kMostTokens = 64;
   const bool is_narrow = p.type == kFinesweepBFloat16 || p.type == kFinesweepFloat16;
   return is_narrow && p.out >= kMany && p.tokens >= kFewestTokens && p.tokens <= kMostTokens &&
-         p.in % kPiece == 0 && eights_of(p.tokens) * 8 * stride_of(p.in) * 2 <= kMostShared && p.gated == 0 &&
+         p.in % kPiece == 0 && shared_bytes(p.tokens, p.in) <= shared_memory_limit() && p.gated == 0 &&
          p.residual == nullptr && p.norm.weight == nullptr && p.activation == kActivationNone;
 }
 
